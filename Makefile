@@ -1,0 +1,54 @@
+# Three commands are all a newcomer needs: make run, make test, make lint.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test lint format bench wheel clean
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help:
+	@echo "make run     set up, build, start a broker, and watch real Kafka clients use it"
+	@echo "make test    all tests                    make lint    style, types, import contracts"
+	@echo "make bench   what each stage costs        make wheel   sdist and wheel under dist/"
+	@echo "make setup   .venv with .venv/bin/totalog make build   compile what changed in C"
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml engine/hatch_build.py
+	@python=""; for name in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+	  $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && python=$$name && break; done; \
+	if [ -z "$$python" ]; then echo "totalog needs Python 3.11 or newer; python3 is $$(python3 -V 2>&1)" >&2; exit 1; fi; \
+	$$python engine/core_build.py --check || exit 1; \
+	$$python -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "totalog needs Python's venv module (Debian: apt install python3-venv)" >&2; exit 1; }; \
+	[ -x $(BIN)/python ] || $$python -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+build: setup
+	@$(BIN)/python engine/core_build.py
+
+run: build
+	@$(BIN)/python -m compat_tests.demo
+
+test: build
+	@$(BIN)/python -m pytest --every-suite
+
+lint: build
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --cache-dir build/import-linter
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: build
+	@$(BIN)/python -m compat_tests.bench
+
+wheel: setup
+	$(BIN)/python -m build --no-isolation
+
+clean:
+	rm -rf build dist .venv
+	find engine gateway -name '*.so' -delete

@@ -1,0 +1,217 @@
+"""Compiles the C parts into extension modules (cffi, API mode), and only what changed.
+
+    python engine/core_build.py            build in place, as an editable install does
+    python engine/core_build.py --check    say whether this machine can build at all
+
+Each C file becomes one object, shared by the modules that hold it; each module gets one generated wrapper. An object is
+built again when its command or the text of any file that it read (the compiler's own list) is another than last time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("gateway", "engine")
+MACHINES = ("x86_64", "aarch64", "arm64")
+FLAGS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-fPIC", "-pthread", "-fvisibility=hidden")
+# What cffi generates leaves parameters unused and initializers short; our own C may not.
+WRAPPER_FLAGS = ("-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-cast-function-type")
+# A call that gives the GIL away next to a busy Python thread can wait 5 ms to get it back, so short calls keep it.
+KEEP_GIL = """
+#undef Py_BEGIN_ALLOW_THREADS
+#undef Py_END_ALLOW_THREADS
+#define Py_BEGIN_ALLOW_THREADS {
+#define Py_END_ALLOW_THREADS }
+"""
+
+
+class BuildError(Exception):
+    """One line that says why the core cannot be built here."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """One extension module: its import name, its C files, and the headers that both compiler and cffi read."""
+
+    name: str
+    sources: str  # a glob below the root
+    declarations: tuple[str, ...]  # in this order
+    keeps_gil: bool
+
+    @property
+    def library(self) -> Path:
+        """Where the module lies below the root. Stable-ABI, except where the interpreter has none."""
+        suffix = sysconfig.get_config_var("EXT_SUFFIX") if sysconfig.get_config_var("Py_GIL_DISABLED") else ".abi3.so"
+        return Path(*self.name.split(".")[1:]).with_suffix(suffix)
+
+
+CORE_DECLARATIONS = ("engine/core/shared.h", "engine/core/layout.h", "engine/core/core.h")
+MODULES = (
+    Module("totalog.engine._core", "engine/core/*.c", CORE_DECLARATIONS, keeps_gil=True),
+    Module("totalog.engine._core_long", "engine/core/*.c", CORE_DECLARATIONS, keeps_gil=False),
+    Module(
+        "totalog.gateway.wire._batch",
+        "gateway/wire/batch.c",
+        ("engine/core/shared.h", "gateway/wire/batch.h"),
+        keeps_gil=True,
+    ),
+)
+
+
+def check_machine() -> list[str]:
+    """The compiler's command; BuildError where nothing can be built."""
+    system, machine = os.uname().sysname, os.uname().machine
+    if system != "Linux" or machine not in MACHINES:
+        raise BuildError(f"totalog runs on Linux on x86-64 and arm64; this is {system} on {machine}")
+    if sys.version_info < (3, 11):
+        raise BuildError(f"totalog needs Python 3.11 or newer; this is {sys.version.split()[0]}")
+    compiler = (os.environ.get("CC") or "cc").split()
+    if shutil.which(compiler[0]) is None:
+        raise BuildError(f"totalog needs a C compiler; {compiler[0]} was not found (Debian: apt install gcc libc6-dev)")
+    include = sysconfig.get_path("include")
+    if not Path(include, "Python.h").exists():
+        raise BuildError(f"totalog needs Python's headers; {include}/Python.h is missing (Debian: apt install python3-dev)")
+    return compiler
+
+
+class Build:
+    """One run over all modules: objects and wrappers under `work`, finished modules under `target`."""
+
+    def __init__(self, target: Path, work: Path, *, warnings_are_errors: bool) -> None:
+        self.target = target
+        self.work = work
+        extra = os.environ.get("CFLAGS", "").split()
+        self.compiler = [*check_machine(), *FLAGS, *(["-Werror"] if warnings_are_errors else []), *extra]
+
+    def run(self) -> list[Path]:
+        """Builds all modules, and returns where each lies below the target."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        workers = len(os.sched_getaffinity(0))
+        with open(self.work / "lock", "w") as lock, ThreadPoolExecutor(workers) as pool:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            modules = [module for module in MODULES if self.is_there(module)]
+            sources = sorted({source for module in modules for source in ROOT.glob(module.sources)})
+            objects = dict(zip(sources, pool.map(self.compile_source, sources), strict=True))
+            wrappers = list(pool.map(self.compile_wrapper, modules))
+            for module, wrapper in zip(modules, wrappers, strict=True):
+                self.link(module, [wrapper, *(objects[source] for source in sorted(ROOT.glob(module.sources)))])
+        return [module.library for module in modules]
+
+    def is_there(self, module: Module) -> bool:
+        return all((ROOT / name).exists() for name in module.declarations) and any(ROOT.glob(module.sources))
+
+    def compile_source(self, source: Path) -> Path:
+        target = self.work / (str(source.relative_to(ROOT)).replace("/", ".") + ".o")
+        return self.compile(source, target, ["-I", str(ROOT / "engine/core")])
+
+    def compile_wrapper(self, module: Module) -> Path:
+        source = self.work / f"{module.name}.c"
+        self.write_wrapper(module, source)
+        folders = sorted({str((ROOT / name).parent) for name in module.declarations})
+        includes = [word for folder in folders for word in ("-I", folder)]
+        includes += ["-isystem", sysconfig.get_path("include"), *WRAPPER_FLAGS]
+        return self.compile(source, source.with_suffix(".wrapper.o"), includes)
+
+    def write_wrapper(self, module: Module, target: Path) -> None:
+        """Has cffi write the module's C, unless the declarations are those of last time."""
+        declarations = "\n".join((ROOT / name).read_text() for name in module.declarations)
+        key = digest(repr(module), declarations, Path(__file__).read_text())
+        if is_current(target, key):
+            return
+        import cffi  # 50 ms that a build without news does not pay
+
+        includes = "".join(f'#include "{Path(name).name}"\n' for name in module.declarations)
+        preamble = "#include <stdbool.h>\n#include <stddef.h>\n#include <stdint.h>\n" + includes
+        ffi = cffi.FFI()
+        try:
+            ffi.cdef(declarations)
+        except (cffi.CDefError, cffi.FFIError) as error:
+            raise BuildError(f"cffi cannot read {', '.join(module.declarations)}: {error}") from error
+        ffi.set_source(module.name, preamble + (KEEP_GIL if module.keeps_gil else ""))
+        ffi.emit_c_code(str(target))
+        remember(target, key)
+
+    def compile(self, source: Path, target: Path, flags: list[str]) -> Path:
+        command = [*self.compiler, *flags, "-MMD", "-MF", f"{target}.d", "-c", str(source), "-o", str(target)]
+        if not is_current(target, self.object_key(command, source, target)):
+            target.unlink(missing_ok=True)
+            execute(command)
+            remember(target, self.object_key(command, source, target))
+        return target
+
+    def object_key(self, command: list[str], source: Path, target: Path) -> str:
+        """Command and texts that an object is made from; the list of texts is the one of its last compilation."""
+        listed = Path(f"{target}.d")
+        names = listed.read_text().replace("\\\n", " ").split()[1:] if listed.exists() else [str(source)]
+        texts = [Path(name).read_text(errors="replace") if Path(name).exists() else "" for name in names]
+        return digest(*command, *names, *texts)
+
+    def link(self, module: Module, objects: list[Path]) -> None:
+        target = self.target / module.library
+        key = digest(*self.compiler, *(f"{path} {key_of(path)}" for path in objects))
+        if target.exists() and key_of(self.work / module.name) == key:
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = target.with_suffix(".new")
+        execute([*self.compiler, "-shared", *map(str, objects), "-o", str(fresh)])
+        os.replace(fresh, target)  # a process that has the old one mapped keeps it
+        remember(self.work / module.name, key)
+
+
+def digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def key_of(made: Path) -> str:
+    """The key that something was made from; empty when it never was."""
+    path = Path(f"{made}.key")
+    return path.read_text() if path.exists() else ""
+
+
+def is_current(made: Path, key: str) -> bool:
+    return made.exists() and key_of(made) == key
+
+
+def remember(made: Path, key: str) -> None:
+    Path(f"{made}.key").write_text(key)
+
+
+def execute(command: list[str]) -> None:
+    """Runs the compiler, whose own messages say what is wrong."""
+    if subprocess.run(command, check=False).returncode != 0:
+        raise BuildError(f"failed: {' '.join(command)}")
+
+
+def link_packages() -> None:
+    """Makes build/dev/totalog, the one place from which an editable install, type checker and linters import."""
+    folder = ROOT / "build/dev/totalog"
+    folder.mkdir(parents=True, exist_ok=True)
+    for package in PACKAGES:
+        link = folder / package
+        if not link.is_symlink():
+            link.symlink_to(Path("../../..", package))
+
+
+def build_in_place() -> list[Path]:
+    link_packages()
+    return Build(ROOT, ROOT / "build/core", warnings_are_errors=True).run()
+
+
+if __name__ == "__main__":
+    try:
+        if "--check" in sys.argv[1:]:
+            check_machine()
+        else:
+            build_in_place()
+    except BuildError as failure:
+        sys.exit(str(failure))

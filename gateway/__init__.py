@@ -1,0 +1,4 @@
+# Run under any other name (from the repository's root this folder is importable as plain `gateway`), this file would
+# start a second copy of every module; with an empty path there is nothing below it to import.
+if __name__ != "totalog.gateway":
+    __path__ = []
