@@ -1,0 +1,51 @@
+"""The Kafka APIs that are served, and how a request finds its handler.
+
+`TABLE` is what ApiVersions advertises: an API is added by writing its module and naming it here.
+"""
+
+from collections.abc import Awaitable
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any
+
+from totalog.gateway.apis import api_versions
+from totalog.gateway.apis.api import Answer, Api, Dispatched, Request
+from totalog.gateway.wire import codec
+from totalog.gateway.wire.errors import ProtocolViolation
+
+if TYPE_CHECKING:
+    from totalog.gateway.broker import Broker
+
+_MODULES = (api_versions,)
+
+TABLE: dict[int, Api] = {module.API.key: module.API for module in _MODULES}
+
+api_versions.advertise(TABLE.values())
+
+
+def dispatch(broker: "Broker", request: Request) -> Dispatched:
+    """The answer to one request: a complete frame, None where none is due, or an awaitable of either.
+
+    Raises ProtocolViolation where Kafka closes the connection: an API or version that is not advertised (only ApiVersions
+    answers those), a frame that is too large for its API, or a body that does not parse.
+    """
+    api = TABLE.get(request.key)
+    if api is None:
+        raise ProtocolViolation(f"API key {request.key} is not served")
+    if not api.serves(request.version):
+        if api is api_versions.API:
+            return api_versions.fallback(request.correlation_id)
+        raise ProtocolViolation(f"{api.name} version {request.version} is not served")
+    if len(request.frame) > api.frame_size_max:
+        raise ProtocolViolation(f"{api.name} request of {len(request.frame)} bytes, limit {api.frame_size_max}")
+    if api.raw:
+        dispatched: Dispatched = api.handle(broker, request)
+        return dispatched
+    message = codec.decode(request.key, request.version, request.body)
+    answer = api.handle(broker, request, message)
+    if isawaitable(answer):
+        return _encode_later(answer, request)
+    return codec.encode(answer, request.correlation_id)
+
+
+async def _encode_later(answer: Awaitable[Any], request: Request) -> Answer:
+    return codec.encode(await answer, request.correlation_id)

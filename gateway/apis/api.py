@@ -1,0 +1,72 @@
+"""What every Kafka API of the gateway is made of: a request as it came off the wire, and one row of the API table.
+
+A module of this package serves one Kafka API and ends in `API = Api(...)`; `totalog.gateway.apis` collects the rows, and
+ApiVersions answers from them, so that what is advertised and what is served cannot drift apart.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from totalog.engine import Reservation
+
+FRAME_SIZE_MAX = 256 * 1024
+"""Bytes of one request frame, unless the API says otherwise: small enough that the objects decoded from it (about 27
+times its size where elements are tiny) stay bounded, and far above what any client sends to the APIs that keep it."""
+
+FRAME_SIZE_GROUP_MAX = 4 * 1024 * 1024
+"""Bytes of a frame that carries subscriptions, assignments or offsets of a whole group."""
+
+Frame: TypeAlias = bytes | bytearray | memoryview
+"""A complete answer, the size word included."""
+
+Answer: TypeAlias = Frame | None
+"""None: the request has no answer (Produce with acks=0)."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request of a client, its header parsed and its body not. Nobody changes it after the connection made it.
+
+    It is not a frozen dataclass because one is made for each Produce, and freezing costs a microsecond each time.
+    """
+
+    key: int
+    version: int
+    correlation_id: int
+    client_id: str | None
+    frame: memoryview
+    """The whole frame without the size word."""
+    body_at: int
+    """Where the body starts in `frame`, past the header and its tagged fields."""
+    client_host: str
+    reservation: "Reservation | None" = None
+    """Where `frame` lies in the region, if it was received straight into it. Produce closes it."""
+
+    @property
+    def body(self) -> memoryview:
+        return self.frame[self.body_at :]
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One row of the API table. Versions are inclusive, and are those really served."""
+
+    key: int
+    name: str
+    """Kafka's name, without Request or Response."""
+    min_version: int
+    max_version: int
+    flexible_from: int
+    """First version with compact lengths and tagged fields (KIP-482): from it on the request header is version 2."""
+    handle: Callable[..., Any]
+    """raw: handle(broker, request) -> Answer; else: handle(broker, request, message) -> answer message. May be async."""
+    raw: bool = False
+    frame_size_max: int = FRAME_SIZE_MAX
+
+    def serves(self, version: int) -> bool:
+        return self.min_version <= version <= self.max_version
+
+
+Dispatched: TypeAlias = Answer | Awaitable[Answer]

@@ -1,0 +1,117 @@
+"""Kafka messages in and out: the one place that knows `kafka.protocol` of kafka-python, which is generated from Kafka's
+own message definitions.
+
+The library is imported at the first use, since it loads a whole Kafka client (about 150 ms); `warm` does that in a thread
+once the port is open. Message classes are attributes of this module: `codec.MetadataResponse`,
+`codec.MetadataResponse.MetadataResponseTopic`. Give `version=` to each of them, nested ones too.
+
+Two threads may use this module while `warm` runs. The library compiles an encoder or decoder when a version is first used
+and does not expect two threads there, so a first use holds a lock.
+
+Things to know about the messages:
+- `authorized_operations` is a set of bits, None meaning "not asked for";
+- a UUID of zeroes is None in both directions, others are uuid.UUID;
+- a field outside the version reads as its default;
+- the answer to ApiVersions has a version 0 header whatever its body is (the library does that by itself).
+"""
+
+import struct
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from totalog.gateway.wire import guard
+from totalog.gateway.wire.errors import ProtocolViolation
+
+_MODULES = ("consumer", "producer", "metadata", "admin")
+_CONSUMER_PROTOCOL = ("ConsumerProtocolSubscription", "ConsumerProtocolAssignment")
+
+_lock = threading.RLock()
+_requests: dict[int, Any] = {}
+_responses: dict[int, Any] = {}
+_plans: dict[tuple[int, int], guard.Plan] = {}
+_encodable: set[tuple[int, int]] = set()
+
+
+def __getattr__(name: str) -> Any:
+    """A message class of the library by its name; it stays here as an attribute."""
+    if not name.endswith(("Request", "Response", *_CONSUMER_PROTOCOL)):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with _lock:
+        _load()
+        if name not in globals():
+            raise AttributeError(f"kafka.protocol has no message {name!r}")
+        return globals()[name]
+
+
+def _load() -> None:
+    """Imports the library and fills the class tables. The package's own registry holds answers only."""
+    if _requests:
+        return
+    from importlib import import_module
+
+    from kafka.protocol.api_message import ApiMessage
+
+    for name in _MODULES:
+        import_module(f"kafka.protocol.{name}")
+    group = import_module("kafka.protocol.consumer.metadata")
+    for name in _CONSUMER_PROTOCOL:
+        globals()[name] = getattr(group, name)
+    for message in ApiMessage.__subclasses__():
+        if message._class_version is None:  # versioned twins are subclasses too
+            globals()[message.__name__] = message
+            (_requests if message.is_request() else _responses)[message.API_KEY] = message
+
+
+def decode(key: int, version: int, body: memoryview) -> Any:
+    """The request message in `body` (past the header). Raises ProtocolViolation. The version must be one that is served:
+    the library reads versions below Kafka's minimum wrongly and without complaint."""
+    plan = _plans.get((key, version))
+    if plan is None:
+        plan = _prepare(key, version)
+    guard.Walker(body).walk(plan, 0)
+    try:
+        return _requests[key].decode(body, version=version)
+    except (struct.error, IndexError, ValueError, AssertionError) as error:
+        raise ProtocolViolation(f"{_requests[key].__name__} version {version} does not parse: {error}") from error
+
+
+def encode(answer: Any, correlation_id: int) -> bytearray:
+    """The complete frame of an answer message, size word and header included."""
+    key = (answer.API_KEY, answer.API_VERSION)
+    if key not in _encodable:
+        with _lock:
+            frame = _encode(answer, correlation_id)
+            _encodable.add(key)
+        return frame
+    return _encode(answer, correlation_id)
+
+
+def _encode(answer: Any, correlation_id: int) -> bytearray:
+    answer.with_header(correlation_id)
+    frame: bytearray = answer.encode(header=True, framed=True)
+    return frame
+
+
+def _prepare(key: int, version: int) -> guard.Plan:
+    """Makes the guard's plan and the library's decoder of one API and version."""
+    with _lock:
+        _load()
+        request = _requests[key]
+        flexible = request.flexible_version_q(version)
+        plan = guard.plan_struct(request._struct, version, flexible, flexible)
+        request._struct.compiled_decode_from(version, compact=flexible, tagged=flexible, data_class=request[None])
+        _plans[(key, version)] = plan
+        return plan
+
+
+def warm(versions: Iterable[tuple[int, int]]) -> None:
+    """Imports the library and compiles decoder and encoder of each (API key, version): 2-3 ms each. For a thread."""
+    for key, version in versions:
+        if (key, version) not in _plans:
+            _prepare(key, version)
+        with _lock:
+            answer = _responses[key]
+            flexible = answer.flexible_version_q(version)
+            answer._struct.compiled_encode_into(version, compact=flexible, tagged=flexible)
+            _encodable.add((key, version))
