@@ -73,14 +73,12 @@ def check_machine() -> list[str]:
     system, machine = os.uname().sysname, os.uname().machine
     if system != "Linux" or machine not in MACHINES:
         raise BuildError(f"totalog runs on Linux on x86-64 and arm64; this is {system} on {machine}")
-    if sys.version_info < (3, 11):
-        raise BuildError(f"totalog needs Python 3.11 or newer; this is {sys.version.split()[0]}")
     compiler = (os.environ.get("CC") or "cc").split()
     if shutil.which(compiler[0]) is None:
         raise BuildError(f"totalog needs a C compiler; {compiler[0]} was not found (Debian: apt install gcc libc6-dev)")
-    include = sysconfig.get_path("include")
-    if not Path(include, "Python.h").exists():
-        raise BuildError(f"totalog needs Python's headers; {include}/Python.h is missing (Debian: apt install python3-dev)")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        raise BuildError(f"totalog needs Python's headers; {header} is missing (Debian: apt install python3-dev)")
     return compiler
 
 
@@ -129,6 +127,7 @@ class Build:
         if is_current(target, key):
             return
         import cffi  # 50 ms that a build without news does not pay
+        from cffi.recompiler import make_c_source
 
         includes = "".join(f'#include "{Path(name).name}"\n' for name in module.declarations)
         preamble = "#include <stdbool.h>\n#include <stddef.h>\n#include <stdint.h>\n" + includes
@@ -137,8 +136,7 @@ class Build:
             ffi.cdef(declarations)
         except (cffi.CDefError, cffi.FFIError) as error:
             raise BuildError(f"cffi cannot read {', '.join(module.declarations)}: {error}") from error
-        ffi.set_source(module.name, preamble + (KEEP_GIL if module.keeps_gil else ""))
-        ffi.emit_c_code(str(target))
+        make_c_source(ffi, module.name, preamble + (KEEP_GIL if module.keeps_gil else ""), str(target))
         remember(target, key)
 
     def compile(self, source: Path, target: Path, flags: list[str]) -> Path:

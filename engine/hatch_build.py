@@ -1,4 +1,4 @@
-"""The build backend's hook: compiles the C parts, and hands the modules to the wheel or leaves them beside the sources."""
+"""The build backend's hook: compiles the C parts, for a wheel or, in an editable install, beside the sources."""
 
 import importlib.util
 import sys

@@ -1,0 +1,1 @@
+"""Benches: what each stage costs, printed by `make bench`. Not tests."""

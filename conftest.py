@@ -1,0 +1,60 @@
+"""Says at the end of a run what each suite did, and names what was skipped; in CI a suite that did not run fails it.
+
+A suite is a test file: one whose every test was skipped, or that was found in none of the folders, did not run.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-suite", action="store_true", help="fail when a test file of testpaths had no test passed")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    counts = outcomes_by_suite(terminalreporter)
+    terminalreporter.section("suites")
+    for folder in config.getini("testpaths"):
+        total = sum((count for suite, count in counts.items() if suite.startswith(f"{folder}/")), Counter[str]())
+        words = ", ".join(f"{total[outcome]} {outcome}" for outcome in OUTCOMES if total[outcome])
+        terminalreporter.line(f"{folder:<16} {words or 'nothing ran'}")
+    skipped = {suite: count["skipped"] for suite, count in sorted(counts.items()) if count["skipped"]}
+    terminalreporter.line(f"skipped: {sum(skipped.values())} tests in {len(skipped)} suites")
+    for suite, number in skipped.items():
+        whole = "" if counts[suite]["passed"] else " (the whole suite)"
+        terminalreporter.line(f"  {suite}: {number}{whole}")
+    for suite in missing_suites(config, counts):
+        terminalreporter.line(f"DID NOT RUN: {suite}", red=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if isinstance(reporter, pytest.TerminalReporter) and missing_suites(session.config, outcomes_by_suite(reporter)):
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+def outcomes_by_suite(reporter: pytest.TerminalReporter) -> dict[str, Counter[str]]:
+    counts: dict[str, Counter[str]] = {}
+    for outcome in OUTCOMES:
+        for report in reporter.stats.get(outcome, []):
+            suite = report.nodeid.partition("::")[0]
+            counts.setdefault(suite, Counter())[outcome] += 1
+    return counts
+
+
+def missing_suites(config: pytest.Config, counts: dict[str, Counter[str]]) -> Sequence[str]:
+    """Test files without one passed test, and folders without a test file; none unless --every-suite asks."""
+    if not config.getoption("--every-suite"):
+        return ()
+    missing = []
+    for folder in config.getini("testpaths"):
+        files = sorted(Path(config.rootpath, folder).rglob("test_*.py"))
+        suites = [str(file.relative_to(config.rootpath)) for file in files] or [folder]
+        missing += [suite for suite in suites if not counts.get(suite, Counter())["passed"]]
+    return missing
