@@ -1,0 +1,63 @@
+"""Every limit of the gateway, with its unit and its reason. What an operator may want to change is in `settings` instead.
+
+A name says what it counts: `size` bytes, `count` things, `rate` bytes a second, `_s` seconds.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The defaults are what a broker runs with; tests make others."""
+
+    # Receiving
+
+    receive_buffer_size: int = 64 * 1024
+    """Of one connection, used again and again: what arrives in it together is answered together. It holds some 600
+    Produce requests of one small record each."""
+
+    large_body_size_min: int = 32 * 1024
+    """From this frame size on, a Produce request that is not complete yet is received straight into the region."""
+
+    tagged_fields_count_max: int = 32
+    """In one request header. Kafka defines none there so far."""
+
+    inflight_size_max: int = 256 * 1024 * 1024
+    """Of large requests being received at once, over all connections, taken before a body is read; those who come
+    later wait their turn. The setting queued.max.request.bytes replaces it."""
+
+    # Answering
+
+    group_count_max: int = 512
+    """Produce requests handled as one group. The kernel takes at most 1,024 parts in one sendmsg."""
+
+    answers_size_max: int = 1024 * 1024
+    """Of answers gathered for one sendmsg while further complete requests wait in the receive buffer."""
+
+    # Time
+
+    frame_time_s_max: float = 30.0
+    """In which a client finishes a request that it began; larger ones get more, by `transfer_rate_min`."""
+
+    send_stall_s_max: float = 30.0
+    """In which a client takes an answer, so that one that never reads holds no memory; larger ones get more."""
+
+    transfer_rate_min: int = 16 * 1024
+    """That must be reached on average, once one of the times above is over, for a transfer to go on."""
+
+    sweep_interval_s: float = 1.0
+    """Between two looks at all connections for the times above and for connections.max.idle.ms."""
+
+    drain_s_max: float = 10.0
+    """That requests in hand get to finish after SIGTERM."""
+
+    linger_s_max: float = 1.0
+    """To wait, when stopping, for a client to take its last answers and close."""
+
+    # Connections
+
+    accept_backlog_count: int = 1024
+    """Connections that the kernel holds while the event loop is busy."""
+
+    accept_pause_s: float = 0.1
+    """Of accepting, when the process has no file descriptors left."""

@@ -1,0 +1,301 @@
+"""Waiting: every way in which a handler can sleep until something happens.
+
+This is the only door from the handlers to the event loop: they await what is here and import no trio.
+
+Invariants
+- Everything belongs to one event loop and one thread; nothing here is safe to call from another thread.
+- No wake-up is lost: a waiter is registered before the first checkpoint of `wait`, so what a handler saw just before
+  it called `wait` cannot change unseen. Waking never runs the waiter: it only makes it runnable.
+- A waiter leaves nothing behind, whether it was woken, timed out or cancelled.
+- `stop_waiting` ends every wait of the running loop: a `Bell` answers as if its time were up, a `Later` raises
+  `Stopped`. Waits begun afterwards end at once. So a stopping server has nothing parked that it has to outwait.
+
+Times are seconds of the loop's clock (`now`), which the tests replace by a mock; wall time is the broker's clock.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterable
+from heapq import heappop, heappush
+from typing import Generic, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The gateway is stopping; what was waited for will not come any more. The connection ends without an answer."""
+
+
+def now() -> float:
+    """The loop's monotonic clock in seconds. Only differences mean anything."""
+    return trio.current_time()
+
+
+class _Parked:
+    """What is parked in one run of the event loop, so that stopping can end it."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self.tasks: dict[trio.lowlevel.Task, None] = {}
+
+
+_parked_of_run: trio.lowlevel.RunVar[_Parked] = trio.lowlevel.RunVar("totalog.parked")
+
+
+def _parked() -> _Parked:
+    try:
+        return _parked_of_run.get()
+    except LookupError:
+        parked = _Parked()
+        _parked_of_run.set(parked)
+        return parked
+
+
+def stop_waiting() -> None:
+    """End every wait of this loop, now and from now on."""
+    parked = _parked()
+    parked.stopped = True
+    tasks, parked.tasks = parked.tasks, {}
+    for task in tasks:
+        trio.lowlevel.reschedule(task)
+
+
+def _wake(task: trio.lowlevel.Task) -> None:
+    """Make a parked task runnable; the second wake-up of a task that has not run since does nothing."""
+    if _parked().tasks.pop(task, task) is None:
+        trio.lowlevel.reschedule(task)
+
+
+async def _park() -> None:
+    """Sleep until `_wake`, `stop_waiting` or cancellation."""
+    tasks = _parked().tasks
+    task = trio.lowlevel.current_task()
+    tasks[task] = None
+
+    def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+        _parked().tasks.pop(task, None)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+class Bell:
+    """Wakes those who wait on a key.
+
+    Ringing a key that nobody waits on costs one dictionary look-up, so that the produce path can ring for each topic.
+    """
+
+    def __init__(self) -> None:
+        self._waiters: dict[Hashable, dict[trio.lowlevel.Task, None]] = {}
+        self._rung: set[trio.lowlevel.Task] = set()
+
+    def ring(self, key: Hashable) -> None:
+        """Wake everyone who waits on `key`."""
+        waiters = self._waiters.get(key)
+        if waiters is not None:
+            for task in waiters:
+                self._rung.add(task)
+                _wake(task)
+
+    async def wait(self, keys: Iterable[Hashable], timeout: float) -> bool:
+        """Wait until one of `keys` rings, at most `timeout` seconds. False: the time ran out, or the gateway stops."""
+        task = trio.lowlevel.current_task()
+        keys = tuple(keys)
+        for key in keys:
+            self._waiters.setdefault(key, {})[task] = None
+        try:
+            if not _parked().stopped:
+                with trio.move_on_after(max(timeout, 0.0)):
+                    await _park()
+            return task in self._rung
+        finally:
+            self._rung.discard(task)
+            for key in keys:
+                waiters = self._waiters.get(key)
+                if waiters is not None and waiters.pop(task, task) is None and not waiters:
+                    del self._waiters[key]
+
+    def waiting(self) -> int:
+        """How many tasks wait (a statistic)."""
+        return len({task for waiters in self._waiters.values() for task in waiters})
+
+
+class Later(Generic[T]):
+    """One value that is set later, once; any number of tasks may wait for it, before or after."""
+
+    def __init__(self) -> None:
+        self._value: list[T] = []
+        self._waiters: list[trio.lowlevel.Task] = []
+
+    @property
+    def is_set(self) -> bool:
+        return bool(self._value)
+
+    def set(self, value: T) -> None:
+        assert not self._value, "a Later is set once"
+        self._value.append(value)
+        waiters, self._waiters = self._waiters, []
+        for task in waiters:
+            _wake(task)
+
+    async def wait(self) -> T:
+        """The value. Raises `Stopped` when the gateway stops first."""
+        if not self._value and not _parked().stopped:
+            task = trio.lowlevel.current_task()
+            self._waiters.append(task)
+            try:
+                await _park()
+            finally:
+                if task in self._waiters:
+                    self._waiters.remove(task)
+        if not self._value:
+            raise Stopped
+        return self._value[0]
+
+
+class Handle:
+    """A call that waits for its time; `cancel` may come at any moment, also twice or after the call."""
+
+    __slots__ = ("_callback", "deadline")
+
+    def __init__(self, deadline: float, callback: Callable[[], None]) -> None:
+        self.deadline = deadline
+        self._callback: Callable[[], None] | None = callback
+
+    @property
+    def active(self) -> bool:
+        """True until the call was made or cancelled."""
+        return self._callback is not None
+
+    def cancel(self) -> None:
+        self._callback = None
+
+    def _call(self) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+class Timers:
+    """Calls plain functions at their times, all from one task: `broker.timers`, run by the server.
+
+    Callbacks run in deadline order, equal deadlines in the order they were asked for. A callback may set further
+    timers and ring bells; an exception in it is a fault of ours and ends the server.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Handle]] = []
+        self._count = 0
+        self._next_at = math.inf
+        self._scope: trio.CancelScope | None = None
+
+    def call_at(self, deadline: float, callback: Callable[[], None]) -> Handle:
+        """Call `callback` when `now()` reaches `deadline`; a deadline in the past is called as soon as possible."""
+        handle = Handle(deadline, callback)
+        self._count += 1
+        heappush(self._heap, (deadline, self._count, handle))
+        if deadline < self._next_at and self._scope is not None:
+            self._next_at = self._scope.deadline = deadline
+        return handle
+
+    def call_after(self, seconds: float, callback: Callable[[], None]) -> Handle:
+        return self.call_at(now() + seconds, callback)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Runs until cancelled; start it with `nursery.start(timers.run)`."""
+        task_status.started()
+        while True:
+            self._call_due()
+            self._next_at = self._heap[0][0] if self._heap else math.inf
+            with trio.CancelScope(deadline=self._next_at) as self._scope:
+                await trio.sleep_forever()
+            self._scope = None
+
+    def _call_due(self) -> None:
+        time = now()
+        while self._heap and (self._heap[0][0] <= time or not self._heap[0][2].active):
+            heappop(self._heap)[2]._call()
+
+
+class Alarm:
+    """One call whose time keeps moving, such as a session's end: moving it later costs no heap operation."""
+
+    def __init__(self, timers: Timers, callback: Callable[[], None]) -> None:
+        self._timers = timers
+        self._callback = callback
+        self._handle: Handle | None = None
+        self.deadline: float | None = None
+
+    def set_at(self, deadline: float | None) -> None:
+        """Call at `deadline` instead of any earlier setting; None switches the alarm off."""
+        self.deadline = deadline
+        handle = self._handle
+        if handle is not None and (deadline is None or deadline < handle.deadline):
+            handle.cancel()
+            self._handle = handle = None
+        if deadline is not None and handle is None:
+            self._handle = self._timers.call_at(deadline, self._due)
+
+    def _due(self) -> None:
+        self._handle = None
+        deadline = self.deadline
+        if deadline is None:
+            return
+        if deadline > now():
+            self._handle = self._timers.call_at(deadline, self._due)
+        else:
+            self.deadline = None
+            self._callback()
+
+
+class Budget:
+    """A number of bytes that may be in flight at once. Those who ask for more wait in the order they came.
+
+    A single request larger than the whole budget is let in alone, so that nothing waits for ever.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.taken = 0
+        self._queue: dict[Later[None], int] = {}
+
+    def _fits(self, size: int) -> bool:
+        return self.taken == 0 or self.taken + size <= self.size
+
+    async def take(self, size: int) -> None:
+        """Wait until `size` bytes are free, and take them. Raises `Stopped` when the gateway stops first."""
+        if not self._queue and self._fits(size):
+            self.taken += size
+            return
+        turn: Later[None] = Later()
+        self._queue[turn] = size
+        try:
+            await turn.wait()
+        except BaseException:
+            if turn.is_set:
+                self.give(size)
+            else:
+                del self._queue[turn]
+                self._admit()
+            raise
+
+    def give(self, size: int) -> None:
+        """Give back what was taken."""
+        self.taken -= size
+        assert self.taken >= 0
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._queue:
+            turn, size = next(iter(self._queue.items()))
+            if not self._fits(size):
+                break
+            del self._queue[turn]
+            self.taken += size
+            turn.set(None)
+
+
+async def yield_once() -> None:
+    """Let other tasks run: for loops that could otherwise keep the event loop to themselves."""
+    await trio.lowlevel.checkpoint()
