@@ -1,9 +1,16 @@
-"""Every limit of the gateway, with its unit and its reason. What an operator may want to change is in `settings` instead.
+"""Every limit of the gateway, with its unit and its reason. What an operator may want to change is in `settings`.
 
 A name says what it counts: `size` bytes, `count` things, `rate` bytes a second, `_s` seconds.
 """
 
 from dataclasses import dataclass
+from typing import Final
+
+TAGGED_FIELDS_COUNT_MAX: Final = 32
+"""In one message, and in one request header: decoders may copy the rest of the frame for each."""
+
+VARINT_SIZE_MAX: Final = 5
+"""Of an unsigned varint of 32 bits; a decoder without this limit takes a time that grows with the square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +25,6 @@ class Limits:
 
     large_body_size_min: int = 32 * 1024
     """From this frame size on, a Produce request that is not complete yet is received straight into the region."""
-
-    tagged_fields_count_max: int = 32
-    """In one request header. Kafka defines none there so far."""
 
     inflight_size_max: int = 256 * 1024 * 1024
     """Of large requests being received at once, over all connections, taken before a body is read; those who come

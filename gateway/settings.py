@@ -1,8 +1,8 @@
 """The two tables of settings, under Kafka's own names.
 
 `BROKER` holds the broker configuration names (`--set NAME=VALUE`), `TOPIC` the topic configuration names (those of
-CreateTopics and DescribeConfigs). A row says what values a name takes and what it does here. Defaults are Kafka's unless the text says
-why not. A topic's setting overrides the broker's setting that its row names.
+CreateTopics and DescribeConfigs). A row says what values a name takes and what it does here. Defaults are Kafka's
+unless the text says why not. A topic's setting overrides the broker's setting that its row names.
 
 `Effect` is honest about the rest: a row with `NONE` is accepted because tools and applications set it as a matter of
 course, and changes nothing.
