@@ -31,13 +31,13 @@ run: build
 	@$(BIN)/python -m compat_tests.demo
 
 test: build
-	@$(BIN)/python -m pytest --every-suite
+	@$(BIN)/python -m pytest $(if $(CI),--every-suite)
 
 lint: build
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports --cache-dir build/import-linter
+	$(BIN)/lint-imports --no-logo --cache-dir build/import-linter
 
 format: setup
 	$(BIN)/ruff check --fix

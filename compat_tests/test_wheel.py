@@ -123,6 +123,6 @@ def test_installed_alone_it_serves_beside_their_packages(environment: Path, thei
 def test_their_packages_stay_theirs(environment: Path, their_folder: Path) -> None:
     program = """
 import gateway, engine, gateway.server, totalog.engine, totalog.gateway.testing
-print(gateway.OWNER, engine.OWNER, totalog.engine.Log.__module__.split(".")[0])
+print(gateway.OWNER, gateway.server.OWNER, engine.OWNER, totalog.engine.Log.__module__.split(".")[0])
 """
-    assert run(environment / "python", "-c", program, cwd=their_folder).split() == ["user", "user", "totalog"]
+    assert run(environment / "python", "-c", program, cwd=their_folder).split() == ["user", "user", "user", "totalog"]
