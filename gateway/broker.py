@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from totalog.engine import Log
 from totalog.gateway.config import Config
-from totalog.gateway.limits import Limits
 from totalog.gateway.topics import TopicHandle, Topics
 from totalog.gateway.waiting import Bell, Timers
 
@@ -44,11 +43,9 @@ class Broker:
         host: str,
         port: int,
         advertised: tuple[str, int] | None = None,
-        limits: Limits | None = None,
     ) -> None:
         self.log = log
         self.config = config
-        self.limits = limits or Limits()
         self.clock = clock
         self.listener = (host, port)
         self.host, self.port = advertised or (host, port)

@@ -8,7 +8,7 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis import api_versions
-from totalog.gateway.apis.api import Answer, Api, Dispatched, Request
+from totalog.gateway.apis.api import Api, Dispatched, Request
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ProtocolViolation
 
@@ -22,8 +22,9 @@ TABLE: dict[int, Api] = {module.API.key: module.API for module in _MODULES}
 api_versions.advertise(TABLE.values())
 
 
-def dispatch(broker: "Broker", request: Request) -> Dispatched:
-    """The answer to one request: a complete frame, None where none is due, or an awaitable of either.
+def dispatch(broker: "Broker", request: Request) -> Dispatched | Awaitable[Dispatched]:
+    """The answer to one request: a complete frame, None where none is due, or an awaitable of either. Many handlers
+    never wait, and what they return can be sent at once.
 
     Raises ProtocolViolation where Kafka closes the connection: an API or version that is not advertised (only ApiVersions
     answers those), a frame that is too large for its API, or a body that does not parse.
@@ -38,7 +39,7 @@ def dispatch(broker: "Broker", request: Request) -> Dispatched:
     if len(request.frame) > api.frame_size_max:
         raise ProtocolViolation(f"{api.name} request of {len(request.frame)} bytes, limit {api.frame_size_max}")
     if api.raw:
-        dispatched: Dispatched = api.handle(broker, request)
+        dispatched: Dispatched | Awaitable[Dispatched] = api.handle(broker, request)
         return dispatched
     message = codec.decode(request.key, request.version, request.body)
     answer = api.handle(broker, request, message)
@@ -47,5 +48,5 @@ def dispatch(broker: "Broker", request: Request) -> Dispatched:
     return codec.encode(answer, request.correlation_id)
 
 
-async def _encode_later(answer: Awaitable[Any], request: Request) -> Answer:
+async def _encode_later(answer: Awaitable[Any], request: Request) -> Dispatched:
     return codec.encode(await answer, request.correlation_id)

@@ -4,12 +4,13 @@ A module of this package serves one Kafka API and ends in `API = Api(...)`; `tot
 ApiVersions answers from them, so that what is advertised and what is served cannot drift apart.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from totalog.engine import Reservation
+    from totalog.gateway.wire.answer import Answer
 
 FRAME_SIZE_MAX = 256 * 1024
 """Bytes of one request frame, unless the API says otherwise: small enough that the objects decoded from it (about 27
@@ -21,8 +22,8 @@ FRAME_SIZE_GROUP_MAX = 4 * 1024 * 1024
 Frame: TypeAlias = bytes | bytearray | memoryview
 """A complete answer, the size word included."""
 
-Answer: TypeAlias = Frame | None
-"""None: the request has no answer (Produce with acks=0)."""
+Dispatched: TypeAlias = "Frame | Answer | None"
+"""What a connection sends: an Answer is one in several parts. None: the request has no answer (Produce with acks=0)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,12 +62,9 @@ class Api:
     flexible_from: int
     """First version with compact lengths and tagged fields (KIP-482): from it on the request header is version 2."""
     handle: Callable[..., Any]
-    """raw: handle(broker, request) -> Answer; else: handle(broker, request, message) -> answer message. May be async."""
+    """raw: handle(broker, request) -> Dispatched; else: handle(broker, request, message) -> answer message. May be async."""
     raw: bool = False
     frame_size_max: int = FRAME_SIZE_MAX
 
     def serves(self, version: int) -> bool:
         return self.min_version <= version <= self.max_version
-
-
-Dispatched: TypeAlias = Answer | Awaitable[Answer]

@@ -5,7 +5,7 @@ Invariants, each one a way in which a decoder without them can be hurt:
 - a declared length or count fits into the bytes that are left, a count at the least size of its elements, before anything
   is allocated for it;
 - null stands only where the schema allows it, and -1 is the only negative length;
-- at most TAGGED_FIELDS_MAX tagged fields in one message, since the library copies the rest of the frame for each.
+- at most TAGGED_FIELDS_COUNT_MAX tagged fields in one message, since the library copies the rest of the frame for each.
 
 Bytes behind the message are not looked at: Kafka ignores them, and librdkafka sends some.
 
@@ -16,10 +16,9 @@ and skips contents, so that it costs less than the decoding that follows.
 from dataclasses import dataclass
 from typing import Any
 
+from totalog.gateway.limits import TAGGED_FIELDS_COUNT_MAX, VARINT_SIZE_MAX
 from totalog.gateway.wire.errors import ProtocolViolation
 
-TAGGED_FIELDS_MAX = 32
-VARINT_SIZE_MAX = 5
 SIZES = {"bool": 1, "int8": 1, "int16": 2, "uint16": 2, "int32": 4, "int64": 8, "float64": 8, "uuid": 16, "bitfield": 4}
 
 
@@ -120,7 +119,7 @@ class Walker:
     def __init__(self, body: memoryview) -> None:
         self.body = body
         self.end = len(body)
-        self.tags_left = TAGGED_FIELDS_MAX
+        self.tags_left = TAGGED_FIELDS_COUNT_MAX
 
     def walk(self, plan: Plan, at: int) -> int:
         """The position past the message that starts at `at`."""
@@ -183,7 +182,7 @@ class Walker:
         count, at = self._varint(at)
         self.tags_left -= count
         if self.tags_left < 0:
-            raise ProtocolViolation(f"more than {TAGGED_FIELDS_MAX} tagged fields")
+            raise ProtocolViolation(f"more than {TAGGED_FIELDS_COUNT_MAX} tagged fields")
         for _ in range(count):
             tag, at = self._varint(at)
             size, at = self._varint(at)

@@ -1,0 +1,208 @@
+"""The topics of the log as Kafka sees them: looked up by name and id, views included; created, altered and deleted.
+
+The log is the truth. What stands here is a copy of its topic table, made anew when the table's version moved by more than
+the change that was just made here.
+
+A topic's own settings (those that its creator gave, in Kafka's names) travel as the engine's opaque `settings`: names and
+values in turn, each ended by a zero byte.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from totalog.engine import VIEW, LimitReached, Log, OutOfMemory, Topic, TopicExists, UnknownTopic
+from totalog.gateway import view
+from totalog.gateway.config import Config
+from totalog.gateway.wire.errors import ErrorCode
+
+NAME = re.compile(r"[a-zA-Z0-9._-]+")
+INTERNAL_PREFIX = "__"
+
+
+class TopicRefused(Exception):
+    """A change of topics that Kafka refuses: the error code and a sentence for the client."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class TopicHandle:
+    """One topic or view under one name. Valid until the topic is altered or deleted: look up again for each request."""
+
+    topic: Topic
+    name: str
+    id: bytes
+    partitions: int
+    is_view: bool = False
+    config: Mapping[str, str] = field(default_factory=dict)
+    """The settings given for this topic alone; all others are the broker's. Look values up in the broker's Config."""
+
+    def read_partition(self, partition: int) -> int:
+        """The partition number under which the log reads this one."""
+        return VIEW if self.is_view else partition
+
+    def has_partition(self, partition: int) -> bool:
+        return 0 <= partition < self.partitions
+
+
+def pack_settings(config: Mapping[str, str]) -> bytes:
+    return b"".join(f"{name}\0{value}\0".encode() for name, value in sorted(config.items()))
+
+
+def unpack_settings(settings: bytes) -> dict[str, str]:
+    parts = settings.decode().split("\0")[:-1]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def check_new_name(name: str) -> None:
+    """Raises TopicRefused for a name that no new topic may have. Kafka's rules, and no name of a view."""
+    problem = None
+    if not name:
+        problem = "a topic name cannot be empty"
+    elif name in {".", ".."}:
+        problem = f"a topic cannot be named {name!r}"
+    elif len(name) > view.NAME_SIZE_MAX:
+        problem = f"a topic name has at most {view.NAME_SIZE_MAX} characters, this one has {len(name)}"
+    elif not NAME.fullmatch(name):
+        problem = f"topic name {name!r} has characters other than a-z, A-Z, 0-9, '.', '_' and '-'"
+    elif view.is_view_name(name):
+        problem = f"names that end in {view.SUFFIX} are those of total-order views and cannot be created"
+    if problem:
+        raise TopicRefused(ErrorCode.INVALID_TOPIC, problem)
+
+
+def _collision_key(name: str) -> str:
+    """Names with the same key would be the same name in metrics, where '.' and '_' are one: Kafka refuses the second."""
+    return name.replace(".", "_")
+
+
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Turns the engine's errors about topic `name` into Kafka's."""
+    try:
+        yield
+    except TopicExists:
+        raise TopicRefused(ErrorCode.TOPIC_ALREADY_EXISTS, f"topic {name} already exists") from None
+    except UnknownTopic:
+        raise TopicRefused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"topic {name} does not exist") from None
+    except LimitReached as error:
+        message = f"topic {name}: the limit {error.limit_name} of {error.limit} is reached"
+        raise TopicRefused(ErrorCode.POLICY_VIOLATION, message) from None
+    except OutOfMemory as error:
+        raise TopicRefused(ErrorCode.KAFKA_STORAGE_ERROR, f"topic {name}: {error}") from None
+
+
+def _new_id() -> bytes:
+    """A random UUID (version 4)."""
+    random = bytearray(os.urandom(16))
+    random[6] = random[6] & 0x0F | 0x40
+    random[8] = random[8] & 0x3F | 0x80
+    return bytes(random)
+
+
+class Topics:
+    def __init__(self, log: Log, config: Config) -> None:
+        self._log = log
+        self._config = config
+        self._version = -1
+        self._by_name: dict[str, TopicHandle] = {}
+        self._by_id: dict[bytes, TopicHandle] = {}
+        self._by_collision_key: dict[str, str] = {}
+
+    def find(self, name: str) -> TopicHandle | None:
+        self._refresh()
+        return self._by_name.get(name)
+
+    def find_id(self, topic_id: bytes) -> TopicHandle | None:
+        self._refresh()
+        return self._by_id.get(topic_id)
+
+    def all(self) -> list[TopicHandle]:
+        """Every topic, internal ones too; no views."""
+        self._refresh()
+        return [handle for handle in self._by_name.values() if not handle.is_view]
+
+    def check_creation(self, name: str) -> None:
+        """Raises TopicRefused where no topic of this name may be made: a bad name, one that exists, or one that collides."""
+        check_new_name(name)
+        self._refresh()
+        if name in self._by_name:
+            raise TopicRefused(ErrorCode.TOPIC_ALREADY_EXISTS, f"topic {name} already exists")
+        other = self._by_collision_key.get(_collision_key(name))
+        if other is not None:
+            raise TopicRefused(
+                ErrorCode.INVALID_TOPIC, f"topic {name} collides with topic {other}: '.' and '_' count as the same"
+            )
+
+    def create(
+        self, name: str, *, partitions: int, config: Mapping[str, str] | None = None, internal: bool = False
+    ) -> TopicHandle:
+        """Makes a topic; it exists for everyone when this returns. `config`: checked settings of this topic alone."""
+        self.check_creation(name)
+        own = dict(config or {})
+        retention_bytes, retention_ms = (-1, -1) if internal else self._config.topic_retention(own)
+        with _refusals(name):
+            topic = self._log.create_topic(
+                name,
+                id=_new_id(),
+                partitions=partitions,
+                order_level=0 if internal else self._config.topic_integer("totalog.order.level", own),
+                retention_bytes=retention_bytes,
+                retention_ms=retention_ms,
+                internal=internal,
+                settings=pack_settings(own),
+            )
+        self._changed(None, topic)
+        return self._by_name[name]
+
+    def add_partitions(self, handle: TopicHandle, total: int) -> TopicHandle:
+        """Raises the number of partitions to `total`."""
+        with _refusals(handle.name):
+            topic = self._log.alter_topic(handle.topic, partitions=total)
+        self._changed(handle.topic, topic)
+        return self._by_name[handle.name]
+
+    def delete(self, handle: TopicHandle) -> None:
+        with _refusals(handle.name):
+            self._log.delete_topic(handle.topic)
+        self._changed(handle.topic, None)
+
+    def _refresh(self) -> None:
+        version = self._log.topics_version
+        if version == self._version:
+            return
+        self._by_name, self._by_id, self._by_collision_key = {}, {}, {}
+        for topic in self._log.topics():
+            self._learn(topic)
+        self._version = version
+
+    def _changed(self, old: Topic | None, new: Topic | None) -> None:
+        """Takes over one change made here. If the version moved by more, the next look-up reads the whole table."""
+        if old is not None:
+            self._forget(old)
+        if new is not None:
+            self._learn(new)
+        if self._log.topics_version == self._version + 1:
+            self._version += 1
+
+    def _learn(self, topic: Topic) -> None:
+        config = unpack_settings(topic.settings)
+        handle = TopicHandle(topic, topic.name, topic.id, topic.partitions, config=config)
+        self._by_name[handle.name] = self._by_id[handle.id] = handle
+        self._by_collision_key[_collision_key(handle.name)] = handle.name
+        if view.has_view(topic):
+            name, view_id = view.view_name(topic.name), view.view_id(topic.id)
+            self._by_name[name] = self._by_id[view_id] = TopicHandle(topic, name, view_id, 1, True, config)
+
+    def _forget(self, topic: Topic) -> None:
+        for name in (topic.name, view.view_name(topic.name)):
+            handle = self._by_name.pop(name, None)
+            if handle is not None:
+                del self._by_id[handle.id]
+        self._by_collision_key.pop(_collision_key(topic.name), None)
