@@ -34,10 +34,8 @@ test: build
 	@$(BIN)/python -m pytest $(if $(CI),--every-suite)
 
 lint: build
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo --cache-dir build/import-linter
+	@failed=; for check in "ruff check" "ruff format --check" mypy "lint-imports --no-logo --cache-dir build/import-linter"; do \
+	  echo "-- $$check"; $(BIN)/$$check || failed=1; done; [ -z "$$failed" ]
 
 format: setup
 	$(BIN)/ruff check --fix

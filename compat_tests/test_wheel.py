@@ -126,3 +126,13 @@ import gateway, engine, gateway.server, totalog.engine, totalog.gateway.testing
 print(gateway.OWNER, gateway.server.OWNER, engine.OWNER, totalog.engine.Log.__module__.split(".")[0])
 """
     assert run(environment / "python", "-c", program, cwd=their_folder).split() == ["user", "user", "user", "totalog"]
+
+
+def test_no_module_that_serves_imports_what_is_slow_to_import(environment: Path, their_folder: Path) -> None:
+    program = """
+import importlib, pkgutil, sys, totalog.gateway
+for module in pkgutil.walk_packages(totalog.gateway.__path__, "totalog.gateway."):
+    importlib.import_module(module.name)
+print("totalog.engine" in sys.modules, *{"numpy", "kafka", "cramjam", "rich", "matplotlib"} & set(sys.modules))
+"""
+    assert run(environment / "python", "-c", program, cwd=their_folder).split() == ["True"]
