@@ -97,16 +97,12 @@ class Build:
         workers = len(os.sched_getaffinity(0))
         with open(self.work / "lock", "w") as lock, ThreadPoolExecutor(workers) as pool:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            modules = [module for module in MODULES if self.is_there(module)]
-            sources = sorted({source for module in modules for source in ROOT.glob(module.sources)})
+            sources = sorted({source for module in MODULES for source in ROOT.glob(module.sources)})
             objects = dict(zip(sources, pool.map(self.compile_source, sources), strict=True))
-            wrappers = list(pool.map(self.compile_wrapper, modules))
-            for module, wrapper in zip(modules, wrappers, strict=True):
+            wrappers = list(pool.map(self.compile_wrapper, MODULES))
+            for module, wrapper in zip(MODULES, wrappers, strict=True):
                 self.link(module, [wrapper, *(objects[source] for source in sorted(ROOT.glob(module.sources)))])
-        return [module.library for module in modules]
-
-    def is_there(self, module: Module) -> bool:
-        return all((ROOT / name).exists() for name in module.declarations) and any(ROOT.glob(module.sources))
+        return [module.library for module in MODULES]
 
     def compile_source(self, source: Path) -> Path:
         target = self.work / (str(source.relative_to(ROOT)).replace("/", ".") + ".o")
