@@ -1,8 +1,8 @@
 """Large answers, and the buffers in which they are built.
 
-An answer that carries records is put together in one buffer of a pool: the log copies batches straight to their place in
-it, and the socket sends it from there. Whoever sends an answer calls `release` once the bytes have left, or when they never
-will; from then on the buffer belongs to the next answer.
+An answer that carries records is put together in one buffer of a pool: the log copies batches straight to their place
+in it, and the socket sends it from there. Whoever sends an answer calls `release` once the bytes have left, or when
+they never will; from then on the buffer belongs to the next answer.
 """
 
 from typing import Final
@@ -12,7 +12,7 @@ from totalog.gateway.wire._batch import ffi
 BUFFER_SIZE_MIN: Final = 64 * 1024
 """Bytes of the smallest buffer; the others are this times a power of two."""
 
-POOL_SIZE_MAX: Final = 16 * 1024 * 1024
+POOL_SIZE_MAX: Final = 32 * 1024 * 1024
 """Bytes that a pool keeps for later, all buffers together; what comes back beyond goes to the allocator."""
 
 

@@ -5,17 +5,18 @@ A cursor walks forward over a buffer and never backward, so its position is neve
 either returns a whole value and moves past it, or raises `ProtocolViolation`, after which the message is given up.
 
 Counts are checked against the bytes that are left before the caller loops or allocates, a varint ends within five
-bytes, and a list of tagged fields has at most `TAGGED_FIELDS_MAX` entries.
+bytes, and a list of tagged fields has at most `TAGGED_FIELDS_COUNT_MAX` entries.
 """
 
 import struct
 from typing import Any, Final, NoReturn
 
+from totalog.gateway.limits import TAGGED_FIELDS_COUNT_MAX, VARINT_SIZE_MAX
 from totalog.gateway.wire.errors import ProtocolViolation
 
-TAGGED_FIELDS_MAX: Final = 32
-VARINT_SIZE_MAX: Final = 5
 VARINT_MAX: Final = 0xFFFF_FFFF
+
+_SHORT_VARINTS: Final = tuple(bytes((value,)) for value in range(0x80))
 
 _int8 = struct.Struct(">b").unpack_from
 _int16 = struct.Struct(">h").unpack_from
@@ -139,7 +140,7 @@ class Cursor:
 
     def nullable_bytes(self) -> tuple[int, int]:
         """(position, size in bytes) of a field of bytes or records, which is not copied; size -1 means null."""
-        return self._extent(self.int32())
+        return self._extent(self.int32())  # any negative size is null, as Kafka reads it
 
     def compact_nullable_bytes(self) -> tuple[int, int]:
         """`nullable_bytes` in the encoding of flexible versions."""
@@ -165,9 +166,16 @@ class Cursor:
 
     def skip_tagged_fields(self) -> None:
         """Moves past the tagged fields of a flexible version; their sizes are checked, their contents are not."""
+        try:
+            count: int = self.buffer[self.position]
+        except IndexError:
+            self._cut_off(1)
+        if count == 0:  # nearly always, and there are many of these lists
+            self.position += 1
+            return
         count = self.varint()
-        if count > TAGGED_FIELDS_MAX:
-            raise ProtocolViolation(f"{count} tagged fields, the most allowed is {TAGGED_FIELDS_MAX}")
+        if count > TAGGED_FIELDS_COUNT_MAX:
+            raise ProtocolViolation(f"{count} tagged fields, the most allowed is {TAGGED_FIELDS_COUNT_MAX}")
         for _ in range(count):
             self.varint()
             self.skip(self.varint())
@@ -180,7 +188,13 @@ class Cursor:
             raise ProtocolViolation(f"the string at byte {start} is not UTF-8") from None
 
     def _extent(self, size: int) -> tuple[int, int]:
-        return (self.skip(size), size) if size >= 0 else (self.position, -1)
+        start = self.position
+        if size < 0:
+            return start, -1
+        if size > self.size - start:
+            self._cut_off(size)
+        self.position = start + size
+        return start, size
 
     def _count(self, count: int, item_size_min: int) -> int:
         if count * item_size_min > self.size - self.position:
@@ -192,3 +206,15 @@ class Cursor:
 
     def _cut_off(self, size: int) -> NoReturn:
         raise ProtocolViolation(f"{size} bytes wanted at byte {self.position} of {self.size}") from None
+
+
+def encode_varint(value: int) -> bytes:
+    """The unsigned varint of `value` in its shortest form: the inverse of `Cursor.varint`."""
+    if value < 0x80:
+        return _SHORT_VARINTS[value]
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
