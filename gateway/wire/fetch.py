@@ -1,0 +1,273 @@
+"""Fetch in and out, versions 4 to 18, records copied once.
+
+`parse` reads a request body; `AnswerWriter` puts the answer frame together in one buffer, into which the log copies
+records straight to their place. Both follow Kafka's message definitions FetchRequest.json and FetchResponse.json; the
+library's codec is the oracle in the tests.
+
+Version notes: 5 adds log_start_offset, 7 sessions (KIP-227), 9 the current leader epoch (KIP-320), 11 the rack and a
+preferred replica (KIP-392), 12 is flexible (KIP-482), 13 has topic ids instead of names (KIP-516), 15 moves the
+replica id into a tagged field (KIP-903), 17 and 18 add tagged fields for followers (KIP-853, KIP-1166). What only
+followers send is skipped. The tagged fields of the answer (diverging epoch, current leader, snapshot, endpoints) are
+never needed here.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from totalog.gateway.wire.answer import Buffer
+from totalog.gateway.wire.cursor import Cursor, encode_varint
+
+SESSION_VERSION: Final = 7
+RACK_VERSION: Final = 11
+FLEXIBLE_VERSION: Final = 12
+TOPIC_ID_VERSION: Final = 13
+REPLICA_STATE_VERSION: Final = 15
+
+NO_SESSION_EPOCH: Final = -1
+NO_LEADER_EPOCH: Final = -1
+
+TopicKey: TypeAlias = str | bytes
+"""A topic's name up to version 12, its id (16 bytes) from version 13."""
+
+PartitionFetch: TypeAlias = tuple[int, int, int, int]
+"""(partition, current leader epoch or -1, fetch offset, most bytes)"""
+
+# The least bytes that one topic or partition takes on the wire: what counts are checked against.
+_TOPIC_SIZE_MIN = 6
+_FLEXIBLE_TOPIC_SIZE_MIN = 3
+_FORGOTTEN_PARTITION_SIZE = 4
+
+_LIMITS_4 = struct.Struct(">iiiib")  # replica id, max wait ms, min bytes, max bytes, isolation level
+_LIMITS_7 = struct.Struct(">iiiibii")  # the same, session id, session epoch
+_LIMITS_15 = struct.Struct(">iiibii")  # the same without the replica id
+_PARTITION_4 = struct.Struct(">iqi")  # partition, fetch offset, most bytes
+_PARTITION_5 = struct.Struct(">iqqi")  # partition, fetch offset, log start offset, most bytes
+_PARTITION_9 = struct.Struct(">iiqqi")  # partition, leader epoch, fetch offset, log start offset, most bytes
+_PARTITION_12 = struct.Struct(">iiqiqi")  # ..., fetch offset, last fetched epoch, log start offset, most bytes
+
+_HEAD_4 = struct.Struct(">iiii")  # frame size, correlation id, throttle ms, count of topics
+_HEAD_7 = struct.Struct(">iiihii")  # ..., throttle ms, error code, session id, count of topics
+_HEAD_12 = struct.Struct(">iibihi")  # ..., no tagged fields, throttle ms, error code, session id
+_SIZE = struct.Struct(">h")
+_COUNT = struct.Struct(">i")
+_ANSWER_4 = struct.Struct(">ihqqii")  # partition, error, high watermark, last stable offset, aborted, records size
+_ANSWER_5 = struct.Struct(">ihqqqii")  # ..., last stable offset, log start offset, aborted, records size
+_ANSWER_11 = struct.Struct(">ihqqqiii")  # ..., aborted, preferred replica, records size
+_ANSWER_12 = struct.Struct(">ihqqqbi")  # ..., aborted, preferred replica; the size follows as a varint
+
+HEAD_SIZE_MAX: Final = 32
+TOPIC_SIZE_MAX: Final = 16
+"""Bytes around the partitions of a topic, besides its name or id."""
+PARTITION_SIZE_MAX: Final = 48
+"""Bytes around the records of a partition."""
+
+
+@dataclass(slots=True, eq=False)
+class FetchRequest:
+    """`topics` and the partitions in them stand in the order of the request: it says who is served first (KIP-74)."""
+
+    max_wait_ms: int
+    min_bytes: int
+    max_bytes: int
+    isolation_level: int
+    session_id: int
+    session_epoch: int
+    topics: list[tuple[TopicKey, list[PartitionFetch]]]
+
+
+def parse(version: int, frame: memoryview, position: int) -> FetchRequest:
+    """Reads the body that begins at `position` of `frame`. Bytes behind it are ignored, as Kafka does."""
+    cursor = Cursor(frame, position)
+    session_id, session_epoch = 0, NO_SESSION_EPOCH
+    if version >= REPLICA_STATE_VERSION:
+        wait, least, most, isolation, session_id, session_epoch = cursor.unpack(_LIMITS_15)
+    elif version >= SESSION_VERSION:
+        _, wait, least, most, isolation, session_id, session_epoch = cursor.unpack(_LIMITS_7)
+    else:
+        _, wait, least, most, isolation = cursor.unpack(_LIMITS_4)
+    if version >= FLEXIBLE_VERSION:
+        topics = _flexible_topics(cursor, version)
+        _skip_flexible_forgotten(cursor, version)
+        cursor.compact_string()  # rack
+        cursor.skip_tagged_fields()
+    else:
+        topics = _topics(cursor, version)
+        if version >= SESSION_VERSION:
+            _skip_forgotten(cursor)
+        if version >= RACK_VERSION:
+            cursor.string()
+    return FetchRequest(wait, least, most, isolation, session_id, session_epoch, topics)
+
+
+def _flexible_topics(cursor: Cursor, version: int) -> list[tuple[TopicKey, list[PartitionFetch]]]:
+    topic_key = cursor.uuid if version >= TOPIC_ID_VERSION else cursor.compact_string
+    topics: list[tuple[TopicKey, list[PartitionFetch]]] = []
+    for _ in range(cursor.compact_array_count(_FLEXIBLE_TOPIC_SIZE_MIN)):
+        topic = topic_key()
+        partitions: list[PartitionFetch] = []
+        for _ in range(cursor.compact_array_count(_PARTITION_12.size + 1)):
+            partition, leader_epoch, fetch_offset, _, _, most = cursor.unpack(_PARTITION_12)
+            partitions.append((partition, leader_epoch, fetch_offset, most))
+            cursor.skip_tagged_fields()
+        cursor.skip_tagged_fields()
+        topics.append((topic, partitions))
+    return topics
+
+
+def _topics(cursor: Cursor, version: int) -> list[tuple[TopicKey, list[PartitionFetch]]]:
+    layout = _PARTITION_9 if version >= 9 else _PARTITION_5 if version >= 5 else _PARTITION_4
+    topics: list[tuple[TopicKey, list[PartitionFetch]]] = []
+    for _ in range(cursor.array_count(_TOPIC_SIZE_MIN)):
+        topic = cursor.string()
+        partitions: list[PartitionFetch] = []
+        for _ in range(cursor.array_count(layout.size)):
+            if version >= 9:
+                partition, leader_epoch, fetch_offset, _, most = cursor.unpack(layout)
+            else:
+                leader_epoch = NO_LEADER_EPOCH
+                partition, fetch_offset, *_, most = cursor.unpack(layout)
+            partitions.append((partition, leader_epoch, fetch_offset, most))
+        topics.append((topic, partitions))
+    return topics
+
+
+def _skip_flexible_forgotten(cursor: Cursor, version: int) -> None:
+    """What a session should forget. There are no sessions, but a list that is cut off is still a violation."""
+    topic_key = cursor.uuid if version >= TOPIC_ID_VERSION else cursor.compact_string
+    for _ in range(cursor.compact_array_count(_FLEXIBLE_TOPIC_SIZE_MIN)):
+        topic_key()
+        cursor.skip(cursor.compact_array_count(_FORGOTTEN_PARTITION_SIZE) * _FORGOTTEN_PARTITION_SIZE)
+        cursor.skip_tagged_fields()
+
+
+def _skip_forgotten(cursor: Cursor) -> None:
+    for _ in range(cursor.array_count(_TOPIC_SIZE_MIN)):
+        cursor.string()
+        cursor.skip(cursor.array_count(_FORGOTTEN_PARTITION_SIZE) * _FORGOTTEN_PARTITION_SIZE)
+
+
+class AnswerWriter:
+    """Writes one answer frame into a buffer, front to back: the head, each topic with its partitions, then `finish`.
+
+    Where the records of a partition begin depends on their size, which is known only after they were read, because its
+    varint stands in front of them. So `records_at` says where they begin if their size is as guessed, and `partition`
+    moves them by a few bytes if it was another. Records of 16 KiB or more are never moved where the guess is a maximum
+    below 2 MiB, since both sizes then take three bytes.
+    """
+
+    __slots__ = ("_flexible", "_version", "buffer", "position")
+
+    def __init__(self, version: int, buffer: Buffer) -> None:
+        self.buffer = buffer
+        self.position = 0
+        self._version = version
+        self._flexible = version >= FLEXIBLE_VERSION
+
+    def head(self, correlation_id: int, error_code: int, topic_count: int) -> None:
+        """The answer's start: no throttling, session id 0. The frame's size follows at the end."""
+        view = self.buffer.view
+        if self._flexible:
+            _HEAD_12.pack_into(view, 0, 0, correlation_id, 0, 0, error_code, 0)
+            self.position = _HEAD_12.size
+            self._put(encode_varint(topic_count + 1))
+        elif self._version >= SESSION_VERSION:
+            _HEAD_7.pack_into(view, 0, 0, correlation_id, 0, error_code, 0, topic_count)
+            self.position = _HEAD_7.size
+        else:
+            _HEAD_4.pack_into(view, 0, 0, correlation_id, 0, topic_count)
+            self.position = _HEAD_4.size
+
+    def topic(self, topic: TopicKey, partition_count: int) -> None:
+        if isinstance(topic, bytes):
+            self._put(topic + encode_varint(partition_count + 1))
+        elif self._flexible:
+            name = topic.encode()
+            self._put(encode_varint(len(name) + 1) + name + encode_varint(partition_count + 1))
+        else:
+            name = topic.encode()
+            self._put(_SIZE.pack(len(name)) + name + _COUNT.pack(partition_count))
+
+    def end_topic(self) -> None:
+        if self._flexible:
+            self._put(b"\x00")
+
+    def records_at(self, size_guessed: int) -> int:
+        """Where in the buffer the records of the next partition begin if they take `size_guessed` bytes."""
+        if self._flexible:
+            return self.position + _ANSWER_12.size + len(encode_varint(size_guessed + 1))
+        if self._version >= RACK_VERSION:
+            return self.position + _ANSWER_11.size
+        return self.position + (_ANSWER_5.size if self._version >= 5 else _ANSWER_4.size)
+
+    def partition(
+        self,
+        partition: int,
+        error_code: int,
+        high_watermark: int,
+        log_start_offset: int,
+        *,
+        aborted_null: bool = False,
+        records_at: int = 0,
+        records_size: int = 0,
+    ) -> None:
+        """One partition, around `records_size` bytes of records that lie at `records_at`.
+
+        The last stable offset is the high watermark: there are no transactions yet, so the list of aborted ones is
+        empty, or null. Without a preferred replica.
+        """
+        view = self.buffer.view
+        at = self.position
+        stable = high_watermark
+        aborted = -1 if aborted_null else 0
+        if self._flexible:
+            _ANSWER_12.pack_into(
+                view, at, partition, error_code, high_watermark, stable, log_start_offset, aborted + 1, -1
+            )
+            self._flexible_records(at + _ANSWER_12.size, records_at, records_size)
+            return
+        if self._version >= RACK_VERSION:
+            _ANSWER_11.pack_into(
+                view, at, partition, error_code, high_watermark, stable, log_start_offset, aborted, -1, records_size
+            )
+            at += _ANSWER_11.size
+        elif self._version >= 5:
+            _ANSWER_5.pack_into(
+                view, at, partition, error_code, high_watermark, stable, log_start_offset, aborted, records_size
+            )
+            at += _ANSWER_5.size
+        else:
+            _ANSWER_4.pack_into(view, at, partition, error_code, high_watermark, stable, aborted, records_size)
+            at += _ANSWER_4.size
+        assert not records_size or at == records_at
+        self.position = at + records_size
+
+    def _flexible_records(self, at: int, records_at: int, records_size: int) -> None:
+        """The size at `at`, the records behind it, and no tagged fields."""
+        view = self.buffer.view
+        size = encode_varint(records_size + 1)
+        start = at + len(size)
+        end = start + records_size
+        if records_size and start != records_at:
+            assert start < records_at
+            view[start:end] = view[records_at : records_at + records_size]
+        view[at:start] = size
+        view[end] = 0
+        self.position = end + 1
+
+    def finish(self) -> memoryview:
+        """The frame, complete."""
+        if self._flexible:
+            self._put(b"\x00")
+        _COUNT.pack_into(self.buffer.view, 0, self.position - 4)
+        return self.buffer.view[: self.position]
+
+    def move(self, buffer: Buffer) -> None:
+        """Goes on in a larger buffer; what was written comes along."""
+        buffer.view[: self.position] = self.buffer.view[: self.position]
+        self.buffer = buffer
+
+    def _put(self, part: bytes) -> None:
+        end = self.position + len(part)
+        self.buffer.view[self.position : end] = part
+        self.position = end
