@@ -1,0 +1,298 @@
+"""One client's connection: receives requests, has them answered in order, sends the answers.
+
+Invariants
+- One task does everything for a connection, one thing after the other. So a handler that waits holds back the requests
+  behind it, as in Kafka, and answers leave in request order. Any number of requests may be in flight: they wait in the
+  receive buffer and in the kernel.
+- All complete consecutive Produce requests of one receive buffer are handled as one group. Answers are gathered, and
+  leave in one `send` before the connection waits for anything.
+- The reservation of a large body is closed and its share of the budget given back on every way out: answered, refused,
+  peer gone, cancelled.
+- What the peer does wrong ends this connection: ProtocolViolation and Disconnected. Every other exception is a fault of
+  ours and ends the server.
+
+The socket stands behind `Transport`, so nothing here knows the event loop. Nor is time looked at: whoever watches the
+connection calls `overdue` now and then, which sees what has moved since.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from totalog.engine import OutOfMemory
+from totalog.gateway.apis.api import Request
+from totalog.gateway.limits import Limits
+from totalog.gateway.metrics import Counters
+from totalog.gateway.waiting import Budget
+from totalog.gateway.wire.answer import Answer
+from totalog.gateway.wire.errors import ProtocolViolation
+from totalog.gateway.wire.frame import PRODUCE, Format, FrameReader, LargeBody
+
+if TYPE_CHECKING:
+    from totalog.engine import Reservation
+    from totalog.gateway.broker import Broker
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
+Answered: TypeAlias = Bytes | Answer | None
+
+
+class Disconnected(Exception):
+    """The peer is gone, or left a request unfinished. The text says how, for people."""
+
+
+class Transport(Protocol):
+    """A byte stream to a peer. Both directions raise Disconnected when it breaks."""
+
+    peer: str
+    """HOST:PORT of the other side."""
+    host: str
+    moved: int
+    """Bytes that went through so far, both directions together."""
+
+    async def receive_into(self, target: memoryview) -> int:
+        """Wait for bytes and write them to the start of `target`; how many. 0: the peer sends no more."""
+
+    async def send(self, parts: Sequence[Bytes]) -> None:
+        """Send all parts, one behind the other."""
+
+    def end_receiving(self) -> None:
+        """From now on `receive_into` answers 0 instead of waiting."""
+
+    def closed_by_peer(self) -> bool:
+        """True when the peer has closed its side and nothing it sent is left to receive."""
+
+
+@dataclass(slots=True)
+class Service:
+    """What all connections of a server share."""
+
+    broker: "Broker"
+    dispatch: "Callable[[Broker, Request], Answered | Awaitable[Answered]]"
+    """Answers one request, at once or later (`apis.dispatch`)."""
+    produce: "Callable[[Broker, Sequence[Request]], Sequence[Bytes | None]]"
+    """Answers a group of Produce requests (`apis.produce.handle_group`)."""
+    formats: Mapping[int, Format]
+    """The APIs by key."""
+    limits: Limits
+    idle_s_max: float
+    """Seconds without traffic after which a connection is closed (connections.max.idle.ms)."""
+    budget: Budget
+    counters: Counters = field(default_factory=Counters)
+    stopping: bool = False
+
+
+class Phase(Enum):
+    """What a connection waits for; the value completes the sentence "it waited too long for ..."."""
+
+    REQUEST = "the next request"
+    FRAME = "the rest of a request"
+    TURN = "its turn to send a large request"
+    BODY = "the rest of a large request"
+    HANDLER = "a peer that is gone"
+    SEND = "the peer to take an answer"
+
+
+class Connection:
+    """`run` serves the peer until it leaves, breaks the rules, or the server stops."""
+
+    def __init__(self, service: Service, transport: Transport) -> None:
+        self.service = service
+        self.transport = transport
+        self.phase = Phase.REQUEST
+        self._phase_count = 0
+        self._reader = FrameReader(service.formats, service.limits, transport.host)
+        self._answers: list[Answer] = []
+        self._parts: list[Bytes] = []
+        self._parts_size = 0
+        # What `overdue` saw when it last found the connection in another phase than before.
+        self._seen = -1
+        self._seen_at = 0.0
+        self._seen_moved = 0
+
+    async def run(self) -> None:
+        """Raises ProtocolViolation and Disconnected, the peer's two ways out beside leaving politely."""
+        try:
+            more = True
+            while more and not self.service.stopping:
+                more = await self._receive()
+                await self._answer_received()
+                await self._flush()
+            if self._reader.unfinished and not self.service.stopping:
+                raise Disconnected("it left in the middle of a request")
+        except ProtocolViolation:
+            await self._flush()
+            raise
+        finally:
+            self._release()
+
+    def stop(self) -> None:
+        """Let the request in hand finish, and take no other. `service.stopping` is set already."""
+        if self.phase in (Phase.REQUEST, Phase.FRAME):
+            self.transport.end_receiving()
+
+    def overdue(self, time: float) -> str | None:
+        """Why the connection should be closed, if the peer is too slow. `time` is `waiting.now()`.
+
+        A phase counts from the first call that sees it, so what is allowed is exceeded by up to one interval of calls.
+        """
+        if self._seen != self._phase_count:
+            self._seen, self._seen_at, self._seen_moved = self._phase_count, time, self.transport.moved
+            return None
+        if time - self._seen_at <= self._allowed_s():
+            return None
+        if self.phase is Phase.HANDLER and not self.transport.closed_by_peer():
+            return None
+        return f"it waited too long for {self.phase.value}"
+
+    def _allowed_s(self) -> float:
+        limits = self.service.limits
+        extra_s = (self.transport.moved - self._seen_moved) / limits.transfer_rate_min
+        match self.phase:
+            case Phase.FRAME | Phase.BODY:
+                return limits.frame_time_s_max + extra_s
+            case Phase.SEND:
+                return limits.send_stall_s_max + extra_s
+            case Phase.TURN:
+                return float("inf")
+            case Phase.REQUEST | Phase.HANDLER:
+                return self.service.idle_s_max
+
+    def _begin(self, phase: Phase) -> None:
+        self.phase = phase
+        self._phase_count += 1
+
+    # Receiving
+
+    async def _receive(self) -> bool:
+        """Wait for more bytes; False when the peer sends no more."""
+        if not self._reader.unfinished:
+            self._begin(Phase.REQUEST)
+        elif self.phase is not Phase.FRAME:
+            self._begin(Phase.FRAME)
+        count = await self.transport.receive_into(self._reader.space())
+        self._reader.received(count)
+        return count > 0
+
+    async def _receive_body(self, body: LargeBody, target: memoryview) -> Request:
+        """Receive the rest of a large request into `target`, which has exactly the size of its frame."""
+        self._begin(Phase.BODY)
+        at = len(body.received)
+        target[:at] = body.received
+        while at < body.size:
+            count = await self.transport.receive_into(target[at:])
+            if count == 0:
+                raise Disconnected("it left in the middle of a request")
+            at += count
+        return self._reader.parse(target)
+
+    # Answering
+
+    async def _answer_received(self) -> None:
+        """Have all complete requests of the receive buffer answered."""
+        violation: ProtocolViolation | None = None
+        group: list[Request] = []
+        while True:
+            try:
+                event = self._reader.next()
+            except ProtocolViolation as fault:
+                event, violation = None, fault  # what came before it is answered first
+            if isinstance(event, Request) and event.key == PRODUCE and len(group) < self.service.limits.group_count_max:
+                group.append(event)
+                continue
+            if group:
+                await self._answer_group(group)
+                group = []
+            if isinstance(event, LargeBody):
+                await self._answer_large(event)
+            elif event is None:
+                break
+            elif event.key == PRODUCE:
+                group.append(event)
+            else:
+                await self._answer_one(event)
+        if violation is not None:
+            raise violation
+
+    async def _answer_group(self, group: list[Request]) -> None:
+        self._count(len(group))
+        for answer in self.service.produce(self.service.broker, group):
+            if answer is not None:
+                self._gather(answer)
+        if self._parts_size > self.service.limits.answers_size_max:
+            await self._flush()
+
+    async def _answer_one(self, request: Request) -> None:
+        self._count(1)
+        answer = self.service.dispatch(self.service.broker, request)
+        if isinstance(answer, Awaitable):
+            await self._flush()
+            self._begin(Phase.HANDLER)
+            answer = await answer
+        if answer is not None:
+            self._gather(answer)
+        too_many = len(self._parts) > self.service.limits.group_count_max
+        if too_many or self._parts_size > self.service.limits.answers_size_max:
+            await self._flush()
+
+    def _count(self, requests: int) -> None:
+        self.service.counters.requests += requests
+        self._phase_count += 1  # what is unfinished now was begun later
+
+    async def _answer_large(self, body: LargeBody) -> None:
+        await self._flush()
+        self._begin(Phase.TURN)
+        await self.service.budget.take(body.size)
+        reservation: Reservation | None = None
+        try:
+            reservation = self._reserve(body)
+            target = memoryview(bytearray(body.size)) if reservation is None else reservation.buffer
+            request = await self._receive_body(body, target)
+            request.reservation = reservation
+            if body.key == PRODUCE:
+                await self._answer_group([request])
+            else:
+                await self._answer_one(request)
+        finally:
+            if reservation is not None:
+                reservation.close()
+            self.service.budget.give(body.size)
+
+    def _reserve(self, body: LargeBody) -> "Reservation | None":
+        """Room in the region for a Produce request. Without it the request is received all the same, so that the
+        producer gets an answer that tells it to try again."""
+        if body.key != PRODUCE:
+            return None
+        try:
+            return self.service.broker.log.reserve(body.size)
+        except OutOfMemory:
+            self.service.counters.bodies_without_room += 1
+            return None
+
+    # Sending
+
+    def _gather(self, answer: Bytes | Answer) -> None:
+        if isinstance(answer, Answer):
+            self._answers.append(answer)
+            self._parts.extend(answer.parts)
+            self._parts_size += answer.size
+        else:
+            self._parts.append(answer)
+            self._parts_size += len(answer)
+
+    async def _flush(self) -> None:
+        """Send what is gathered."""
+        if self._parts:
+            self._begin(Phase.SEND)
+            try:
+                await self.transport.send(self._parts)
+            finally:
+                self._release()
+
+    def _release(self) -> None:
+        """The answers have left, or never will: their buffers serve others."""
+        for answer in self._answers:
+            answer.release()
+        self._answers = []
+        self._parts = []
+        self._parts_size = 0

@@ -1,0 +1,294 @@
+"""The server: listens, runs one task for each connection, watches over them, keeps the log in order, and stops.
+
+Tasks: one for each listener, one for each connection, and in the background the timers, the sweep over slow connections
+and the upkeep of the log. The background outlives the connections, which still need it while they finish.
+
+Stopping (`Server.stop`): listeners close; connections that wait for a request take no more of them, the others finish
+what they have in hand; long polls answer early; at the deadline, or at `Server.stop_now`, what is left is cut off.
+"""
+
+import errno
+import logging
+import socket
+from collections.abc import Callable, Sequence
+
+import trio
+
+from totalog.gateway import waiting
+from totalog.gateway.connection import Bytes, Connection, Disconnected, Service
+from totalog.gateway.wire.errors import ProtocolViolation
+
+log = logging.getLogger("totalog")
+
+PARTS_COUNT_MAX = 1024
+"""The kernel's IOV_MAX: parts of one sendmsg."""
+
+RECEIVES_AT_ONCE = 8
+"""Receives of one connection that found bytes at once, after which the other tasks get their turn."""
+
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_NO_PEER = (errno.EAGAIN, errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH)
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+class SocketTransport:
+    """`connection.Transport` over a connected, non-blocking TCP socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.host, self.peer = _names(sock)
+        self.moved = 0
+        self._at_once = 0
+        self._ended = False
+
+    async def receive_into(self, target: memoryview) -> int:
+        self._at_once += 1
+        if self._at_once > RECEIVES_AT_ONCE:
+            self._at_once = 0
+            await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                count = self._socket.recv_into(target)
+            except BlockingIOError:
+                if self._ended:
+                    return 0
+                self._at_once = 0
+                await trio.lowlevel.wait_readable(self._socket)
+            except OSError as fault:
+                raise Disconnected(f"receiving failed: {fault}") from None
+            else:
+                self.moved += count
+                return count
+
+    async def send(self, parts: Sequence[Bytes]) -> None:
+        left = list(parts)
+        while left:
+            try:
+                count = self._socket.sendmsg(left[:PARTS_COUNT_MAX])
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._socket)
+                continue
+            except OSError as fault:
+                raise Disconnected(f"sending failed: {fault}") from None
+            self.moved += count
+            _drop(left, count)
+
+    def end_receiving(self) -> None:
+        self._ended = True
+        try:
+            self._socket.shutdown(socket.SHUT_RD)
+        except OSError:
+            return  # it is gone already, which receiving will tell
+
+    def closed_by_peer(self) -> bool:
+        try:
+            return self._socket.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    async def linger(self) -> None:
+        """Say that no more answers come, and wait until the peer has taken the last one and closed: closing at once
+        would reset the connection if a request lies unread, and the peer would lose answers that are on their way."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+            while True:
+                await trio.lowlevel.wait_readable(self._socket)
+                if not self._socket.recv(65536):
+                    return
+        except OSError:
+            return
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _names(sock: socket.socket) -> tuple[str, str]:
+    """(host, HOST:PORT) of the peer; a peer that is gone already has no name."""
+    try:
+        host, port, *_ = sock.getpeername()
+    except OSError:
+        return "unknown", "unknown"
+    return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _drop(parts: list[Bytes], size: int) -> None:
+    """Take the first `size` bytes off `parts`, in place."""
+    done = 0
+    while done < len(parts) and size >= len(parts[done]):
+        size -= len(parts[done])
+        done += 1
+    del parts[:done]
+    if size:
+        parts[0] = memoryview(parts[0])[size:]
+
+
+def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
+    """Listening sockets for every address of `host` that this machine has, all with the same port; 0: one that is free.
+
+    Raises OSError when the port is busy or no address is ours.
+    """
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    try:
+        for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+            try:
+                sockets.append(_listen_at(family, (address[0], port, *address[2:]), backlog))
+            except OSError as fault:
+                if fault.errno not in _NO_SUCH_ADDRESS:
+                    raise
+                missing = fault
+            else:
+                port = sockets[-1].getsockname()[1]
+        if missing is not None and not sockets:
+            raise missing
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _listen_at(family: int, address: tuple[object, ...], backlog: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+class Server:
+    """Serves `listeners` until it is told to stop."""
+
+    def __init__(self, service: Service, listeners: Sequence[socket.socket]) -> None:
+        self.service = service
+        self._listeners = listeners
+        self._connections: dict[Connection, trio.CancelScope] = {}
+        self._accepting = trio.CancelScope()
+        self._finishing = trio.CancelScope()
+
+    def stop(self) -> None:
+        """Accept no more, let requests in hand finish until the deadline of the limits."""
+        self._accepting.cancel()
+
+    def stop_now(self) -> None:
+        """Stop without waiting for anyone."""
+        self._accepting.cancel()
+        self._finishing.cancel()
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Returns when the server has stopped. `ready` is called once clients can connect."""
+        async with trio.open_nursery() as background:
+            await background.start(self.service.broker.timers.run)
+            background.start_soon(self._keep_log)
+            background.start_soon(self._sweep)
+            with self._finishing:
+                async with trio.open_nursery() as connections:
+                    await self._accept_all(connections, ready)
+                    self._finish()
+            left = len(self._connections)
+            if left:
+                log.warning("%d connections were cut off with requests in hand", left)
+            background.cancel_scope.cancel()
+
+    async def _accept_all(self, connections: trio.Nursery, ready: Callable[[], None]) -> None:
+        try:
+            with self._accepting:
+                async with trio.open_nursery() as acceptors:
+                    for listener in self._listeners:
+                        acceptors.start_soon(self._accept, listener, connections)
+                    ready()
+        finally:
+            for listener in self._listeners:
+                listener.close()
+
+    def _finish(self) -> None:
+        self.service.stopping = True
+        self._finishing.deadline = waiting.now() + self.service.limits.drain_s_max
+        waiting.stop_waiting()
+        for connection in self._connections:
+            connection.stop()
+
+    # Connections
+
+    async def _accept(self, listener: socket.socket, connections: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            try:
+                sock, _ = listener.accept()
+            except OSError as fault:
+                if fault.errno in _NO_DESCRIPTORS:
+                    log.error("cannot accept connections: %s", fault.strerror)
+                    await trio.sleep(self.service.limits.accept_pause_s)
+                elif fault.errno not in _NO_PEER:
+                    raise
+                continue
+            counters = self.service.counters
+            if counters.connections_open >= self.service.broker.config.integer("max.connections"):
+                counters.connections_refused += 1
+                log.warning("%s: refused: max.connections are open", _names(sock)[1])
+                sock.close()
+                continue
+            counters.connections_open += 1
+            counters.connections_accepted += 1
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connections.start_soon(self._serve, sock)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        transport = SocketTransport(sock)
+        connection = Connection(self.service, transport)
+        scope = self._connections[connection] = trio.CancelScope()
+        try:
+            with scope:
+                await self._serve_peer(connection)
+                if self.service.stopping:
+                    with trio.move_on_after(self.service.limits.linger_s_max):
+                        await transport.linger()
+        finally:
+            transport.close()
+            if not self._finishing.cancel_called:
+                del self._connections[connection]
+            self.service.counters.connections_open -= 1
+
+    async def _serve_peer(self, connection: Connection) -> None:
+        peer = connection.transport.peer
+        try:
+            await connection.run()
+        except ProtocolViolation as fault:
+            self.service.counters.connections_violated += 1
+            log.warning("%s: connection closed: %s", peer, fault)
+        except Disconnected as gone:
+            log.debug("%s: connection closed: %s", peer, gone)
+        except waiting.Stopped:
+            log.debug("%s: connection closed: the server stops", peer)
+
+    # Background
+
+    async def _sweep(self) -> None:
+        """Close the connections of peers that are too slow."""
+        while True:
+            await trio.sleep(self.service.limits.sweep_interval_s)
+            time = waiting.now()
+            for connection, scope in self._connections.items():
+                reason = connection.overdue(time)
+                if reason is not None and not scope.cancel_called:
+                    self.service.counters.connections_overdue += 1
+                    log.info("%s: connection closed: %s", connection.transport.peer, reason)
+                    scope.cancel()
+
+    async def _keep_log(self) -> None:
+        """Apply retention."""
+        broker = self.service.broker
+        interval_s = broker.config.integer("log.retention.check.interval.ms") / 1000
+        while True:
+            await trio.sleep(interval_s)
+            broker.log.maintain(broker.clock.wall_ms())

@@ -1,0 +1,126 @@
+"""From the bytes of a connection to its requests: bytes in, events out, no socket and no waiting.
+
+Invariants
+- The receive buffer is made once and never grows: a frame that does not fit into it is a `LargeBody`, for which the
+  connection finds memory; so is every Produce frame of `large_body_size_min` bytes that is not complete yet.
+- A frame's size is checked when its first four bytes are there, and against the limit of its API two bytes later,
+  before anything is kept or allocated for it.
+- `Request.frame` points into the buffer. It is good until the next `space()`, so a handler copies what it keeps.
+
+Call `space()` and fill the start of what it gives, tell `received(count)`, then call `next()` until it says None. After
+a `LargeBody`, the rest of that frame is received elsewhere, and `parse` makes the request of it.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from totalog.gateway.apis.api import Request
+from totalog.gateway.limits import Limits
+from totalog.gateway.wire.cursor import Cursor
+from totalog.gateway.wire.errors import ProtocolViolation
+
+PRODUCE: Final = 0
+
+_size_word = struct.Struct(">i").unpack_from
+_api_key = struct.Struct(">h").unpack_from
+_header = struct.Struct(">hhi").unpack_from
+
+SIZE_WORD: Final = 4
+HEADER_SIZE_MIN: Final = 10
+"""Bytes of API key, version, correlation id and the length of a client id (request header version 1)."""
+CLIENT_ID_AT: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What has to be known of an API before its requests can be told apart."""
+
+    flexible_from: int
+    """First version whose request header ends in tagged fields (KIP-482, request header version 2)."""
+    size_max: int
+    """Bytes of a frame, without its size word."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargeBody:
+    """The start of a frame that should be received elsewhere."""
+
+    key: int
+    size: int
+    """Bytes of the whole frame, without its size word."""
+    received: memoryview
+    """The first bytes of the frame, as far as they have come; good until the next `space()`."""
+
+
+class FrameReader:
+    """The receiving side of one connection."""
+
+    def __init__(self, formats: Mapping[int, Format], limits: Limits, client_host: str) -> None:
+        self._formats = formats
+        self._size_max = max(format.size_max for format in formats.values())
+        self._large_size_min = limits.large_body_size_min
+        self._client_host = client_host
+        self._buffer = memoryview(bytearray(limits.receive_buffer_size))
+        self._start = 0
+        self._end = 0
+
+    @property
+    def unfinished(self) -> bool:
+        """True when some bytes have come that no event covers yet."""
+        return self._start < self._end
+
+    def space(self) -> memoryview:
+        """Where the next bytes go: never empty. What earlier events pointed at is overwritten."""
+        left = self._end - self._start
+        if self._start:
+            self._buffer[:left] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, left
+        return self._buffer[left:]
+
+    def received(self, count: int) -> None:
+        """`count` bytes have been written to the start of `space()`."""
+        self._end += count
+        assert self._end <= len(self._buffer)
+
+    def next(self) -> Request | LargeBody | None:
+        """The next event; None: more bytes are needed. Raises ProtocolViolation."""
+        start = self._start
+        held = self._end - start
+        if held < SIZE_WORD:
+            return None
+        size: int = _size_word(self._buffer, start)[0]
+        if not HEADER_SIZE_MIN <= size <= self._size_max:
+            raise ProtocolViolation(f"frame size {size}, allowed are {HEADER_SIZE_MIN} to {self._size_max}")
+        if held < SIZE_WORD + 2:
+            return None
+        key: int = _api_key(self._buffer, start + SIZE_WORD)[0]
+        format = self._format(key)
+        if size > format.size_max:
+            raise ProtocolViolation(f"frame of {size} bytes for API key {key}, allowed are {format.size_max}")
+        past = start + SIZE_WORD + size
+        if past <= self._end:
+            self._start = past
+            return self.parse(self._buffer[start + SIZE_WORD : past])
+        if (key == PRODUCE and size >= self._large_size_min) or SIZE_WORD + size > len(self._buffer):
+            self._start = self._end
+            return LargeBody(key, size, self._buffer[start + SIZE_WORD : self._end])
+        return None
+
+    def _format(self, key: int) -> Format:
+        try:
+            return self._formats[key]
+        except KeyError:
+            raise ProtocolViolation(f"API key {key} is not served") from None
+
+    def parse(self, frame: memoryview) -> Request:
+        """The request in a complete frame (without its size word). Raises ProtocolViolation."""
+        if len(frame) < HEADER_SIZE_MIN:
+            raise ProtocolViolation(f"frame of {len(frame)} bytes, a header has at least {HEADER_SIZE_MIN}")
+        key, version, correlation_id = _header(frame)
+        cursor = Cursor(frame, CLIENT_ID_AT)
+        client_id = cursor.nullable_string()
+        if version >= self._format(key).flexible_from:
+            cursor.skip_tagged_fields()
+        return Request(key, version, correlation_id, client_id, frame, cursor.position, self._client_host)
