@@ -1,0 +1,82 @@
+"""The test's side of a client process: calls go over a pipe, each with a deadline, and the process can be killed at
+any time.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any, cast
+
+from compat_tests.clients.face import Client
+
+ROOT = Path(__file__).parents[2]
+CALL_TIME_MAX_S = 120.0
+
+
+class ClientProcess:
+    """One stock client in a process of its own. `client` has the face; `later` starts a call and gives its future.
+
+    Calls of one process run one after the other, so a killed process makes its pending call raise EOFError.
+    """
+
+    def __init__(self, kind: str, bootstrap: str) -> None:
+        self.kind = kind
+        self.bootstrap = bootstrap
+        ours, theirs = Pipe()
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "compat_tests.clients.agent", kind, bootstrap, str(theirs.fileno())]
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
+        theirs.close()
+        self._connection = ours
+        self._thread = ThreadPoolExecutor(1)
+        self.client = cast(Client, _Calls(self))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _call(self, method: str, arguments: tuple[object, ...], options: dict[str, object]) -> Any:
+        self._connection.send((method, arguments, options))
+        if not self._connection.poll(CALL_TIME_MAX_S):
+            self._process.kill()
+            raise TimeoutError(f"{self.kind}: {method} did not end within {CALL_TIME_MAX_S:.0f} s")
+        good, answer = self._connection.recv()
+        if good:
+            return answer
+        raise answer
+
+    def later(self, method: Callable[..., Any] | str, *arguments: object, **options: object) -> "Future[Any]":
+        name = method if isinstance(method, str) else method.__name__
+        return self._thread.submit(self._call, name, arguments, options)
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is said to the broker."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """The process sees the end of its pipe and leaves without closing its clients."""
+        self._connection.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._thread.shutdown()
+
+
+class _Calls:
+    """Turns `client.method(...)` into a call of the process."""
+
+    def __init__(self, process: ClientProcess) -> None:
+        self._process = process
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        return functools.partial(self._wait, method)
+
+    def _wait(self, method: str, *arguments: object, **options: object) -> Any:
+        return self._process.later(method, *arguments, **options).result()

@@ -1,0 +1,175 @@
+"""Which broker the tests talk to, and the clients and topics that they are given.
+
+`pytest compat_tests --broker HOST:PORT` asks any Kafka-compatible broker; without it the gateway command is started
+once for all tests. Tests marked `totalog_only` need what only this project's broker has, or start one of their own:
+with `--broker` they are deselected, counted and named.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from compat_tests import known_gaps
+from compat_tests.clients import CONFLUENT, KINDS
+from compat_tests.clients.face import Client, ClientError, ClusterInfo, Code
+from compat_tests.clients.process import ClientProcess
+from compat_tests.proxy import Proxy
+
+TOPIC_TIME_MAX_S = 20.0
+DESELECTED = pytest.StashKey[list[str]]()
+
+Spawn = Callable[[str], ClientProcess]
+MakeTopic = Callable[..., str]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--broker", metavar="HOST:PORT", help="run compat_tests against this broker instead of our own")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "totalog_only: needs this project's own broker (deselected with --broker)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    foreign = config.getoption("broker") is not None
+    mine = [item for item in items if item.nodeid.startswith("compat_tests/")]
+    if foreign:
+        out = [item for item in mine if item.get_closest_marker("totalog_only")]
+        config.stash[DESELECTED] = [item.nodeid for item in out]
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+        return
+    for item in mine:
+        reason = known_gaps.reason_for(item.nodeid.removeprefix("compat_tests/"))
+        if reason is not None:
+            item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    names = config.stash.get(DESELECTED, [])
+    if names:
+        terminalreporter.section("not asked of another broker")
+        terminalreporter.line(f"{len(names)} tests need this project's own broker:")
+        for name in names:
+            terminalreporter.line(f"  {name}")
+
+
+@pytest.fixture(scope="session")
+def address(request: pytest.FixtureRequest) -> Iterator[str]:
+    """HOST:PORT of the broker under test."""
+    foreign = request.config.getoption("broker")
+    if foreign is not None:
+        yield foreign
+        return
+    from totalog.gateway.testing import broker  # only here: with --broker nothing of ours need be installed
+
+    with broker("--ephemeral", "--memory", "1g") as started:
+        yield started.address
+
+
+@pytest.fixture(scope="session")
+def shared_clients(address: str) -> Iterator[dict[str, ClientProcess]]:
+    """One process of each kind for all tests that need no process of their own."""
+    processes = {kind: ClientProcess(kind, address) for kind in KINDS}
+    yield processes
+    for process in processes.values():
+        process.close()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def client(kind: str, shared_clients: dict[str, ClientProcess]) -> Client:
+    """The test runs once with each kind."""
+    return shared_clients[kind].client
+
+
+@pytest.fixture
+def admin(shared_clients: dict[str, ClientProcess]) -> Client:
+    """For what a test prepares and does not test."""
+    return shared_clients[CONFLUENT].client
+
+
+@pytest.fixture
+def readers(shared_clients: dict[str, ClientProcess]) -> dict[str, Client]:
+    """Both kinds: what one wrote, each must read."""
+    return {kind: process.client for kind, process in shared_clients.items()}
+
+
+@pytest.fixture
+def spawn(address: str) -> Iterator[Spawn]:
+    """Starts client processes of the test's own."""
+    processes: list[ClientProcess] = []
+
+    def start(kind: str) -> ClientProcess:
+        processes.append(ClientProcess(kind, address))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.close()
+
+
+def unique(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:12]}"
+
+
+def wait_for_leaders(client: Client, name: str, partitions: int) -> None:
+    """Apache Kafka answers CreateTopics a moment before every partition can be used."""
+    deadline = time.monotonic() + TOPIC_TIME_MAX_S
+    while time.monotonic() < deadline:
+        try:
+            topic = client.describe_topic(name)
+        except ClientError as error:
+            if error.code != Code.UNKNOWN_TOPIC_OR_PARTITION:
+                raise
+        else:
+            if topic.partitions == partitions and min(topic.leaders) >= 0:
+                return
+    raise AssertionError(f"{name} had no {partitions} partitions with leaders within {TOPIC_TIME_MAX_S:.0f} s")
+
+
+@pytest.fixture
+def make_topic(admin: Client) -> Iterator[MakeTopic]:
+    """make_topic(partitions=1, name=None, **config with _ for .) -> name; deleted when the test is over."""
+    made: list[str] = []
+
+    def make(partitions: int = 1, name: str | None = None, **config: object) -> str:
+        name = name or unique("topic")
+        made.append(name)
+        admin.create_topic(name, partitions, {key.replace("_", "."): str(value) for key, value in config.items()})
+        wait_for_leaders(admin, name, partitions)
+        return name
+
+    yield make
+    for name in made:
+        try:
+            admin.delete_topic(name)
+        except ClientError as error:
+            if error.code != Code.UNKNOWN_TOPIC_OR_PARTITION:  # the test deleted it
+                raise
+
+
+@pytest.fixture
+def topic(make_topic: MakeTopic) -> str:
+    """A topic of two partitions."""
+    return make_topic(2)
+
+
+@pytest.fixture
+def cluster(admin: Client) -> ClusterInfo:
+    return admin.describe_cluster()
+
+
+@pytest.fixture
+def proxy(cluster: ClusterInfo) -> Iterator[Proxy]:
+    ((_, host, port),) = cluster.brokers
+    if host not in ("127.0.0.1", "localhost"):
+        pytest.skip(f"the proxy stands on loopback and the broker calls itself {host}")
+    with Proxy(host, port) as proxy:
+        yield proxy

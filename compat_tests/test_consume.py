@@ -1,0 +1,170 @@
+"""Reading from where one wants: seek, first and end offsets, offsets for times, long polls, small fetch limits."""
+
+import pytest
+
+from compat_tests.clients import KINDS
+from compat_tests.clients.face import Client, ClientError, ConsumerSettings, Place, ProducerSettings, Record
+from compat_tests.conftest import MakeTopic, Spawn
+from compat_tests.proxy import FETCH, Proxy
+
+MORE_THAN_A_TEST_S = 25
+
+
+def write(client: Client, topic: str, records: list[Record], settings: ProducerSettings | None = None) -> None:
+    producer = client.open_producer(settings or ProducerSettings())
+    assert {delivery.code for delivery in client.send(producer, topic, records)} == {0}
+    client.close_producer(producer)
+
+
+def test_seek_goes_back_and_forth(client: Client, topic: str) -> None:
+    write(client, topic, [Record(b"%d" % number, partition=number % 2) for number in range(200)])
+    one, other = Place(topic, 0), Place(topic, 1)
+    consumer = client.open_consumer(ConsumerSettings())
+    client.assign(consumer, {one: 0})
+    assert [record.offset for record in client.read(consumer, 100)] == list(range(100))
+    assert client.position(consumer, one) == 100
+    for start in (50, 99, 0, 37):
+        client.seek(consumer, one, start)
+        read = client.read(consumer, 100 - start)
+        assert [record.offset for record in read] == list(range(start, 100))
+        assert [record.value for record in read] == [b"%d" % (2 * offset) for offset in range(start, 100)]
+    client.assign(consumer, {one: 98, other: 97})
+    assert sorted((record.partition, record.offset) for record in client.read(consumer, 5)) == [
+        (0, 98),
+        (0, 99),
+        (1, 97),
+        (1, 98),
+        (1, 99),
+    ]
+    client.close_consumer(consumer)
+
+
+def test_first_and_end_offsets(client: Client, topic: str) -> None:
+    one, other = Place(topic, 0), Place(topic, 1)
+    consumer = client.open_consumer(ConsumerSettings())
+    assert client.bounds(consumer, [one, other]) == {one: (0, 0), other: (0, 0)}
+    write(client, topic, [Record(b"", partition=0)] * 7 + [Record(b"", partition=1)] * 3)
+    assert client.bounds(consumer, [one, other]) == {one: (0, 7), other: (0, 3)}
+    write(client, topic, [Record(b"", partition=1)])
+    assert client.bounds(consumer, [one, other]) == {one: (0, 7), other: (0, 4)}
+    client.close_consumer(consumer)
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
+def test_offsets_for_times(client: Client, readers: dict[str, Client], topic: str, codec: str) -> None:
+    """Several records in a batch and several batches: the first record of at least that time, wherever it is in its
+    batch.
+    """
+    times = [1_000, 2_000, 3_000, 3_000, 5_000, 4_000, 6_000, 9_000]
+    for batch in range(3):
+        later = [Record(b"x" * 50, partition=0, timestamp_ms=time + 10_000 * batch) for time in times]
+        write(client, topic, later, ProducerSettings(compression=codec, linger_ms=50))
+    wanted = {
+        0: 0,
+        1_000: 0,
+        1_001: 1,
+        3_000: 2,
+        3_001: 4,
+        5_500: 6,
+        9_000: 7,
+        9_001: 8,
+        13_500: 12,
+        29_000: 23,
+        29_001: None,
+    }
+    place = Place(topic, 0)
+    for reader in readers.values():
+        consumer = reader.open_consumer(ConsumerSettings())
+        for time, offset in wanted.items():
+            assert reader.offsets_for_times(consumer, {place: time}) == {place: offset}, time
+        assert reader.offsets_for_times(consumer, {place: 5_500, Place(topic, 1): 5_500}) == {
+            place: 6,
+            Place(topic, 1): None,
+        }
+        reader.close_consumer(consumer)
+
+
+def test_an_offset_outside_the_log_follows_the_reset_rule(client: Client, topic: str) -> None:
+    write(client, topic, [Record(b"%d" % number, partition=0) for number in range(10)])
+    consumer = client.open_consumer(ConsumerSettings(reset="earliest"))
+    client.assign(consumer, {Place(topic, 0): 1_000})
+    assert [record.offset for record in client.read(consumer, 10)] == list(range(10))
+    client.close_consumer(consumer)
+    strict = client.open_consumer(ConsumerSettings(reset="none"))
+    client.assign(strict, {Place(topic, 0): 1_000})
+    with pytest.raises(ClientError):
+        client.read(strict, 1)
+    client.close_consumer(strict)
+
+
+def test_the_reset_rule_latest_begins_behind_what_is_there(client: Client, topic: str) -> None:
+    write(client, topic, [Record(b"old", partition=0)])
+    consumer = client.open_consumer(ConsumerSettings(reset="latest"))
+    place = Place(topic, 0)
+    client.assign(consumer, {place: client.bounds(consumer, [place])[place][1]})
+    write(client, topic, [Record(b"new", partition=0)])
+    assert [record.value for record in client.read(consumer, 1)] == [b"new"]
+    client.close_consumer(consumer)
+
+
+@pytest.mark.parametrize("kind_of_reader", KINDS)
+def test_a_waiting_fetch_is_answered_by_the_next_record(
+    proxy: Proxy, spawn: Spawn, admin: Client, topic: str, kind_of_reader: str
+) -> None:
+    """The fetch may wait longer than the test: only the record can answer it."""
+    reader = spawn(kind_of_reader)
+    waiting = ConsumerSettings(fetch_wait_ms=MORE_THAN_A_TEST_S * 1_000)
+    consumer = reader.client.open_consumer(waiting, bootstrap=proxy.address)
+    reader.client.assign(consumer, {Place(topic, 0): 0, Place(topic, 1): 0})
+    pending = reader.later("read", consumer, 1, 15_000)
+    assert proxy.wait_until(lambda seen: seen.pending.get(FETCH, 0) > 0)
+    write(admin, topic, [Record(b"awaited", partition=1)])
+    assert [record.value for record in pending.result()] == [b"awaited"]
+
+
+@pytest.mark.parametrize("kind_of_reader", KINDS)
+def test_a_fetch_waits_for_its_minimum_of_bytes(
+    proxy: Proxy, spawn: Spawn, admin: Client, topic: str, kind_of_reader: str
+) -> None:
+    reader = spawn(kind_of_reader)
+    waiting = ConsumerSettings(fetch_wait_ms=MORE_THAN_A_TEST_S * 1_000, fetch_min_bytes=10_000)
+    consumer = reader.client.open_consumer(waiting, bootstrap=proxy.address)
+    reader.client.assign(consumer, {Place(topic, 0): 0})
+    pending = reader.later("poll", consumer, 15_000)
+    assert proxy.wait_until(lambda seen: seen.pending.get(FETCH, 0) > 0)
+    write(admin, topic, [Record(b"too small", partition=0)])
+    with proxy.changed:
+        assert proxy.pending[FETCH] > 0
+    write(admin, topic, [Record(bytes(20_000), partition=0)])
+    assert [len(record.value or b"") for record in pending.result()] == [9, 20_000]
+
+
+def test_a_batch_larger_than_the_limits_of_a_fetch_still_comes(client: Client, topic: str) -> None:
+    """The first batch comes whole whatever the limits say, so that a consumer never gets stuck."""
+    write(client, topic, [Record(bytes(100_000), partition=number % 2) for number in range(10)])
+    small = ConsumerSettings(fetch_max_bytes=1_000, partition_fetch_max_bytes=1_000)
+    consumer = client.open_consumer(small)
+    client.assign(consumer, {Place(topic, 0): 0, Place(topic, 1): 0})
+    assert [len(record.value or b"") for record in client.read(consumer, 10)] == [100_000] * 10
+    client.close_consumer(consumer)
+
+
+def test_many_partitions_in_one_fetch(client: Client, make_topic: MakeTopic) -> None:
+    topic = make_topic(100)
+    write(client, topic, [Record(b"%d" % number, partition=number % 100) for number in range(300)])
+    read = client.read_topic(topic, 100)
+    assert sorted((record.partition, record.offset) for record in read) == [
+        (at, offset) for at in range(100) for offset in range(3)
+    ]
+    assert {record.value for record in read} == {b"%d" % number for number in range(300)}
+
+
+def test_records_that_arrive_while_a_consumer_reads(client: Client, admin: Client, topic: str) -> None:
+    consumer = client.open_consumer(ConsumerSettings())
+    client.assign(consumer, {Place(topic, 0): 0})
+    values = []
+    for round_number in range(20):
+        write(admin, topic, [Record(b"%d" % round_number, partition=0)])
+        values += [record.value for record in client.read(consumer, 1)]
+    assert values == [b"%d" % round_number for round_number in range(20)]
+    client.close_consumer(consumer)
