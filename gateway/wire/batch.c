@@ -1,17 +1,21 @@
 /* Record batches (magic 2): the one place in C that knows their bytes.
  *
  * What holds here:
- * - Whatever the bytes say, nothing outside [source, source + size) is read. Every length is compared with the bytes that are
- *   left before it is believed; no pointer is formed past the end.
+ * - Whatever the bytes say, nothing outside [source, source + size) is read. Every length is compared with the bytes
+ *   that are left before it is believed; no pointer is formed past the end.
  * - A varint ends within five bytes, a varlong within ten.
  * - `batch_check` writes only its own element of the group and never the batch: what a producer sent is what is stored.
- * - The checks come in the order in which Apache Kafka makes them (framing, base offset, size, CRC, codec, header, records), so
- *   that a batch with two faults is answered as Kafka answers it.
+ * - The checks come in the order in which Apache Kafka makes them (framing, base offset, size, CRC, codec, header,
+ *   records, timestamps), so that a batch with two faults is answered as Kafka answers it. Where Kafka fails on an
+ *   exception it did not foresee (code -1: an unknown codec, a batch shorter than its header, an endless varint), the
+ *   answer here is the code that says so.
+ * - One rule is stricter than Kafka's: a producer that claims the broker's clock (LogAppendTime) is refused. Kafka
+ *   rewrites such a batch to CreateTime; no known client sends one.
  *
- * The header, big endian: base offset 0, length 8 (counted from byte 12), leader epoch 12, magic 16, CRC 17 (of everything from
- * byte 21), attributes 21, last offset delta 23, base timestamp 27, max timestamp 35, producer id 43, producer epoch 51, base
- * sequence 53, record count 57, records 61. Base offset and leader epoch lie outside the CRC: the broker owns them.
- * Source: Kafka's "Record Batch" page, KIP-98.
+ * The header, big endian: base offset 0, length 8 (counted from byte 12), leader epoch 12, magic 16, CRC 17 (of
+ * everything from byte 21), attributes 21, last offset delta 23, base timestamp 27, max timestamp 35, producer id 43,
+ * producer epoch 51, base sequence 53, record count 57, records 61. Base offset and leader epoch lie outside the CRC:
+ * the broker owns them. Source: Kafka's "Record Batch" page, KIP-98.
  */
 
 #include <stdbool.h>
@@ -22,10 +26,7 @@
 #include "../../engine/core/shared.h"
 
 #include "batch.h"
-
-#if defined(__aarch64__)
-#include <sys/auxv.h>
-#endif
+#include "crc32c.h"
 
 #define LENGTH_AT 8
 #define LEADER_EPOCH_AT 12
@@ -50,160 +51,52 @@
 #define CONTROL_BIT 0x20
 #define NO_TIMESTAMP (-1)
 
-static uint16_t load16(const uint8_t *at) { uint16_t value; memcpy(&value, at, sizeof value); return __builtin_bswap16(value); }
-static uint32_t load32(const uint8_t *at) { uint32_t value; memcpy(&value, at, sizeof value); return __builtin_bswap32(value); }
-static uint64_t load64(const uint8_t *at) { uint64_t value; memcpy(&value, at, sizeof value); return __builtin_bswap64(value); }
-static void store32(uint8_t *at, uint32_t value) { value = __builtin_bswap32(value); memcpy(at, &value, sizeof value); }
-static void store64(uint8_t *at, uint64_t value) { value = __builtin_bswap64(value); memcpy(at, &value, sizeof value); }
-
-/* ---- CRC-32C (Castagnoli, reflected polynomial 0x82f63b78) ----
- *
- * A CRC is linear: the CRC of two joined runs is the first one's, moved past the length of the second, plus the second's. Three
- * lanes are therefore computed side by side and joined by two moves; a move over a fixed length is four look-ups.
- */
-
-#define POLYNOMIAL 0x82f63b78u
-#define LANE_LONG 4096  /* bytes of one lane; three make a block */
-#define LANE_SHORT 128
-
-struct move { uint32_t table[4][256]; };
-
-static uint32_t slices[8][256];  /* [k][b]: byte b followed by k zero bytes */
-static struct move move_long, move_short;
-static uint32_t ways;
-static uint32_t best_way;
-
-static uint64_t load_little(const uint8_t *at) { uint64_t value; memcpy(&value, at, sizeof value); return value; }
-
-static uint32_t crc_table(uint32_t crc, const uint8_t *at, uint64_t size)
+static uint16_t load16(const uint8_t *at)
 {
-    for (; size >= 8; at += 8, size -= 8) {
-        uint64_t word = load_little(at) ^ crc;
-        crc = slices[7][word & 255] ^ slices[6][word >> 8 & 255] ^ slices[5][word >> 16 & 255] ^ slices[4][word >> 24 & 255]
-              ^ slices[3][word >> 32 & 255] ^ slices[2][word >> 40 & 255] ^ slices[1][word >> 48 & 255] ^ slices[0][word >> 56];
-    }
-    for (; size != 0; at++, size--)
-        crc = crc >> 8 ^ slices[0][(crc ^ *at) & 255];
-    return crc;
+    uint16_t value;
+    memcpy(&value, at, sizeof value);
+    return __builtin_bswap16(value);
 }
 
-/* The instruction is written out, not asked of the compiler, so that one build runs on every processor of its kind. */
-#if defined(__x86_64__)
-#define HAS_INSTRUCTION 1
-static inline uint64_t crc_word(uint64_t crc, uint64_t word) { __asm__("crc32q %1, %0" : "+r"(crc) : "rm"(word)); return crc; }
-static inline uint32_t crc_byte(uint32_t crc, uint8_t byte) { __asm__("crc32b %1, %0" : "+r"(crc) : "qm"(byte)); return crc; }
-static bool instruction_present(void) { return __builtin_cpu_supports("sse4.2") != 0; }
-#elif defined(__aarch64__)
-#define HAS_INSTRUCTION 1
-#define HWCAP_BIT_CRC32 (1ul << 7)
-static inline uint64_t crc_word(uint64_t crc, uint64_t word)
+static uint32_t load32(const uint8_t *at)
 {
-    __asm__(".arch_extension crc\n\tcrc32cx %w0, %w0, %x1" : "+r"(crc) : "r"(word));
-    return crc;
-}
-static inline uint32_t crc_byte(uint32_t crc, uint8_t byte)
-{
-    __asm__(".arch_extension crc\n\tcrc32cb %w0, %w0, %w1" : "+r"(crc) : "r"((uint32_t)byte));
-    return crc;
-}
-static bool instruction_present(void) { return (getauxval(AT_HWCAP) & HWCAP_BIT_CRC32) != 0; }
-#else
-#define HAS_INSTRUCTION 0
-#endif
-
-#if HAS_INSTRUCTION
-static uint32_t crc_one_lane(uint32_t crc, const uint8_t *at, uint64_t size)
-{
-    uint64_t wide = crc;
-    for (; size >= 8; at += 8, size -= 8)
-        wide = crc_word(wide, load_little(at));
-    crc = (uint32_t)wide;
-    for (; size != 0; at++, size--)
-        crc = crc_byte(crc, *at);
-    return crc;
+    uint32_t value;
+    memcpy(&value, at, sizeof value);
+    return __builtin_bswap32(value);
 }
 
-static inline uint32_t crc_moved(const struct move *move, uint32_t crc)
+static uint64_t load64(const uint8_t *at)
 {
-    return move->table[0][crc & 255] ^ move->table[1][crc >> 8 & 255] ^ move->table[2][crc >> 16 & 255] ^ move->table[3][crc >> 24];
+    uint64_t value;
+    memcpy(&value, at, sizeof value);
+    return __builtin_bswap64(value);
 }
 
-static inline uint32_t crc_block(uint32_t crc, const uint8_t *at, uint32_t lane, const struct move *move)
+static void store32(uint8_t *at, uint32_t value)
 {
-    uint64_t first = crc, second = 0, third = 0;
-    for (const uint8_t *end = at + lane; at != end; at += 8) {
-        first = crc_word(first, load_little(at));
-        second = crc_word(second, load_little(at + lane));
-        third = crc_word(third, load_little(at + 2 * lane));
-    }
-    return crc_moved(move, crc_moved(move, (uint32_t)first) ^ (uint32_t)second) ^ (uint32_t)third;
+    value = __builtin_bswap32(value);
+    memcpy(at, &value, sizeof value);
 }
 
-static uint32_t crc_lanes(uint32_t crc, const uint8_t *at, uint64_t size)
+static void store64(uint8_t *at, uint64_t value)
 {
-    for (; size >= 3 * LANE_LONG; at += 3 * LANE_LONG, size -= 3 * LANE_LONG)
-        crc = crc_block(crc, at, LANE_LONG, &move_long);
-    for (; size >= 3 * LANE_SHORT; at += 3 * LANE_SHORT, size -= 3 * LANE_SHORT)
-        crc = crc_block(crc, at, LANE_SHORT, &move_short);
-    return crc_one_lane(crc, at, size);
-}
-#endif
-
-/* Fills `table` with the values of a linear function over the four bytes of a CRC, given its value for each single bit. */
-static void fill_move(struct move *move, uint32_t size)
-{
-    static const uint8_t zeros[LANE_LONG];
-    for (uint32_t byte = 0; byte < 4; byte++) {
-        for (uint32_t bit = 0; bit < 8; bit++)
-            move->table[byte][1u << bit] = crc_table(1u << (8 * byte + bit), zeros, size);
-        for (uint32_t value = 1; value < 256; value++)
-            move->table[byte][value] = move->table[byte][value & (value - 1)] ^ move->table[byte][value & -value];
-    }
+    value = __builtin_bswap64(value);
+    memcpy(at, &value, sizeof value);
 }
 
-/* At load, so that no caller can meet half-filled tables. */
-__attribute__((constructor)) static void prepare(void)
-{
-    for (uint32_t byte = 0; byte < 256; byte++) {
-        uint32_t crc = byte;
-        for (int bit = 0; bit < 8; bit++)
-            crc = crc >> 1 ^ (POLYNOMIAL & -(crc & 1));
-        slices[0][byte] = crc;
-    }
-    for (uint32_t slice = 1; slice < 8; slice++)
-        for (uint32_t byte = 0; byte < 256; byte++)
-            slices[slice][byte] = slices[slice - 1][byte] >> 8 ^ slices[0][slices[slice - 1][byte] & 255];
-    ways = 1u << CRC32C_TABLE;
-    best_way = CRC32C_TABLE;
-#if HAS_INSTRUCTION
-    fill_move(&move_long, LANE_LONG);
-    fill_move(&move_short, LANE_SHORT);
-    if (instruction_present()) {
-        ways |= 1u << CRC32C_ONE_LANE | 1u << CRC32C_LANES;
-        best_way = CRC32C_LANES;
-    }
-#endif
-}
-
-static uint32_t crc32c(uint32_t way, const uint8_t *at, uint64_t size)
-{
-#if HAS_INSTRUCTION
-    if (way == CRC32C_LANES)
-        return ~crc_lanes(~0u, at, size);
-    if (way == CRC32C_ONE_LANE)
-        return ~crc_one_lane(~0u, at, size);
-#endif
-    (void)way;
-    return ~crc_table(~0u, at, size);
-}
+/* ---- CRC ---- */
 
 /* Bit `1 << CRC32C_*` for each way that this machine can run. */
-uint32_t batch_crc32c_ways(void) { return ways; }
+uint32_t batch_crc32c_ways(void)
+{
+    return crc_ways;
+}
 
 /* CRC-32C of `size` bytes; a way that this machine lacks gives the table's (same) answer. */
 uint32_t batch_crc32c(uint32_t way, uint64_t source, uint64_t size)
 {
-    return crc32c(way < 32 && (ways >> way & 1) != 0 ? way : CRC32C_TABLE, (const uint8_t *)(uintptr_t)source, size);
+    bool usable = way < 32 && (crc_ways >> way & 1) != 0;
+    return crc32c(usable ? way : CRC32C_TABLE, (const uint8_t *)(uintptr_t)source, size);
 }
 
 /* ---- Records ---- */
@@ -296,20 +189,24 @@ static inline bool read_record(struct cursor *cursor, struct record *record)
     int32_t size, header_count;
     if (!read_varint(cursor, &size) || size < 1 || size > cursor->end - cursor->at)
         return false;
-    struct cursor body = {cursor->at + 1, cursor->at + size};  /* past the record's attributes, which have no meaning yet */
+    struct cursor body = {cursor->at + 1, cursor->at + size};  /* the record's attributes have no meaning yet */
     cursor->at = body.end;
-    return read_varlong(&body, &record->timestamp_delta) && read_varint(&body, &record->offset_delta) && skip_bytes(&body, true)
-           && skip_bytes(&body, true) && read_varint(&body, &header_count) && header_count >= 0 && skip_headers(&body, header_count)
+    return read_varlong(&body, &record->timestamp_delta) && read_varint(&body, &record->offset_delta)
+           && skip_bytes(&body, true) && skip_bytes(&body, true)  /* key, value */
+           && read_varint(&body, &header_count) && header_count >= 0 && skip_headers(&body, header_count)
            && body.at == body.end;
 }
 
 /* Java's arithmetic: it wraps. */
-static inline int64_t add_wrapping(int64_t left, int64_t right) { return (int64_t)((uint64_t)left + (uint64_t)right); }
+static inline int64_t add_wrapping(int64_t left, int64_t right)
+{
+    return (int64_t)((uint64_t)left + (uint64_t)right);
+}
 
-/* Finds the first record whose timestamp is `timestamp` or later. 1: found, 0: none, -1: the bytes are no records. The batch's
+/* Finds the first record whose timestamp is `timestamp` or later. 1: found, 0: none, -1: the bytes are no records. The
  * records must be uncompressed or already opened, and stamped by their producer (CreateTime). */
-int32_t batch_find_timestamp(uint64_t records, uint64_t size, int32_t record_count, int64_t base_timestamp, int64_t timestamp,
-                             struct record_place *place)
+int32_t batch_find_timestamp(uint64_t records, uint64_t size, int32_t record_count, int64_t base_timestamp,
+                             int64_t timestamp, struct record_place *place)
 {
     const uint8_t *at = (const uint8_t *)(uintptr_t)records;
     struct cursor cursor = {at, at + size};
@@ -346,7 +243,7 @@ int32_t batch_find_max_timestamp(uint64_t records, uint64_t size, int32_t record
 
 /* ---- Check ---- */
 
-/* Looks for a batch at the start of `remaining` bytes. `batch_size` 0: there is no whole one, and what is there may be dropped. */
+/* Looks for a batch at the start of `remaining` bytes. `batch_size` 0: no whole one is there, a piece can be dropped. */
 static int32_t find_batch(const uint8_t *source, uint32_t remaining, uint32_t *batch_size)
 {
     *batch_size = 0;
@@ -389,7 +286,7 @@ static int32_t check_bytes(const uint8_t *source, uint32_t batch_size, uint32_t 
         return STATUS_TOO_LARGE;
     if (batch_size < RECORDS_AT)
         return STATUS_CORRUPT;
-    if (load32(source + CRC_AT) != crc32c(best_way, source + ATTRIBUTES_AT, batch_size - ATTRIBUTES_AT))
+    if (load32(source + CRC_AT) != crc32c(crc_best_way, source + ATTRIBUTES_AT, batch_size - ATTRIBUTES_AT))
         return STATUS_CORRUPT;
     return STATUS_OK;
 }
@@ -419,59 +316,83 @@ static int32_t check_header(const struct append *append)
     return STATUS_OK;
 }
 
-/* Walks uncompressed records: they fill the batch to its last byte. Gives their largest timestamp. */
-static int32_t check_records(const uint8_t *source, uint32_t batch_size, int32_t record_count, int64_t *max_timestamp)
+/* The bound is what a topic allows a clock to be ahead. The other one only keeps out what overflows when the two are
+ * subtracted, as Kafka's own arithmetic does. */
+static inline bool timestamp_fits(int64_t timestamp, int64_t timestamp_max)
+{
+    return timestamp_max <= 0 || (timestamp <= timestamp_max && timestamp >= timestamp_max - INT64_MAX);
+}
+
+/* Walks uncompressed records: they fill the batch to its last byte. Wrong bytes count before wrong timestamps. */
+static int32_t check_records(const uint8_t *source, struct append *append, int64_t timestamp_max)
 {
     int64_t base_timestamp = (int64_t)load64(source + BASE_TIMESTAMP_AT);
-    struct cursor cursor = {source + RECORDS_AT, source + batch_size};
+    struct cursor cursor = {source + RECORDS_AT, source + append->size};
     struct record record;
-    int64_t max = NO_TIMESTAMP;
-    for (int32_t index = 0; index < record_count; index++) {
+    int64_t max_timestamp = NO_TIMESTAMP;
+    bool all_fit = true;
+    for (uint32_t index = 0; index < append->record_count; index++) {
         if (!read_record(&cursor, &record))
             return STATUS_INVALID_RECORD;
         int64_t timestamp = add_wrapping(base_timestamp, record.timestamp_delta);
-        if (timestamp > max)
-            max = timestamp;
+        all_fit &= timestamp_fits(timestamp, timestamp_max);
+        if (timestamp > max_timestamp)
+            max_timestamp = timestamp;
     }
-    *max_timestamp = max;
-    return cursor.at == cursor.end ? STATUS_OK : STATUS_INVALID_RECORD;
+    if (cursor.at != cursor.end)
+        return STATUS_INVALID_RECORD;
+    append->max_timestamp = max_timestamp;
+    return all_fit ? STATUS_OK : STATUS_BAD_TIMESTAMP;
 }
 
-/* Checks the records field of one partition of a Produce request and fills element `index` of the group. Returns STATUS_OK or
- * what the batch is refused with; either stands in the element's status too. `timestamp_max` 0: timestamps are not checked.
+/* What is behind the CRC: header fields that must agree, then records or, where they are compressed, the header's word
+ * for them. */
+static int32_t check_contents(const uint8_t *source, struct append *append, int64_t timestamp_max)
+{
+    int32_t status = check_header(append);
+    if (status == STATUS_OK && (append->flags & CODEC_MASK) == 0)
+        status = check_records(source, append, timestamp_max);
+    else if (status == STATUS_OK && !timestamp_fits(append->max_timestamp, timestamp_max))
+        status = STATUS_BAD_TIMESTAMP;
+    if (status == STATUS_OK && (append->flags & APPEND_TIME_BIT) != 0)
+        status = STATUS_BAD_TIMESTAMP;  /* the broker's clock is not the producer's to claim */
+    return status;
+}
+
+/* Checks the records field of one partition of a Produce request and fills element `index` of the group. Returns
+ * STATUS_OK or what the batch is refused with; either stands in the element's status too. `timestamp_max` 0: timestamps
+ * are not checked.
  *
- * The element's max timestamp is that of the records where they could be walked: Kafka's index counts those, not the header's
- * word for it. */
+ * The element's max timestamp is that of the records where they could be walked: Kafka's index counts those, not the
+ * header's word for it. */
 int32_t batch_check(uint64_t group, uint32_t index, uint64_t source, uint32_t size, uint32_t size_max, uint32_t segment,
                     uint32_t topic_slot, uint32_t topic_generation, uint32_t partition, int64_t timestamp_max)
 {
     const uint8_t *bytes = (const uint8_t *)(uintptr_t)source;
     struct append *append = (struct append *)(uintptr_t)group + index;
     uint32_t batch_size = 0;
-    *append = (struct append){.source = source, .size = size, .segment = segment, .topic_slot = topic_slot,
-                              .topic_generation = topic_generation, .partition = partition, .base_sequence = -1, .producer_id = -1,
-                              .max_timestamp = NO_TIMESTAMP, .producer_epoch = -1, .base_offset = -1, .total_order = -1,
-                              .global_position = -1, .log_start_offset = -1};
+    *append = (struct append){
+        .source = source, .size = size, .segment = segment, .topic_slot = topic_slot,
+        .topic_generation = topic_generation, .partition = partition, .base_sequence = -1, .producer_id = -1,
+        .max_timestamp = NO_TIMESTAMP, .producer_epoch = -1, .base_offset = -1, .total_order = -1,
+        .global_position = -1, .log_start_offset = -1,
+    };
     int32_t status = check_framing(bytes, size, &batch_size);
     if (status == STATUS_OK)
         status = check_bytes(bytes, batch_size, size_max);
     if (status == STATUS_OK) {
         append->size = batch_size;
         load_header(bytes, append);
-        status = check_header(append);
+        status = check_contents(bytes, append, timestamp_max);
     }
-    if (status == STATUS_OK && (append->flags & CODEC_MASK) == 0)
-        status = check_records(bytes, batch_size, (int32_t)append->record_count, &append->max_timestamp);
-    if (status == STATUS_OK && ((append->flags & APPEND_TIME_BIT) != 0 || (timestamp_max != 0 && append->max_timestamp > timestamp_max)))
-        status = STATUS_BAD_TIMESTAMP;  /* also where a producer claims the broker's clock */
     append->status = status;
     return status;
 }
 
 /* ---- Stamp ---- */
 
-/* Writes base offset and leader epoch into the copy of a run of batches that lie one behind the other, as the read that made the
- * copy described them. Neither field is under the CRC. */
+/* Writes base offset and leader epoch into the copy of a run of batches that lie one behind the other, as the read that
+ * made the copy described them. Neither field is under the CRC. */
 void batch_stamp(uint64_t target, uint64_t batches, uint32_t count)
 {
     const struct read_batch *batch = (const struct read_batch *)(uintptr_t)batches;

@@ -1,7 +1,7 @@
 /* What batch.c offers to Python: read by the compiler and, as text after shared.h, by cffi.
  *
- * Addresses are integers, so that one call costs scalars only: an `append` array, a receive buffer and a reservation are all
- * addressed the same way. Every function reads inside the bytes it was given and nowhere else.
+ * Addresses are integers, so that one call costs scalars only: an `append` array, a receive buffer and a reservation
+ * are all addressed the same way. Every function reads inside the bytes it was given and nowhere else.
  */
 
 /* How a CRC-32C is computed: `batch_crc32c_ways` has bit `1 << way` set where this machine can. */
@@ -21,8 +21,8 @@ struct record_place {
 int32_t batch_check(uint64_t group, uint32_t index, uint64_t source, uint32_t size, uint32_t size_max, uint32_t segment,
                     uint32_t topic_slot, uint32_t topic_generation, uint32_t partition, int64_t timestamp_max);
 void batch_stamp(uint64_t target, uint64_t batches, uint32_t count);
-int32_t batch_find_timestamp(uint64_t records, uint64_t size, int32_t record_count, int64_t base_timestamp, int64_t timestamp,
-                             struct record_place *place);
+int32_t batch_find_timestamp(uint64_t records, uint64_t size, int32_t record_count, int64_t base_timestamp,
+                             int64_t timestamp, struct record_place *place);
 int32_t batch_find_max_timestamp(uint64_t records, uint64_t size, int32_t record_count, int64_t base_timestamp,
                                  struct record_place *place);
 uint32_t batch_crc32c(uint32_t way, uint64_t source, uint64_t size);

@@ -1,7 +1,7 @@
 """Record batches on their way in and out: the Python face of batch.c.
 
-`check` and `stamp` are the C functions themselves, so that a batch costs one call and no Python frame. Both take addresses as
-integers; nothing is kept alive by them, so the caller holds the buffer while the call runs.
+`check` and `stamp` are the C functions themselves, so that a batch costs one call and no Python frame. Both take
+addresses as integers; nothing is kept alive by them, so the caller holds the buffer while the call runs.
 
 Sources: Kafka's "Record Batch" page and KIP-98; the answers are those that Apache Kafka 4.3 was seen to give.
 """
@@ -47,16 +47,17 @@ class Check(Protocol):
 check: Check = lib.batch_check
 """Checks the records field of one partition (`size` bytes at address `source`) and fills `group[index]`.
 
-Exactly one batch of magic 2 is accepted; a cut-off piece behind it is dropped. `size_max` bounds the batch in bytes (topic config
-`max.message.bytes`), `timestamp_max` its records' timestamps (milliseconds since 1970; TIMESTAMP_UNCHECKED: no bound). `segment`,
-`topic_slot`, `topic_generation` and `partition` are passed on to the log. Returns the status that now also stands in the element:
-STATUS_OK, or an error, with which the log skips the element (its answers are then -1).
+Exactly one batch of magic 2 is accepted; a cut-off piece behind it is dropped. `size_max` bounds the batch in bytes
+(topic config `max.message.bytes`), `timestamp_max` its records' timestamps (milliseconds since 1970;
+TIMESTAMP_UNCHECKED: no bound). `segment`, `topic_slot`, `topic_generation` and `partition` are passed on to the log.
+Returns the status that now also stands in the element: STATUS_OK, or an error, with which the log skips the element
+(its answers are then -1).
 
 Records are walked where the batch is not compressed; of a compressed batch only the header is checked."""
 
 stamp: Callable[[int, int, int], None] = lib.batch_stamp
-"""`stamp(target, batches_address, count)`: writes base offset and leader epoch of each `struct read_batch` into the copies that lie
-one behind the other at address `target`."""
+"""`stamp(target, batches_address, count)`: writes base offset and leader epoch of each `struct read_batch` into the
+copies that lie one behind the other at address `target`."""
 
 _crc32c: Callable[[int, int, int], int] = lib.batch_crc32c
 _address_of = ffi.from_buffer
@@ -83,7 +84,7 @@ _CODES: Final[dict[int, ErrorCode]] = {
 
 
 def error_code(status: int) -> ErrorCode:
-    """Kafka's error code for a STATUS_* of the log or of `check`. STATUS_PENDING has none: it is not an answer (KeyError)."""
+    """Kafka's error code for a STATUS_* of the log or of `check`. STATUS_PENDING is no answer: KeyError."""
     return _CODES[status]
 
 

@@ -1,7 +1,7 @@
 """Kafka's error codes, and the exception for a peer that breaks the protocol.
 
-The names, numbers and the retriable flag are Apache Kafka's (4.3, "Error Codes" of its protocol page). An answer carries the number;
-`retriable` says whether a client may send the same request again and hope.
+The names, numbers and the retriable flag are Apache Kafka's (4.3, "Error Codes" of its protocol page). An answer
+carries the number; `retriable` says whether a client may send the same request again and hope.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["ErrorCode", "ProtocolViolation"]
 
 
 class ProtocolViolation(Exception):
-    """The peer sent what no answer exists for: its connection is closed, and one log line names the peer and this reason."""
+    """The peer sent what no answer exists for: its connection is closed, and one log line names peer and reason."""
 
 
 class ErrorCode(IntEnum):
