@@ -243,7 +243,7 @@ int32_t batch_find_max_timestamp(uint64_t records, uint64_t size, int32_t record
 
 /* ---- Check ---- */
 
-/* Looks for a batch at the start of `remaining` bytes. `batch_size` 0: no whole one is there, a piece can be dropped. */
+/* Looks for a batch at the start of `remaining` bytes. `batch_size` 0: none is there whole, a piece can be dropped. */
 static int32_t find_batch(const uint8_t *source, uint32_t remaining, uint32_t *batch_size)
 {
     *batch_size = 0;
