@@ -9,8 +9,10 @@ what they have in hand; long polls answer early; at the deadline, or at `Server.
 
 import errno
 import logging
+import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 
 import trio
 
@@ -292,3 +294,30 @@ class Server:
         while True:
             await trio.sleep(interval_s)
             broker.log.maintain(broker.clock.wall_ms())
+
+
+def run_until_signal(server: Server, ready: Callable[[], None], afterwards: Callable[[], object]) -> None:
+    """Run the event loop with `server` until SIGINT or SIGTERM has stopped it. Once it is ready, `afterwards` runs in a
+    thread: work that no client waits for."""
+    trio.run(_run_until_signal, server, ready, afterwards)
+
+
+async def _run_until_signal(server: Server, ready: Callable[[], None], afterwards: Callable[[], object]) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as helpers:
+
+            def opened() -> None:
+                ready()
+                helpers.start_soon(partial(trio.to_thread.run_sync, afterwards, abandon_on_cancel=True))
+
+            helpers.start_soon(_stop_on_signals, server, signals)
+            await server.run(opened)
+            helpers.cancel_scope.cancel()
+
+
+async def _stop_on_signals(server: Server, signals: AsyncIterator[int]) -> None:
+    stop = server.stop
+    async for number in signals:
+        log.info("%s: stopping", signal.Signals(number).name)
+        stop()
+        stop = server.stop_now

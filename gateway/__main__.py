@@ -1,0 +1,5 @@
+"""`python -m totalog.gateway` is the command `totalog`."""
+
+from totalog.gateway.cli import main
+
+main()

@@ -1,0 +1,178 @@
+"""The command `totalog`: reads its arguments, opens the log, starts the server, and says what went wrong in one line.
+
+Exit codes: 0 stopped as asked, 1 could not do it, 2 was not understood. What is slow to import is imported where it is
+needed: start-up time is a feature.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from totalog.gateway.config import Config, InvalidConfig
+from totalog.gateway.memory import SIZE_MIN, parse_size, size_text
+
+DEFAULT_PORT = 9092
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command with `arguments`, or those of the process, and exit."""
+    try:
+        code = cli.main(arguments, prog_name="totalog", standalone_mode=False)
+    except click.UsageError as fault:
+        where = fault.ctx.command_path if fault.ctx is not None else "totalog"
+        sys.exit(_complain(f"{fault.format_message()} (see {where} --help)", 2))
+    except click.ClickException as fault:
+        sys.exit(_complain(fault.format_message(), 1))
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"totalog: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def size(text: str) -> int:
+    """The type of an option: bytes, from a size as people write it."""
+    try:
+        return parse_size(text)
+    except ValueError as fault:
+        raise click.BadParameter(str(fault)) from None
+
+
+def address(text: str) -> tuple[str, int | None]:
+    """The type of an option: HOST:PORT, with brackets around an IPv6 address; or HOST alone, the port is None then."""
+    host, colon, port = (text, "", "") if text.endswith("]") else text.rpartition(":")
+    if not colon:
+        host = text
+    elif not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise click.BadParameter(f"{text!r} is not of the form HOST:PORT")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host:
+        raise click.BadParameter(f"{text!r} names no host")
+    return host, int(port) if colon else None
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="totalog", message="%(version)s")
+def cli() -> None:
+    """A Kafka-compatible broker on a totally ordered shared-memory log.
+
+    \b
+    Start one:        totalog serve
+    Use it:           any Kafka client, with bootstrap.servers=localhost:9092
+    Total order:      read the topic NAME.total-order of any topic NAME
+    Is it serving:    totalog healthcheck localhost:9092
+    """
+
+
+@cli.command()
+@click.option("--host", default="localhost", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one, which the line with 'ready' tells.",
+)
+@click.option(
+    "--advertised",
+    type=address,
+    metavar="HOST:PORT",
+    help="Where clients are told to connect, if that is not where this broker listens: behind a port mapping, a proxy."
+    " Without it, a broker on all interfaces names this machine's first address.",
+)
+@click.option("--ephemeral", is_flag=True, help="Keep the log in memory without a name. This is the default so far.")
+@click.option(
+    "--region",
+    type=click.Path(path_type=Path),
+    help="Keep the log in this file: made if there is none, else used with what it holds. On a tmpfs like /dev/shm it"
+    " survives the broker, not the machine.",
+)
+@click.option(
+    "--memory",
+    type=size,
+    metavar="SIZE",
+    help="Size of the log, such as 512m or 4g; it is taken as it fills. Default: half of what this machine has.",
+)
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A Kafka broker setting; may be given many times. totalog settings lists them.",
+)
+@click.option("--data-dir", hidden=True)
+@click.option("-v", "--verbose", is_flag=True, help="Also tell when connections end, and why.")
+def serve(
+    host: str,
+    port: int,
+    advertised: tuple[str, int | None] | None,
+    ephemeral: bool,
+    region: Path | None,
+    memory: int | None,
+    pairs: tuple[str, ...],
+    data_dir: str | None,
+    verbose: bool,
+) -> None:
+    """Run a broker until SIGINT or SIGTERM; a second signal stops it at once.
+
+    \b
+    totalog serve
+    totalog serve --port 0 --memory 512m
+    totalog serve --host 0.0.0.0 --advertised broker.example:9092
+    totalog serve --region /dev/shm/orders --memory 4g
+    totalog serve --set num.partitions=4 --set log.retention.minutes=30
+    """
+    if data_dir is not None:
+        raise click.UsageError("--data-dir is not there yet: the log lives in memory only")
+    if ephemeral and region is not None:
+        raise click.UsageError("--ephemeral and --region exclude each other")
+    if memory is not None and memory < SIZE_MIN:
+        raise click.UsageError(f"--memory is at least {size_text(SIZE_MIN)}")
+    try:
+        config = Config.parse(pairs)
+    except InvalidConfig as fault:
+        raise click.UsageError(f"--set: {fault}") from None
+    logging.basicConfig(format=LOG_FORMAT, level=logging.DEBUG if verbose else logging.INFO)
+    from totalog.gateway import start
+
+    try:
+        start.serve(config, host, port, advertised, region, memory, click.echo)
+    except start.CannotStart as fault:
+        raise click.ClickException(str(fault)) from None
+
+
+@cli.command()
+@click.argument("target", type=address, metavar="HOST:PORT")
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for each answer.")
+def healthcheck(target: tuple[str, int | None], timeout: float) -> None:
+    """Ask a broker whether it serves; exit code 0 if it does, else 1.
+
+    \b
+    totalog healthcheck localhost:9092
+    """
+    from totalog.gateway.healthcheck import Unhealthy, check
+
+    host, port = target
+    try:
+        said = check(host, DEFAULT_PORT if port is None else port, timeout)
+    except Unhealthy as fault:
+        raise click.ClickException(str(fault)) from None
+    click.echo(f"healthy: {said}")
+
+
+@cli.command()
+def settings() -> None:
+    """List the broker settings that --set takes, with their defaults."""
+    from totalog.gateway.config import BROKER, Effect, as_text
+
+    for setting in sorted(BROKER.values(), key=lambda row: (row.effect is Effect.NONE, row.name)):
+        click.echo(f"{setting.name}={as_text(setting.default)}")
+        click.echo(f"    {setting.doc}{' (Accepted, changes nothing.)' if setting.effect is Effect.NONE else ''}")

@@ -1,0 +1,146 @@
+"""What `totalog serve` does once its arguments are understood: it listens, opens the log, makes the broker and runs it."""
+
+import gc
+import logging
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from totalog.engine import EngineError, Log
+from totalog.gateway import apis
+from totalog.gateway.apis import produce
+from totalog.gateway.broker import Broker, SystemClock
+from totalog.gateway.config import Config
+from totalog.gateway.connection import Service
+from totalog.gateway.limits import Limits
+from totalog.gateway.memory import default_size, size_text
+from totalog.gateway.server import Server, listen, run_until_signal
+from totalog.gateway.waiting import Budget
+from totalog.gateway.wire import codec
+from totalog.gateway.wire.frame import PRODUCE, Format
+
+log = logging.getLogger("totalog")
+
+API_VERSIONS, METADATA, INIT_PRODUCER_ID, FIND_COORDINATOR = 18, 3, 22, 10
+
+
+class CannotStart(Exception):
+    """Why not, and what to do, in one line."""
+
+
+def serve(
+    config: Config,
+    host: str,
+    port: int,
+    advertised: tuple[str, int | None] | None,
+    region: Path | None,
+    memory: int | None,
+    tell: Callable[[str], None],
+) -> None:
+    """Serve until a signal ends it. `tell` gets the start-up line, and, once clients can connect, the one with `ready`.
+
+    `advertised` without a port means the port that is listened on. Raises CannotStart.
+    """
+    limits = Limits()
+    _raise_descriptor_limit()
+    listeners = _listen(host, port, limits)
+    port = listeners[0].getsockname()[1]
+    opened, where = _open_log(region, memory)
+    try:
+        name, told_port = advertised or (_reachable(host), None)
+        address, told = join(host, port), join(name, told_port or port)
+        tell(f"totalog: the log lives in memory, {where}; acks=all promises what acks=1 does")
+        broker = Broker(opened, config, clock=SystemClock(), host=host, port=port, advertised=(name, told_port or port))
+        server = Server(service(broker, limits), listeners)
+
+        def ready() -> None:
+            gc.freeze()
+            tell(f"totalog: ready at {address}" + ("" if told == address else f", clients are told {told}"))
+
+        run_until_signal(server, ready, partial(codec.warm, _common_versions()))
+    finally:
+        opened.close()
+
+
+def service(broker: Broker, limits: Limits) -> Service:
+    """The Kafka APIs of this package, over `broker`."""
+    config = broker.config
+    inflight_size = config.integer("queued.max.request.bytes")
+    return Service(
+        broker=broker,
+        dispatch=apis.dispatch,
+        produce=produce.handle_group,
+        formats={
+            api.key: Format(
+                api.flexible_from,
+                config.integer("socket.request.max.bytes") if api.key == PRODUCE else api.frame_size_max,
+            )
+            for api in apis.TABLE.values()
+        },
+        limits=limits,
+        idle_s_max=config.integer("connections.max.idle.ms") / 1000,
+        budget=Budget(inflight_size if inflight_size >= 0 else limits.inflight_size_max),
+    )
+
+
+def _common_versions() -> Iterator[tuple[int, int]]:
+    """What most clients ask, in the order in which they ask: each API in its highest version, as far as the library
+    decodes it."""
+    first = (API_VERSIONS, METADATA, INIT_PRODUCER_ID, FIND_COORDINATOR)
+    for api in sorted(apis.TABLE.values(), key=lambda api: first.index(api.key) if api.key in first else len(first)):
+        if not api.raw:
+            yield api.key, api.max_version
+
+
+def join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _listen(host: str, port: int, limits: Limits) -> list[socket.socket]:
+    try:
+        return listen(host, port, limits.accept_backlog_count)
+    except OSError as fault:
+        hint = "" if port == 0 else " (--port 0 takes a free port)"
+        raise CannotStart(f"cannot listen on {join(host, port)}: {fault.strerror}{hint}") from None
+
+
+def _open_log(region: Path | None, memory: int | None) -> tuple[Log, str]:
+    """The log, and where it is, for people."""
+    try:
+        if region is None:
+            size = memory or default_size(None)
+            return Log.create(size=size), f"{size_text(size)} without a name, gone when this process ends"
+        if region.exists():
+            opened = Log.attach(region)
+            if memory is not None:
+                log.info("%s keeps the size it was made with, --memory does not change it", region)
+            return opened, f"going on with {region}, which survives this process but not the machine"
+        size = memory or default_size(region.absolute())
+        return Log.create(
+            region, size=size
+        ), f"{size_text(size)} in {region}, which survives this process but not the machine"
+    except (EngineError, OSError) as fault:
+        raise CannotStart(f"cannot use {region or 'memory'}: {fault}") from None
+
+
+def _reachable(host: str) -> str:
+    """What clients should be told when the broker listens on `host`: no client can connect to "all interfaces"."""
+    wildcards = {"0.0.0.0": socket.AF_INET, "": socket.AF_INET, "::": socket.AF_INET6}
+    if host not in wildcards:
+        return host
+    with socket.socket(wildcards[host], socket.SOCK_DGRAM) as probe:
+        try:
+            # A datagram socket sends nothing when it connects; it only learns from which address it would send. The
+            # target is a documentation address (RFC 5737, RFC 3849).
+            probe.connect(("192.0.2.1" if host != "::" else "2001:db8::1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+def _raise_descriptor_limit() -> None:
+    """One connection is one descriptor; the soft limit is often 1,024 where the hard one is far higher."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
