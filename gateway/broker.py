@@ -5,15 +5,20 @@ from functools import cached_property
 from time import time_ns
 from typing import TYPE_CHECKING, Protocol
 
-from totalog.engine import Log
+from totalog.engine import AppendGroup, Log
 from totalog.gateway.config import Config
+from totalog.gateway.producer_ids import ProducerIds
 from totalog.gateway.topics import TopicHandle, Topics
 from totalog.gateway.waiting import Bell, Timers
+from totalog.gateway.wire._batch import ffi, lib
+from totalog.gateway.wire.batch import TIMESTAMP_UNCHECKED, check, error_code
+from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
     from totalog.gateway.coordinators.groups import GroupCoordinator
     from totalog.gateway.coordinators.offsets import OffsetStore
 
+STATUS_OK: int = lib.STATUS_OK
 NODE_ID = 0
 STATE_TOPIC = "__totalog_state"
 """Internal topic of one partition. Its id names the cluster; appending to it makes numbers that no one else gets."""
@@ -28,6 +33,14 @@ class Clock(Protocol):
 class SystemClock:
     def wall_ms(self) -> int:
         return time_ns() // 1_000_000
+
+
+class AppendFailed(Exception):
+    """The log has no room, or the topic is gone; nothing was stored. `code` is what a client gets for it."""
+
+    def __init__(self, code: ErrorCode, topic: str) -> None:
+        super().__init__(f"cannot append to {topic}: {code.name}")
+        self.code = code
 
 
 class Broker:
@@ -77,8 +90,25 @@ class Broker:
     def state_topic(self) -> TopicHandle:
         return self.topics.find(STATE_TOPIC) or self.topics.create(STATE_TOPIC, partitions=1, internal=True)
 
-    def append_internal(self, topic: TopicHandle, partition: int, batch: bytes) -> int:
-        """Orders one batch of our own in an internal topic and returns its base offset."""
-        from totalog.gateway.wire import batch as wire_batch
+    @cached_property
+    def producer_ids(self) -> ProducerIds:
+        return ProducerIds(self)
 
-        return wire_batch.append(self.log, topic.topic, partition, batch)
+    def append_internal(self, topic: TopicHandle, partition: int, batch: bytes) -> int:
+        """Orders one batch of our own in an internal topic and returns its base offset. Raises AppendFailed."""
+        group, slot = self._internal_group, topic.topic.slot
+        source = ffi.from_buffer(batch)
+        address, size = int(ffi.cast("uintptr_t", source)), len(batch)
+        generation = topic.topic.generation
+        checked = check(group.address, 0, address, size, size, 0, slot, generation, partition, TIMESTAMP_UNCHECKED)
+        assert error_code(checked) is ErrorCode.NONE, f"a batch of our own has status {checked}"
+        self.log.append(group, 1)
+        answer = group[0]
+        if answer.status != STATUS_OK:
+            raise AppendFailed(error_code(answer.status), topic.name)
+        self.appended.ring(slot)
+        return int(answer.base_offset)
+
+    @cached_property
+    def _internal_group(self) -> AppendGroup:
+        return self.log.group(1)

@@ -1,10 +1,10 @@
 """The topics of the log as Kafka sees them: looked up by name and id, views included; created, altered and deleted.
 
-The log is the truth. What stands here is a copy of its topic table, made anew when the table's version moved by more than
-the change that was just made here.
+The log is the truth. What stands here is a copy of its topic table, made anew when the table's version moved by more
+than the change that was just made here.
 
-A topic's own settings (those that its creator gave, in Kafka's names) travel as the engine's opaque `settings`: names and
-values in turn, each ended by a zero byte.
+A topic's own settings (those that its creator gave, in Kafka's names) travel as the engine's opaque `settings`: names
+and values in turn, each ended by a zero byte.
 """
 
 import os
@@ -19,11 +19,12 @@ from totalog.gateway.config import Config
 from totalog.gateway.wire.errors import ErrorCode
 
 NAME = re.compile(r"[a-zA-Z0-9._-]+")
-INTERNAL_PREFIX = "__"
+RESERVED = re.compile(r"__(consumer_offsets|transaction_state|totalog.*)")
+"""Names of internal topics, which the broker makes itself; other names may begin with underscores too."""
 
 
-class TopicRefused(Exception):
-    """A change of topics that Kafka refuses: the error code and a sentence for the client."""
+class Refused(Exception):
+    """What a client asked is refused: the error code and a sentence for it."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
@@ -60,8 +61,13 @@ def unpack_settings(settings: bytes) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def check_new_name(name: str) -> None:
-    """Raises TopicRefused for a name that no new topic may have. Kafka's rules, and no name of a view."""
+def is_reserved(name: str) -> bool:
+    return RESERVED.fullmatch(name) is not None
+
+
+def check_new_name(name: str, *, internal: bool = False) -> None:
+    """Raises Refused for a name that no new topic may have: Kafka's rules, no name of a view, and those of internal
+    topics for internal topics only."""
     problem = None
     if not name:
         problem = "a topic name cannot be empty"
@@ -73,12 +79,15 @@ def check_new_name(name: str) -> None:
         problem = f"topic name {name!r} has characters other than a-z, A-Z, 0-9, '.', '_' and '-'"
     elif view.is_view_name(name):
         problem = f"names that end in {view.SUFFIX} are those of total-order views and cannot be created"
+    elif is_reserved(name) and not internal:
+        problem = f"{name} is an internal topic: the broker makes it when it is needed"
     if problem:
-        raise TopicRefused(ErrorCode.INVALID_TOPIC, problem)
+        raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, problem)
 
 
 def _collision_key(name: str) -> str:
-    """Names with the same key would be the same name in metrics, where '.' and '_' are one: Kafka refuses the second."""
+    """Names with the same key would be the same name in metrics, where '.' and '_' are one: Kafka refuses the
+    second."""
     return name.replace(".", "_")
 
 
@@ -88,14 +97,14 @@ def _refusals(name: str) -> Iterator[None]:
     try:
         yield
     except TopicExists:
-        raise TopicRefused(ErrorCode.TOPIC_ALREADY_EXISTS, f"topic {name} already exists") from None
+        raise Refused(ErrorCode.TOPIC_ALREADY_EXISTS, f"topic {name} already exists") from None
     except UnknownTopic:
-        raise TopicRefused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"topic {name} does not exist") from None
+        raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"topic {name} does not exist") from None
     except LimitReached as error:
         message = f"topic {name}: the limit {error.limit_name} of {error.limit} is reached"
-        raise TopicRefused(ErrorCode.POLICY_VIOLATION, message) from None
+        raise Refused(ErrorCode.POLICY_VIOLATION, message) from None
     except OutOfMemory as error:
-        raise TopicRefused(ErrorCode.KAFKA_STORAGE_ERROR, f"topic {name}: {error}") from None
+        raise Refused(ErrorCode.KAFKA_STORAGE_ERROR, f"topic {name}: {error}") from None
 
 
 def _new_id() -> bytes:
@@ -128,23 +137,24 @@ class Topics:
         self._refresh()
         return [handle for handle in self._by_name.values() if not handle.is_view]
 
-    def check_creation(self, name: str) -> None:
-        """Raises TopicRefused where no topic of this name may be made: a bad name, one that exists, or one that collides."""
-        check_new_name(name)
+    def check_creation(self, name: str, *, internal: bool = False) -> None:
+        """Raises Refused where no topic of this name may be made: a bad name, one that exists, or one that collides."""
+        check_new_name(name, internal=internal)
         self._refresh()
         if name in self._by_name:
-            raise TopicRefused(ErrorCode.TOPIC_ALREADY_EXISTS, f"topic {name} already exists")
+            raise Refused(ErrorCode.TOPIC_ALREADY_EXISTS, f"topic {name} already exists")
         other = self._by_collision_key.get(_collision_key(name))
         if other is not None:
-            raise TopicRefused(
-                ErrorCode.INVALID_TOPIC, f"topic {name} collides with topic {other}: '.' and '_' count as the same"
+            raise Refused(
+                ErrorCode.INVALID_TOPIC_EXCEPTION,
+                f"topic {name} collides with topic {other}: '.' and '_' count as the same",
             )
 
     def create(
         self, name: str, *, partitions: int, config: Mapping[str, str] | None = None, internal: bool = False
     ) -> TopicHandle:
         """Makes a topic; it exists for everyone when this returns. `config`: checked settings of this topic alone."""
-        self.check_creation(name)
+        self.check_creation(name, internal=internal)
         own = dict(config or {})
         retention_bytes, retention_ms = (-1, -1) if internal else self._config.topic_retention(own)
         with _refusals(name):

@@ -1,8 +1,10 @@
-"""The total-order view of a topic: a second, read-only name for it, with one partition whose offsets are the total order.
+"""The total-order view of a topic: a second, read-only name for it, with one partition whose offsets are the total
+order.
 
-`orders.total-order` is the view of topic `orders`. Clients read it like any topic. It has no place of its own in the log:
-its identity is worked out from the topic's, so every broker agrees on it and nothing has to be stored. A topic has a view
-when its order level is 5, it is not internal, and its name leaves room for the suffix within Kafka's 249 characters.
+`orders.total-order` is the view of topic `orders`. Clients read it like any topic. It has no place of its own in the
+log: its identity is worked out from the topic's, so every broker agrees on it and nothing has to be stored. A topic has
+a view when its order level is 5, it is not internal, and its name leaves room for the suffix within Kafka's 249
+characters.
 
 A view never appears in a list of all topics, only when asked for by name or id.
 """

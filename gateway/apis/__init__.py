@@ -5,9 +5,20 @@
 
 from collections.abc import Awaitable
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from totalog.gateway.apis import api_versions
+from totalog.gateway.apis import (
+    api_versions,
+    create_partitions,
+    create_topics,
+    delete_topics,
+    describe_cluster,
+    describe_configs,
+    describe_log_dirs,
+    init_producer_id,
+    list_offsets,
+    metadata,
+)
 from totalog.gateway.apis.api import Api, Dispatched, Request
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ProtocolViolation
@@ -15,19 +26,30 @@ from totalog.gateway.wire.errors import ProtocolViolation
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
-_MODULES = (api_versions,)
+_MODULES = (
+    api_versions,
+    create_partitions,
+    create_topics,
+    delete_topics,
+    describe_cluster,
+    describe_configs,
+    describe_log_dirs,
+    init_producer_id,
+    list_offsets,
+    metadata,
+)
 
 TABLE: dict[int, Api] = {module.API.key: module.API for module in _MODULES}
 
 api_versions.advertise(TABLE.values())
 
 
-def dispatch(broker: "Broker", request: Request) -> Dispatched | Awaitable[Dispatched]:
+def dispatch(broker: "Broker", request: Request) -> "Dispatched | Awaitable[Dispatched]":
     """The answer to one request: a complete frame, None where none is due, or an awaitable of either. Many handlers
     never wait, and what they return can be sent at once.
 
-    Raises ProtocolViolation where Kafka closes the connection: an API or version that is not advertised (only ApiVersions
-    answers those), a frame that is too large for its API, or a body that does not parse.
+    Raises ProtocolViolation where Kafka closes the connection: an API or version that is not advertised (only
+    ApiVersions answers those), or a body that does not parse. The frame's size was checked before it was received.
     """
     api = TABLE.get(request.key)
     if api is None:
@@ -36,11 +58,8 @@ def dispatch(broker: "Broker", request: Request) -> Dispatched | Awaitable[Dispa
         if api is api_versions.API:
             return api_versions.fallback(request.correlation_id)
         raise ProtocolViolation(f"{api.name} version {request.version} is not served")
-    if len(request.frame) > api.frame_size_max:
-        raise ProtocolViolation(f"{api.name} request of {len(request.frame)} bytes, limit {api.frame_size_max}")
     if api.raw:
-        dispatched: Dispatched | Awaitable[Dispatched] = api.handle(broker, request)
-        return dispatched
+        return cast("Dispatched", api.handle(broker, request))
     message = codec.decode(request.key, request.version, request.body)
     answer = api.handle(broker, request, message)
     if isawaitable(answer):

@@ -1,7 +1,7 @@
 """What every Kafka API of the gateway is made of: a request as it came off the wire, and one row of the API table.
 
-A module of this package serves one Kafka API and ends in `API = Api(...)`; `totalog.gateway.apis` collects the rows, and
-ApiVersions answers from them, so that what is advertised and what is served cannot drift apart.
+A module of this package serves one Kafka API and ends in `API = Api(...)`; `totalog.gateway.apis` collects the rows,
+and ApiVersions answers from them, so that what is advertised and what is served cannot drift apart.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,19 @@ times its size where elements are tiny) stay bounded, and far above what any cli
 
 FRAME_SIZE_GROUP_MAX = 4 * 1024 * 1024
 """Bytes of a frame that carries subscriptions, assignments or offsets of a whole group."""
+
+REPLICATION_FACTOR = 1
+"""Of every topic: there is one copy."""
+
+TOPIC_OPERATIONS = frozenset({3, 4, 5, 6, 7, 8, 10, 11})
+"""Kafka's AclOperation numbers of what a client may do with a topic (KIP-430): read, write, create, delete, alter,
+describe, describe configs, alter configs."""
+
+VIEW_OPERATIONS = frozenset({3, 8, 10})
+"""Of these, what a client may do with a total-order view: read, describe, describe configs."""
+
+CLUSTER_OPERATIONS = frozenset({5, 7, 8, 9, 10, 11, 12})
+"""Create, alter, describe, cluster action, describe configs, alter configs, idempotent write."""
 
 Frame: TypeAlias = bytes | bytearray | memoryview
 """A complete answer, the size word included."""
@@ -62,9 +75,15 @@ class Api:
     flexible_from: int
     """First version with compact lengths and tagged fields (KIP-482): from it on the request header is version 2."""
     handle: Callable[..., Any]
-    """raw: handle(broker, request) -> Dispatched; else: handle(broker, request, message) -> answer message. May be async."""
+    """raw: handle(broker, request) -> Dispatched; else: handle(broker, request, message) -> answer message. May be
+    async."""
     raw: bool = False
     frame_size_max: int = FRAME_SIZE_MAX
 
     def serves(self, version: int) -> bool:
         return self.min_version <= version <= self.max_version
+
+
+def bits(operations: frozenset[int]) -> int:
+    """A set of operations as the number that goes over the wire."""
+    return sum(1 << operation for operation in operations)

@@ -1,10 +1,10 @@
 """ApiVersions (key 18), versions 0-4.
 
 Behaviour
-- Answers the versions of every API in the table. Written by hand from constant bytes, so that the first answer of a fresh
-  broker waits for no import.
-- A version that is not served gets the version 0 answer with UNSUPPORTED_VERSION and the one entry of ApiVersions itself
-  (KIP-511), and the connection goes on.
+- Answers the versions of every API in the table. Written by hand from constant bytes, so that the first answer of a
+  fresh broker waits for no import.
+- A version that is not served gets the version 0 answer with UNSUPPORTED_VERSION and the one entry of ApiVersions
+  itself (KIP-511), and the connection goes on.
 - From version 3 on, a client software name or version that does not match Kafka's pattern, empty ones too, gets
   INVALID_REQUEST in the layout of the version that was asked, with an empty list.
 

@@ -1,12 +1,12 @@
 """Kafka messages in and out: the one place that knows `kafka.protocol` of kafka-python, which is generated from Kafka's
 own message definitions.
 
-The library is imported at the first use, since it loads a whole Kafka client (about 150 ms); `warm` does that in a thread
-once the port is open. Message classes are attributes of this module: `codec.MetadataResponse`,
+The library is imported at the first use, since it loads a whole Kafka client (about 150 ms); `warm` does that in a
+thread once the port is open. Message classes are attributes of this module: `codec.MetadataResponse`,
 `codec.MetadataResponse.MetadataResponseTopic`. Give `version=` to each of them, nested ones too.
 
-Two threads may use this module while `warm` runs. The library compiles an encoder or decoder when a version is first used
-and does not expect two threads there, so a first use holds a lock.
+Two threads may use this module while `warm` runs. The library compiles an encoder or decoder when a version is first
+used and does not expect two threads there, so a first use holds a lock.
 
 Things to know about the messages:
 - `authorized_operations` is a set of bits, None meaning "not asked for";
@@ -64,8 +64,8 @@ def _load() -> None:
 
 
 def decode(key: int, version: int, body: memoryview) -> Any:
-    """The request message in `body` (past the header). Raises ProtocolViolation. The version must be one that is served:
-    the library reads versions below Kafka's minimum wrongly and without complaint."""
+    """The request message in `body` (past the header). Raises ProtocolViolation. The version must be one that is
+    served: the library reads versions below Kafka's minimum wrongly and without complaint."""
     plan = _plans.get((key, version))
     if plan is None:
         plan = _prepare(key, version)

@@ -2,15 +2,15 @@
 
 Invariants, each one a way in which a decoder without them can be hurt:
 - a varint ends within 5 bytes (without this limit, n bytes of 0xff cost n squared);
-- a declared length or count fits into the bytes that are left, a count at the least size of its elements, before anything
-  is allocated for it;
+- a declared length or count fits into the bytes that are left, a count at the least size of its elements, before
+  anything is allocated for it;
 - null stands only where the schema allows it, and -1 is the only negative length;
 - at most TAGGED_FIELDS_COUNT_MAX tagged fields in one message, since the library copies the rest of the frame for each.
 
 Bytes behind the message are not looked at: Kafka ignores them, and librdkafka sends some.
 
-A schema becomes a plan once per API and version: a list of steps that one small walker follows. The walker reads lengths
-and skips contents, so that it costs less than the decoding that follows.
+A schema becomes a plan once per API and version: a list of steps that one small walker follows. The walker reads
+lengths and skips contents, so that it costs less than the decoding that follows.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,69 @@
+"""CreatePartitions (key 37), versions 0-3.
+
+Behaviour
+- `count` is the new total. No more than there are is INVALID_PARTITIONS, an unknown topic UNKNOWN_TOPIC_OR_PARTITION, a
+  topic named twice INVALID_REQUEST for that name. The partitions exist for everyone when the answer leaves.
+- Manual assignments name this broker for each new partition, else INVALID_REPLICA_ASSIGNMENT.
+- Views have one partition for ever, internal topics as many as the broker gave them: INVALID_TOPIC_EXCEPTION.
+- A limit of the region is POLICY_VIOLATION with a message that names it.
+
+Version notes: 2: compact lengths, tagged fields. 3: THROTTLING_QUOTA_EXCEEDED may be answered (never is).
+
+Not implemented: the time-out, since nothing waits.
+"""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from totalog.gateway import view
+from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.apis.create_topics import check_assignments
+from totalog.gateway.topics import Refused, TopicHandle
+from totalog.gateway.wire import codec
+from totalog.gateway.wire.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from totalog.gateway.broker import Broker
+
+
+def handle(broker: "Broker", request: Request, message: Any) -> Any:
+    named = Counter(topic.name for topic in message.topics)
+    results = []
+    for topic in {topic.name: topic for topic in message.topics}.values():
+        result = codec.CreatePartitionsResponse.CreatePartitionsTopicResult(
+            version=request.version, name=topic.name, error_code=ErrorCode.NONE, error_message=None
+        )
+        try:
+            if named[topic.name] > 1:
+                raise Refused(ErrorCode.INVALID_REQUEST, f"topic {topic.name} stands twice in the request")
+            found = _check(broker, topic)
+            if not message.validate_only:
+                broker.topics.add_partitions(found, topic.count)
+        except Refused as refused:
+            result.error_code, result.error_message = refused.code, refused.message
+        results.append(result)
+    return codec.CreatePartitionsResponse(version=request.version, throttle_time_ms=0, results=results)
+
+
+def _check(broker: "Broker", topic: Any) -> TopicHandle:
+    """The topic that may get this many partitions. Raises Refused."""
+    found = broker.topics.find(topic.name)
+    if found is None:
+        raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"topic {topic.name} does not exist")
+    if found.is_view:
+        raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, view.refusal(topic.name, "given partitions"))
+    if found.topic.internal:
+        raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"{topic.name} is an internal topic")
+    if topic.count <= found.partitions:
+        message = f"topic {topic.name} has {found.partitions} partitions; {topic.count} would not be more"
+        raise Refused(ErrorCode.INVALID_PARTITIONS, message)
+    if topic.assignments is not None:
+        added = topic.count - found.partitions
+        if len(topic.assignments) != added:
+            message = f"{len(topic.assignments)} assignments for {added} new partitions"
+            raise Refused(ErrorCode.INVALID_REPLICA_ASSIGNMENT, message)
+        check_assignments(broker, [assignment.broker_ids for assignment in topic.assignments])
+    return found
+
+
+API = Api(37, "CreatePartitions", 0, 3, 2, handle)

@@ -1,0 +1,119 @@
+"""CreateTopics (key 19), versions 2-7.
+
+Behaviour
+- A topic exists for everyone when the answer leaves: with Kafka, clients may still be told "unknown" for a moment.
+- Partitions and replication factor of -1 are the broker's defaults. The replication factor is capped at what there is:
+  a topic that asks for 3 is created with 1, and the answer says 1. Below 1 it is INVALID_REPLICATION_FACTOR.
+- `totalog.order.level` is 5 (the default: the topic has a total-order view) or 0. Unknown names and values that do not
+  fit are INVALID_CONFIG.
+- Names that end in `.total-order`, those of internal topics and those that differ from another only in '.' and '_' are
+  INVALID_TOPIC_EXCEPTION; a name twice in one request is INVALID_REQUEST for that name.
+- Manual assignments may only name this broker, once for each partition, numbered from 0 (INVALID_REPLICA_ASSIGNMENT);
+  together with counts they are INVALID_REQUEST.
+- A limit of the region (topics, partitions) is POLICY_VIOLATION with a message that names it.
+
+Version notes
+- 5: compact lengths, tagged fields; the answer carries partitions, replication factor and configs (KIP-525).
+- 6: THROTTLING_QUOTA_EXCEEDED may be answered (never is). 7: the answer carries the topic id (KIP-516).
+
+Not implemented: the time-out, since nothing waits.
+"""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from totalog.gateway.apis.api import REPLICATION_FACTOR, Api, Request
+from totalog.gateway.apis.describe_configs import topic_entries
+from totalog.gateway.config import InvalidConfig, parse_topic_settings
+from totalog.gateway.topics import Refused
+from totalog.gateway.wire import codec
+from totalog.gateway.wire.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from totalog.gateway.broker import Broker
+
+ORDER_LEVEL = "totalog.order.level"
+ORDER_LEVELS = ("0", "5")
+
+
+def handle(broker: "Broker", request: Request, message: Any) -> Any:
+    named = Counter(topic.name for topic in message.topics)
+    results = []
+    for topic in {topic.name: topic for topic in message.topics}.values():
+        result = codec.CreateTopicsResponse.CreatableTopicResult(version=request.version, name=topic.name)
+        try:
+            if named[topic.name] > 1:
+                raise Refused(ErrorCode.INVALID_REQUEST, f"topic {topic.name} stands twice in the request")
+            _create(broker, topic, result, validate_only=message.validate_only)
+        except Refused as refused:
+            result.error_code, result.error_message = refused.code, refused.message
+        results.append(result)
+    return codec.CreateTopicsResponse(version=request.version, throttle_time_ms=0, topics=results)
+
+
+def _create(broker: "Broker", topic: Any, result: Any, *, validate_only: bool) -> None:
+    """Makes the topic, unless it is only to be checked, and fills in its result."""
+    broker.topics.check_creation(topic.name)
+    partitions = _partitions(broker, topic)
+    own = _config(topic)
+    if not validate_only:
+        result.topic_id = UUID(bytes=broker.topics.create(topic.name, partitions=partitions, config=own).id)
+    result.num_partitions, result.replication_factor = partitions, REPLICATION_FACTOR
+    result.configs = [
+        codec.CreateTopicsResponse.CreatableTopicResult.CreatableTopicConfigs(
+            version=result.version,
+            name=entry.name,
+            value=entry.value,
+            read_only=entry.read_only,
+            config_source=entry.source,
+            is_sensitive=False,
+        )
+        for entry in topic_entries(broker.config, own)
+    ]
+
+
+def _partitions(broker: "Broker", topic: Any) -> int:
+    """How many partitions the topic gets. Raises Refused."""
+    if topic.assignments:
+        if topic.num_partitions != -1 or topic.replication_factor != -1:
+            message = "replicas are assigned by hand, so partitions and replication factor must be -1"
+            raise Refused(ErrorCode.INVALID_REQUEST, message)
+        check_assignments(broker, [assignment.broker_ids for assignment in topic.assignments])
+        numbers = sorted(assignment.partition_index for assignment in topic.assignments)
+        if numbers != list(range(len(numbers))):
+            message = f"assigned partitions must be numbered from 0 without gaps, not {numbers[:8]}"
+            raise Refused(ErrorCode.INVALID_REPLICA_ASSIGNMENT, message)
+        return len(numbers)
+    if topic.num_partitions == 0 or topic.num_partitions < -1:
+        message = f"a topic has 1 partition or more (-1: the default), not {topic.num_partitions}"
+        raise Refused(ErrorCode.INVALID_PARTITIONS, message)
+    if topic.replication_factor == 0 or topic.replication_factor < -1:
+        message = f"the replication factor is 1 or more (-1: the default), not {topic.replication_factor}"
+        raise Refused(ErrorCode.INVALID_REPLICATION_FACTOR, message)
+    return broker.config.integer("num.partitions") if topic.num_partitions == -1 else int(topic.num_partitions)
+
+
+def check_assignments(broker: "Broker", assignments: list[list[int]]) -> None:
+    """Raises Refused unless each partition is assigned to this broker and no other."""
+    for replicas in assignments:
+        if replicas != [broker.node_id]:
+            message = f"replicas {replicas[:8]}: the only broker is {broker.node_id}"
+            raise Refused(ErrorCode.INVALID_REPLICA_ASSIGNMENT, message)
+
+
+def _config(topic: Any) -> dict[str, str]:
+    """The checked settings of the topic alone. Raises Refused."""
+    for config in topic.configs:
+        if config.value is None:
+            raise Refused(ErrorCode.INVALID_CONFIG, f"{config.name[:80]} has no value")
+    try:
+        own = parse_topic_settings((config.name, config.value) for config in topic.configs)
+        if own.get(ORDER_LEVEL, "5") not in ORDER_LEVELS:
+            raise InvalidConfig(f"{ORDER_LEVEL} is one of {', '.join(ORDER_LEVELS)}, not {own[ORDER_LEVEL]}")
+    except InvalidConfig as error:
+        raise Refused(ErrorCode.INVALID_CONFIG, str(error)) from None
+    return own
+
+
+API = Api(19, "CreateTopics", 2, 7, 5, handle)

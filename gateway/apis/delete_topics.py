@@ -1,0 +1,84 @@
+"""DeleteTopics (key 20), versions 1-6.
+
+Behaviour
+- By name, from version 6 on by id too; a topic is gone for everyone when the answer leaves, and its memory with it.
+- Unknown names are UNKNOWN_TOPIC_OR_PARTITION, unknown ids UNKNOWN_TOPIC_ID. A topic named twice, by both name and id,
+  or by neither, is INVALID_REQUEST for that entry, and stays.
+- Views and internal topics cannot be deleted: INVALID_TOPIC_EXCEPTION.
+- With `delete.topic.enable=false` every entry is TOPIC_DELETION_DISABLED (INVALID_REQUEST before version 3).
+
+Version notes: 4: compact lengths, tagged fields. 5: error messages. 6: topic ids (KIP-516).
+
+Not implemented: the time-out, since nothing waits.
+"""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from totalog.gateway import view
+from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.topics import Refused, TopicHandle
+from totalog.gateway.wire import codec
+from totalog.gateway.wire.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from totalog.gateway.broker import Broker
+
+TOPIC_IDS_FROM = 6
+
+
+def handle(broker: "Broker", request: Request, message: Any) -> Any:
+    if request.version >= TOPIC_IDS_FROM:
+        asked = [(topic.name, topic.topic_id) for topic in message.topics]
+    else:
+        asked = [(name, None) for name in message.topic_names]
+    found = [_find(broker, name, topic_id) for name, topic_id in asked]
+    keys = [handle.name if handle else pair for pair, handle in zip(asked, found, strict=True)]
+    named = Counter(keys)
+    results = []
+    for (name, topic_id), handle, key in zip(asked, found, keys, strict=True):
+        count = named.pop(key, 0)
+        if count == 0:
+            continue  # one entry for all times that it was named
+        result = codec.DeleteTopicsResponse.DeletableTopicResult(version=request.version, name=name, topic_id=topic_id)
+        try:
+            _check(broker, request.version, name, topic_id, count)
+            _delete(broker, handle, result)
+        except Refused as refused:
+            result.error_code, result.error_message = refused.code, refused.message
+        results.append(result)
+    return codec.DeleteTopicsResponse(version=request.version, throttle_time_ms=0, responses=results)
+
+
+def _find(broker: "Broker", name: str | None, topic_id: UUID | None) -> TopicHandle | None:
+    if topic_id is not None:
+        return broker.topics.find_id(topic_id.bytes)
+    return broker.topics.find(name) if name else None
+
+
+def _check(broker: "Broker", version: int, name: str | None, topic_id: UUID | None, count: int) -> None:
+    """Raises Refused where the entry is not a sound one, whatever it names; `count` is how often it stands there."""
+    if not broker.config.boolean("delete.topic.enable"):
+        code = ErrorCode.TOPIC_DELETION_DISABLED if version >= 3 else ErrorCode.INVALID_REQUEST
+        raise Refused(code, "deleting topics is disabled: delete.topic.enable is false")
+    if (name is None) == (topic_id is None):
+        raise Refused(ErrorCode.INVALID_REQUEST, "a topic is deleted by its name or by its id, not both or neither")
+    if count > 1:
+        raise Refused(ErrorCode.INVALID_REQUEST, f"topic {name or topic_id} stands twice in the request")
+
+
+def _delete(broker: "Broker", handle: TopicHandle | None, result: Any) -> None:
+    if handle is None:
+        if result.name is None:
+            raise Refused(ErrorCode.UNKNOWN_TOPIC_ID, "there is no topic with this id")
+        raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"topic {result.name} does not exist")
+    result.name, result.topic_id = handle.name, UUID(bytes=handle.id)
+    if handle.is_view:
+        raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, view.refusal(handle.name, "deleted"))
+    if handle.topic.internal:
+        raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"{handle.name} is an internal topic")
+    broker.topics.delete(handle)
+
+
+API = Api(20, "DeleteTopics", 1, 6, 4, handle)

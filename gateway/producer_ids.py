@@ -1,0 +1,38 @@
+"""Producer ids that nobody else gets, in this life of the broker or any other, from this broker or any other.
+
+Ids come in blocks. A block's number is the base offset of a record appended to the state topic: the log gives an offset
+once, so that brokers need no agreement beyond it and a restart reads nothing back. What a broker did not use of its
+last block is lost, which costs nothing: there are 2**63 ids.
+"""
+
+from typing import TYPE_CHECKING
+
+from totalog.gateway.wire import records
+
+if TYPE_CHECKING:
+    from totalog.gateway.broker import Broker
+
+BLOCK_COUNT = 1000
+"""Ids in a block, as many as Kafka's."""
+
+
+class ProducerIds:
+    def __init__(self, broker: "Broker") -> None:
+        self._broker = broker
+        self._next = 0
+        self._end = 0
+
+    def take(self) -> int:
+        """A fresh producer id. Raises AppendFailed when the log has no room for a new block's record."""
+        if self._next == self._end:
+            self._next = self._allocate() * BLOCK_COUNT
+            self._end = self._next + BLOCK_COUNT
+        self._next += 1
+        return self._next - 1
+
+    def _allocate(self) -> int:
+        broker = self._broker
+        batch = records.build_batch([(b"producer-ids", None)], broker.clock.wall_ms())
+        block = broker.append_internal(broker.state_topic, 0, batch)
+        broker.log.trim(broker.state_topic.topic, 0, block)  # the last record stays, so that the topic is never empty
+        return block
