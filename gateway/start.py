@@ -1,4 +1,4 @@
-"""What `totalog serve` does once its arguments are understood: it listens, opens the log, makes the broker and runs it."""
+"""What `totalog serve` does once its arguments are understood: listens, opens the log, makes the broker and runs it."""
 
 import gc
 import logging

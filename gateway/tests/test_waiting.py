@@ -1,0 +1,307 @@
+"""Bells, values that come later, timers and budgets, under a clock that jumps."""
+
+import pytest
+import trio
+from trio.testing import Sequencer, wait_all_tasks_blocked
+
+from totalog.gateway.waiting import Alarm, Bell, Budget, Later, Stopped, Timers, now, stop_waiting
+
+
+async def test_bell_wakes_everyone_who_waits_on_the_key(nursery: trio.Nursery) -> None:
+    bell, woken = Bell(), []
+
+    async def wait(name: str, *keys: int) -> None:
+        assert await bell.wait(keys, 1000)
+        woken.append(name)
+
+    nursery.start_soon(wait, "one", 1)
+    nursery.start_soon(wait, "both", 1, 2)
+    nursery.start_soon(wait, "two", 2)
+    await wait_all_tasks_blocked()
+    assert bell.waiting() == 3
+    bell.ring(3)
+    await wait_all_tasks_blocked()
+    assert woken == []
+    bell.ring(1)
+    bell.ring(1)
+    await wait_all_tasks_blocked()
+    assert sorted(woken) == ["both", "one"]
+    bell.ring(2)
+    await wait_all_tasks_blocked()
+    assert sorted(woken) == ["both", "one", "two"]
+    assert bell.waiting() == 0
+
+
+async def test_bell_says_false_when_the_time_ran_out(autojump_clock: trio.testing.MockClock) -> None:
+    bell = Bell()
+    start = now()
+    assert not await bell.wait([1, 2], 0.5)
+    assert now() - start == pytest.approx(0.5)
+    assert not await bell.wait([1], 0)
+    assert not await bell.wait([1], -1)
+    assert now() - start == pytest.approx(0.5)
+    assert bell.waiting() == 0
+
+
+async def test_a_ring_between_looking_and_waiting_is_not_lost(nursery: trio.Nursery) -> None:
+    """The producer runs at every point where the consumer lets it run; the consumer must see each of its records."""
+    bell, records, seen = Bell(), [], []
+
+    async def consume() -> None:
+        while len(seen) < 100:
+            if len(records) > len(seen):
+                seen.append(records[len(seen)])
+            else:
+                assert await bell.wait(["topic"], 1e9)
+
+    async def produce() -> None:
+        for record in range(100):
+            records.append(record)
+            bell.ring("topic")
+            if record % 3 == 0:
+                await trio.lowlevel.checkpoint()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as both:
+            both.start_soon(consume)
+            both.start_soon(produce)
+    assert seen == records
+
+
+async def test_a_ring_counts_even_when_time_runs_out_with_it(autojump_clock: trio.testing.MockClock) -> None:
+    bell, answers = Bell(), []
+
+    async def wait() -> None:
+        answers.append(await bell.wait([1], 10))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        bell.ring(1)
+        autojump_clock.jump(20)
+    assert answers == [True]
+
+
+async def test_cancelled_waiters_leave_nothing_behind(nursery: trio.Nursery) -> None:
+    bell, later = Bell(), Later[int]()
+    with trio.CancelScope() as scope:
+        nursery.start_soon(bell.wait, [1], 1000)
+        async with trio.open_nursery() as inner:
+            inner.start_soon(bell.wait, [1, 1, 2], 1000)
+            inner.start_soon(later.wait)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+    assert bell.waiting() == 1
+    later.set(1)
+    bell.ring(1)
+    await wait_all_tasks_blocked()
+    assert bell.waiting() == 0
+
+
+async def test_later_gives_its_value_to_all(nursery: trio.Nursery) -> None:
+    later, got = Later[str](), []
+
+    async def wait() -> None:
+        got.append(await later.wait())
+
+    nursery.start_soon(wait)
+    nursery.start_soon(wait)
+    await wait_all_tasks_blocked()
+    assert not later.is_set
+    later.set("value")
+    assert later.is_set
+    await wait_all_tasks_blocked()
+    assert got == ["value", "value"]
+    assert await later.wait() == "value"
+    with pytest.raises(AssertionError):
+        later.set("another")
+
+
+async def test_later_may_hold_none() -> None:
+    later: Later[None] = Later()
+    later.set(None)
+    assert await later.wait() is None
+
+
+async def test_stopping_ends_every_wait_now_and_from_now_on(nursery: trio.Nursery) -> None:
+    bell, later, full = Bell(), Later[int](), Budget(1)
+    await full.take(1)
+    ended = []
+
+    async def ring() -> None:
+        ended.append(await bell.wait([1], 1e9))
+
+    async def value() -> None:
+        with pytest.raises(Stopped):
+            await later.wait()
+        ended.append(None)
+
+    async def turn() -> None:
+        with pytest.raises(Stopped):
+            await full.take(1)
+        ended.append(1)
+
+    for wait in (ring, value, turn):
+        nursery.start_soon(wait)
+    await wait_all_tasks_blocked()
+    stop_waiting()
+    await wait_all_tasks_blocked()
+    assert sorted(ended, key=str) == [1, False, None]
+    with trio.fail_after(1):
+        await ring()
+        await value()
+        await turn()
+    full.give(1)
+    assert full.taken == 0
+
+
+async def test_timers_call_in_order(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    timers, calls = Timers(), []
+    start = now()
+
+    def call(name: str) -> None:
+        calls.append((name, now() - start))
+
+    timers.call_at(start + 3, lambda: call("before it runs"))
+    await nursery.start(timers.run)
+    timers.call_after(5, lambda: call("five"))
+    timers.call_after(1, lambda: call("one"))
+    cancelled = timers.call_after(2, lambda: call("cancelled"))
+    cancelled.cancel()
+    cancelled.cancel()
+    assert not cancelled.active
+    twice = [timers.call_after(4, lambda name=name: call(name)) for name in ("four", "four again")]
+    timers.call_at(start - 7, lambda: call("past"))
+    timers.call_after(4, lambda: timers.call_after(0.5, lambda: call("from a callback")) and None)
+    await trio.sleep(10)
+    assert calls == [
+        ("past", 0),
+        ("one", 1),
+        ("before it runs", 3),
+        ("four", 4),
+        ("four again", 4),
+        ("from a callback", 4.5),
+        ("five", 5),
+    ]
+    assert not any(handle.active for handle in twice)
+
+
+async def test_a_fault_in_a_callback_ends_the_server() -> None:
+    timers = Timers()
+
+    def fault() -> None:
+        raise ZeroDivisionError
+
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(timers.run)
+            timers.call_after(0, fault)
+
+
+async def test_alarm_moves(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    timers, calls = Timers(), []
+    await nursery.start(timers.run)
+    start = now()
+    alarm = Alarm(timers, lambda: calls.append(now() - start))
+    alarm.set_at(start + 2)
+    alarm.set_at(start + 6)  # later
+    await trio.sleep(5)
+    assert calls == []
+    alarm.set_at(start + 5.5)  # earlier
+    await trio.sleep(2)
+    assert calls == [5.5]
+    assert alarm.deadline is None
+    alarm.set_at(start + 8)
+    alarm.set_at(None)
+    await trio.sleep(5)
+    assert calls == [5.5]
+    alarm.set_at(start + 14)
+    alarm.set_at(None)
+    alarm.set_at(start + 15)
+    await trio.sleep(5)
+    assert calls == [5.5, 15]
+
+
+async def test_an_alarm_that_moves_often_keeps_one_entry(autojump_clock: trio.testing.MockClock) -> None:
+    timers = Timers()
+    alarm = Alarm(timers, lambda: None)
+    for second in range(1000):
+        alarm.set_at(now() + 10 + second)
+    assert len(timers._heap) == 1
+
+
+async def test_budget_lets_in_what_fits_in_the_order_of_asking(nursery: trio.Nursery) -> None:
+    budget, order, sequence = Budget(10), [], Sequencer()
+
+    async def take(position: int, size: int) -> None:
+        async with sequence(position):
+            nursery.start_soon(taken, position, size)
+            await wait_all_tasks_blocked()
+
+    async def taken(position: int, size: int) -> None:
+        await budget.take(size)
+        order.append(position)
+
+    for position, size in enumerate([6, 3, 5, 1]):
+        await take(position, size)
+    assert order == [0, 1]  # 5 does not fit, and 1 stands behind it
+    budget.give(3)
+    await wait_all_tasks_blocked()
+    assert order == [0, 1]
+    budget.give(6)
+    await wait_all_tasks_blocked()
+    assert order == [0, 1, 2, 3]
+    assert budget.taken == 6
+
+
+async def test_budget_lets_the_largest_in_alone(nursery: trio.Nursery) -> None:
+    budget, order = Budget(10), []
+
+    async def taken(size: int) -> None:
+        await budget.take(size)
+        order.append(size)
+
+    await taken(100)
+    nursery.start_soon(taken, 1)
+    await wait_all_tasks_blocked()
+    assert order == [100]
+    budget.give(100)
+    await wait_all_tasks_blocked()
+    assert order == [100, 1]
+
+
+async def test_who_gives_up_its_turn_lets_the_next_go() -> None:
+    budget, order = Budget(10), []
+
+    async def taken(size: int) -> None:
+        await budget.take(size)
+        order.append(size)
+
+    await budget.take(6)
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as inner:
+                inner.start_soon(taken, 9)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(taken, 2)
+                await wait_all_tasks_blocked()
+                assert order == []
+                scope.cancel()
+    assert order == [2]
+    assert budget.taken == 8
+
+
+async def test_a_turn_that_comes_with_cancellation_is_given_back() -> None:
+    budget = Budget(10)
+    await budget.take(10)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(budget.take, 4)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            budget.give(10)
+    assert budget.taken in (0, 4)
+    if budget.taken:
+        budget.give(4)
+    await budget.take(10)
+    assert budget.taken == 10
