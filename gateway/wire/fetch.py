@@ -17,12 +17,16 @@ from typing import Final, TypeAlias
 
 from totalog.gateway.wire.answer import Buffer
 from totalog.gateway.wire.cursor import Cursor, encode_varint
+from totalog.gateway.wire.errors import ProtocolViolation
 
 SESSION_VERSION: Final = 7
 RACK_VERSION: Final = 11
 FLEXIBLE_VERSION: Final = 12
 TOPIC_ID_VERSION: Final = 13
 REPLICA_STATE_VERSION: Final = 15
+
+TOPICS_MAX: Final = 65_536
+"""Of one request: as many as a region holds partitions. An entry of three bytes costs a hundred of memory here."""
 
 NO_SESSION_EPOCH: Final = -1
 NO_LEADER_EPOCH: Final = -1
@@ -103,7 +107,7 @@ def parse(version: int, frame: memoryview, position: int) -> FetchRequest:
 def _flexible_topics(cursor: Cursor, version: int) -> list[tuple[TopicKey, list[PartitionFetch]]]:
     topic_key = cursor.uuid if version >= TOPIC_ID_VERSION else cursor.compact_string
     topics: list[tuple[TopicKey, list[PartitionFetch]]] = []
-    for _ in range(cursor.compact_array_count(_FLEXIBLE_TOPIC_SIZE_MIN)):
+    for _ in range(_limited(cursor.compact_array_count(_FLEXIBLE_TOPIC_SIZE_MIN))):
         topic = topic_key()
         partitions: list[PartitionFetch] = []
         for _ in range(cursor.compact_array_count(_PARTITION_12.size + 1)):
@@ -118,7 +122,7 @@ def _flexible_topics(cursor: Cursor, version: int) -> list[tuple[TopicKey, list[
 def _topics(cursor: Cursor, version: int) -> list[tuple[TopicKey, list[PartitionFetch]]]:
     layout = _PARTITION_9 if version >= 9 else _PARTITION_5 if version >= 5 else _PARTITION_4
     topics: list[tuple[TopicKey, list[PartitionFetch]]] = []
-    for _ in range(cursor.array_count(_TOPIC_SIZE_MIN)):
+    for _ in range(_limited(cursor.array_count(_TOPIC_SIZE_MIN))):
         topic = cursor.string()
         partitions: list[PartitionFetch] = []
         for _ in range(cursor.array_count(layout.size)):
@@ -130,6 +134,12 @@ def _topics(cursor: Cursor, version: int) -> list[tuple[TopicKey, list[Partition
             partitions.append((partition, leader_epoch, fetch_offset, most))
         topics.append((topic, partitions))
     return topics
+
+
+def _limited(count: int) -> int:
+    if count > TOPICS_MAX:
+        raise ProtocolViolation(f"{count} topics in one Fetch, limit {TOPICS_MAX}")
+    return count
 
 
 def _skip_flexible_forgotten(cursor: Cursor, version: int) -> None:

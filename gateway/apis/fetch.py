@@ -1,0 +1,265 @@
+"""Fetch (key 1), versions 4-18.
+
+Behaviour
+- Long poll: the answer leaves when `min_bytes` are there (of each partition, at most what it may send), when any
+  partition has an error, when no more could come, or when the time is over; the wait is capped by WAIT_S_MAX. Waiting
+  costs nothing: an append or the deletion of a topic rings its bell.
+- Sizes: partitions are served in the order of the request, each with whole batches up to its own and the common maximum
+  (`max_bytes`, `fetch.max.bytes`, ANSWER_SIZE_MAX). The first batch of the first partition that has any is sent whole,
+  whatever its size (KIP-74), so that a consumer always gets on. Kafka cuts the last batch off; nothing of it goes here.
+- Views are read like topics: partition 0 is the topic in total order, and batches carry it as their base offsets.
+- Errors are per partition, with high watermark -1: unknown topic or partition 3, unknown topic id 100, an offset
+  outside of the log 1, a leader epoch that is too new 75 or too old 74.
+- No sessions: the answer's session id is always 0. A full fetch (epoch 0 or -1) is answered whatever its session id is,
+  as Kafka does when it has no room for a session; any other epoch is FETCH_SESSION_ID_NOT_FOUND (KIP-227).
+- read_committed is read_uncommitted as long as there are no transactions: the last stable offset is the high watermark.
+  The list of aborted transactions is empty, or null, where Kafka's is.
+
+Version notes: see `wire/fetch.py`.
+
+Not implemented: fetching as a replica, diverging epochs (only replicas send the last fetched epoch), racks.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
+
+from totalog.gateway import waiting
+from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.wire import fetch as wire
+from totalog.gateway.wire._batch import lib
+from totalog.gateway.wire.answer import Answer, BufferPool
+from totalog.gateway.wire.batch import error_code, stamp
+from totalog.gateway.wire.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from totalog.engine import Log, Read, Topic
+    from totalog.gateway.broker import Broker
+    from totalog.gateway.topics import TopicHandle
+
+WAIT_S_MAX: Final = 60.0
+"""Of one long poll, whatever the client asks: then it gets an answer, empty if need be, and asks again."""
+
+ANSWER_SIZE_MAX: Final = 16 * 1024 * 1024
+"""Bytes of records in one answer, besides a first batch that is larger: bounds the memory that slow readers hold."""
+
+BATCHES_MAX: Final = 16_384
+"""Batches of one partition in one answer."""
+
+FRAME_SIZE_MAX: Final = 2 * 1024 * 1024
+"""Bytes of one request: it names as many partitions as a region holds."""
+
+FULL_FETCH_EPOCHS: Final = (0, wire.NO_SESSION_EPOCH)
+READ_UNCOMMITTED: Final = 0
+
+STATUS_OK: Final[int] = lib.STATUS_OK
+STATUS_UNKNOWN_TOPIC: Final[int] = lib.STATUS_UNKNOWN_TOPIC
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """One partition of a request, looked at: an error, or what there is to read."""
+
+    partition: int
+    error_code: int = 0
+    aborted_null: bool = False
+    high_watermark: int = -1
+    log_start_offset: int = -1
+    topic: "Topic | None" = None
+    read_partition: int = 0
+    """The number under which the log reads it."""
+    fetch_offset: int = 0
+    size: int = 0
+    """Bytes from the fetch offset to the end, at most what the partition may send."""
+
+
+class Survey:
+    """What a request would get now, before any record is copied."""
+
+    __slots__ = ("failed", "overhead", "size", "size_most", "slots", "topics")
+
+    def __init__(self, broker: "Broker", message: wire.FetchRequest) -> None:
+        self.topics: list[tuple[wire.TopicKey, list[Part]]] = []
+        self.slots: set[int] = set()
+        """Slots of the topics, whose bells tell when it is worth looking again."""
+        self.failed = False
+        self.size = 0
+        """Bytes of records."""
+        self.size_most = 0
+        """Bytes of records if every partition sends all that it may."""
+        self.overhead = wire.HEAD_SIZE_MAX
+        """Bytes around them, at most."""
+        null = message.isolation_level == READ_UNCOMMITTED
+        for key, partitions in message.topics:
+            handle = broker.topics.find(key) if isinstance(key, str) else broker.topics.find_id(key)
+            if handle is not None:
+                self.slots.add(handle.topic.slot)
+            self.topics.append((key, [self._look(broker.log, handle, key, null, asked) for asked in partitions]))
+            self.overhead += wire.TOPIC_SIZE_MAX + 4 * len(key) + wire.PARTITION_SIZE_MAX * len(partitions)
+
+    def _look(
+        self, log: "Log", handle: "TopicHandle | None", key: wire.TopicKey, null: bool, asked: wire.PartitionFetch
+    ) -> Part:
+        partition, leader_epoch, offset, most = asked
+        most = max(most, 1)  # no room at all still gets a first batch
+        self.size_most += most
+        if handle is None:
+            return self._fail(partition, _unknown_topic(key))
+        if not 0 <= partition < handle.partitions:
+            return self._fail(partition, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+        read_partition = handle.read_partition(partition)
+        bounds = log.bounds(handle.topic, read_partition)
+        if leader_epoch not in (wire.NO_LEADER_EPOCH, bounds.leader_epoch):
+            newer = leader_epoch > bounds.leader_epoch
+            error = ErrorCode.UNKNOWN_LEADER_EPOCH if newer else ErrorCode.FENCED_LEADER_EPOCH
+            return self._fail(partition, error, aborted_null=True)
+        if not bounds.log_start_offset <= offset <= bounds.next_offset:
+            return self._fail(partition, ErrorCode.OFFSET_OUT_OF_RANGE, aborted_null=True)
+        size = 0
+        if offset < bounds.next_offset:
+            size = min(log.available(handle.topic, read_partition, offset), most)
+            self.size += size
+        return Part(
+            partition,
+            0,
+            null,
+            bounds.next_offset,
+            bounds.log_start_offset,
+            handle.topic,
+            read_partition,
+            offset,
+            size,
+        )
+
+    def _fail(self, partition: int, error_code: ErrorCode, aborted_null: bool = False) -> Part:
+        self.failed = True
+        return Part(partition, int(error_code), aborted_null)
+
+
+def _unknown_topic(key: wire.TopicKey) -> ErrorCode:
+    return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if isinstance(key, str) else ErrorCode.UNKNOWN_TOPIC_ID
+
+
+class Reader:
+    """The fetch path of one broker: what is made once and serves every answer."""
+
+    def __init__(self, log: "Log") -> None:
+        self.batches = log.read_batches(BATCHES_MAX)
+        self.pool = BufferPool()
+
+    def refuse(self, request: Request, error_code: ErrorCode) -> Answer:
+        """An error for the request as a whole."""
+        writer = wire.AnswerWriter(request.version, self.pool.take(wire.HEAD_SIZE_MAX))
+        writer.head(request.correlation_id, int(error_code), 0)
+        return Answer([writer.finish()], writer.buffer)
+
+
+class Assembly:
+    """One answer being put together: what the survey found, up to `size_max` bytes of records."""
+
+    def __init__(self, reader: Reader, log: "Log", request: Request, survey: Survey, size_max: int) -> None:
+        self._reader = reader
+        self._log = log
+        self._survey = survey
+        self._size = survey.overhead + min(survey.size, size_max)
+        self._left = size_max
+        self._first = True
+        """No partition has sent a record yet."""
+        self._writer = wire.AnswerWriter(request.version, reader.pool.take(self._size))
+        self._writer.head(request.correlation_id, 0, len(survey.topics))
+
+    def answer(self) -> Answer:
+        writer = self._writer
+        for key, parts in self._survey.topics:
+            writer.topic(key, len(parts))
+            for part in parts:
+                if part.size and self._left > 0:
+                    self._add_records(key, part)
+                else:
+                    writer.partition(
+                        part.partition,
+                        part.error_code,
+                        part.high_watermark,
+                        part.log_start_offset,
+                        aborted_null=part.aborted_null,
+                    )
+            writer.end_topic()
+        return Answer([writer.finish()], writer.buffer)
+
+    def _add_records(self, key: wire.TopicKey, part: Part) -> None:
+        writer = self._writer
+        room = min(part.size, self._left)
+        at = writer.records_at(room)
+        read = self._read(part, at, room)
+        if self._first and read.size_needed > room:
+            self._grow(read.size_needed)
+            at = writer.records_at(read.size_needed)
+            read = self._read(part, at, read.size_needed)
+        if read.status != STATUS_OK:
+            code = _unknown_topic(key) if read.status == STATUS_UNKNOWN_TOPIC else error_code(read.status)
+            writer.partition(part.partition, int(code), -1, -1)
+            return
+        if read.size:
+            stamp(writer.buffer.address + at, self._reader.batches.address, read.count)
+            self._left -= read.size
+            self._first = False
+        writer.partition(
+            part.partition,
+            0,
+            read.next_offset,
+            read.log_start_offset,
+            aborted_null=part.aborted_null,
+            records_at=at,
+            records_size=read.size,
+        )
+
+    def _read(self, part: Part, at: int, room: int) -> "Read":
+        assert part.topic is not None
+        return self._log.read(
+            part.topic,
+            part.read_partition,
+            part.fetch_offset,
+            self._writer.buffer.address + at,
+            room,
+            batches=self._reader.batches,
+            whole_first=self._first,
+        )
+
+    def _grow(self, size_needed: int) -> None:
+        """Makes room for a first batch that is larger than what was asked for."""
+        old = self._writer.buffer
+        self._writer.move(self._reader.pool.take(self._size + size_needed))
+        self._reader.pool.give(old)
+
+
+_readers: WeakKeyDictionary["Broker", Reader] = WeakKeyDictionary()
+
+
+async def handle(broker: "Broker", request: Request) -> Answer:
+    """The answer, whose buffer goes back to its pool when the connection releases it."""
+    message = wire.parse(request.version, request.frame, request.body_at)
+    reader = _readers.get(broker)
+    if reader is None:
+        reader = _readers[broker] = Reader(broker.log)
+    if message.session_epoch not in FULL_FETCH_EPOCHS:
+        return reader.refuse(request, ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
+    size_max = max(1, min(message.max_bytes, broker.config.integer("fetch.max.bytes"), ANSWER_SIZE_MAX))
+    survey = await _wait(broker, message, size_max)
+    return Assembly(reader, broker.log, request, survey, size_max).answer()
+
+
+async def _wait(broker: "Broker", message: wire.FetchRequest, size_max: int) -> Survey:
+    """What there is to send once it is enough, or the time is over."""
+    deadline: float | None = None
+    survey = Survey(broker, message)
+    while not survey.failed and survey.size < min(message.min_bytes, size_max, survey.size_most):
+        if deadline is None:
+            deadline = waiting.now() + min(message.max_wait_ms / 1000, WAIT_S_MAX)
+        rung = await broker.appended.wait(survey.slots, deadline - waiting.now())
+        survey = Survey(broker, message)
+        if not rung:
+            break
+    return survey
+
+
+API = Api(1, "Fetch", 4, 18, wire.FLEXIBLE_VERSION, handle, raw=True, frame_size_max=FRAME_SIZE_MAX)

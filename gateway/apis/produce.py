@@ -1,0 +1,292 @@
+"""Produce (key 0), versions 3-13.
+
+Behaviour
+- All complete Produce requests of one receive buffer are one group: each batch is checked by one C call, and one call
+  of the log orders them all, in the order in which they came.
+- acks 0 has no answer, and an error in it closes the connection, as from Kafka; 1 and -1 are answered when the batch is
+  ordered; every other number is INVALID_REQUIRED_ACKS.
+- Errors are per partition, with base offset and log start offset -1: unknown topic or partition 3, unknown topic id
+  100, what the check of a batch or the log says, records null INVALID_RECORD, zstd below version 7
+  UNSUPPORTED_COMPRESSION_TYPE. A duplicate is answered like the original, with the original's offset.
+- Views and internal topics are not produced to: INVALID_TOPIC_EXCEPTION. Topics are created by Metadata, not here.
+- A body that was received straight into the region stays where it is if all its batches are of one topic, since a
+  segment belongs to one topic; otherwise they are copied. Either way the reservation is closed here.
+
+Version notes: 7: zstd (KIP-110). 13: topic ids (KIP-516). The others change the answer only: see `wire/produce.py`.
+
+Not implemented: transactions. A transactional id is UNSUPPORTED_VERSION, as in InitProducerId; a transactional batch
+without one TRANSACTIONAL_ID_AUTHORIZATION_FAILED, as from Kafka.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
+
+from totalog.gateway import view
+from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.wire import produce as wire
+from totalog.gateway.wire._batch import ffi, lib
+from totalog.gateway.wire.batch import check, error_code
+from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
+
+if TYPE_CHECKING:
+    from totalog.engine import AppendGroup
+    from totalog.gateway.broker import Broker
+    from totalog.gateway.topics import TopicHandle
+
+BATCHES_MAX: Final = 1024
+"""Batches that one call of the log orders; a group of more takes several calls."""
+
+FRAME_SIZE_MAX: Final = 100 * 1024 * 1024
+"""Bytes of one request, Kafka's default."""
+
+ACKS: Final = (0, 1, -1)
+ACK_LEVEL_ALL: Final = 2
+INT64_MAX: Final = 2**63 - 1
+
+ATTRIBUTES_AT: Final = 22
+"""Low byte of a batch's attributes."""
+CODEC_BITS: Final = 0x07
+CODEC_ZSTD: Final = 4
+TRANSACTIONAL_BIT: Final = 0x10
+ZSTD_VERSION: Final = 7
+
+STATUS_OK: Final[int] = lib.STATUS_OK
+STORED: Final = (lib.STATUS_OK, lib.STATUS_DUPLICATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the records of one topic go, and what they must keep to. Where they cannot go: no partitions, and why."""
+
+    partitions: int
+    error_code: ErrorCode = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    """For a partition that is not there."""
+    message: str | None = None
+    slot: int = 0
+    generation: int = 0
+    size_max: int = 0
+    ahead_ms_max: int = 0
+    """How far a timestamp may lie ahead of the clock."""
+
+
+UNKNOWN_NAME: Final = Target(0)
+UNKNOWN_ID: Final = Target(0, ErrorCode.UNKNOWN_TOPIC_ID)
+
+
+class Appender:
+    """The produce path of one broker: what is made once and serves every group."""
+
+    def __init__(self, broker: "Broker", batches_max: int = BATCHES_MAX) -> None:
+        self.batches: AppendGroup = broker.log.group(batches_max)
+        self.batches_max = batches_max
+        self._targets: dict[wire.TopicKey, Target] = {}
+        self._targets_version = -1
+
+    def append(self, broker: "Broker", requests: Sequence[Request]) -> Iterator[bytes | None]:
+        """See `handle_group`."""
+        if broker.log.topics_version != self._targets_version:
+            self._targets_version = broker.log.topics_version
+            self._targets.clear()
+        group = Group(broker, self)
+        violation = None
+        try:
+            try:
+                for request in requests:
+                    group.add(request)
+            except ProtocolViolation as fault:
+                violation = fault  # what came before it is stored and answered
+            group.order()
+        finally:
+            for request in requests:
+                if request.reservation is not None:
+                    request.reservation.close()
+        return group.answers(violation)
+
+    def target(self, broker: "Broker", key: wire.TopicKey) -> Target:
+        target = self._targets.get(key)
+        if target is None:
+            handle = broker.topics.find(key) if isinstance(key, str) else broker.topics.find_id(key)
+            if handle is None:  # not remembered, since a client can think of any number of names
+                return UNKNOWN_NAME if isinstance(key, str) else UNKNOWN_ID
+            target = self._targets[key] = _target(broker, handle)
+        return target
+
+
+def _target(broker: "Broker", handle: "TopicHandle") -> Target:
+    if handle.is_view:
+        return Target(0, ErrorCode.INVALID_TOPIC_EXCEPTION, view.refusal(handle.name, "produced to"))
+    if handle.topic.internal:
+        return Target(0, ErrorCode.INVALID_TOPIC_EXCEPTION, f"{handle.name} is an internal topic")
+    return Target(
+        handle.partitions,
+        slot=handle.topic.slot,
+        generation=handle.topic.generation,
+        size_max=broker.config.topic_integer("max.message.bytes", handle.config),
+        ahead_ms_max=broker.config.topic_integer("message.timestamp.after.max.ms", handle.config),
+    )
+
+
+class Group:
+    """One group on its way: requests are added, their batches ordered, their answers given, each once."""
+
+    def __init__(self, broker: "Broker", appender: Appender) -> None:
+        self._broker = broker
+        self._appender = appender
+        self._address: int = appender.batches.address
+        self._now_ms = broker.clock.wall_ms()
+        self._requests: list[tuple[Request, int, int]] = []
+        """Request, acks, and where its rows begin."""
+        self._rows: list[wire.PartitionAnswer] = []
+        self._places: list[tuple[int, wire.TopicKey, int]] = []
+        """Of each batch that waits to be ordered: its row, topic and partition."""
+
+    def add(self, request: Request) -> None:
+        """Checks the batches of a request. Raises ProtocolViolation: it does not parse, or errs although acks is 0."""
+        message = wire.parse(request.version, request.frame, request.body_at)
+        refusal = _refusal(message)
+        segment = self._segment(request, message)
+        source = int(ffi.cast("uintptr_t", ffi.from_buffer(request.frame)))
+        rows = self._rows
+        first = len(rows)
+        self._requests.append((request, message.acks, first))
+        for topic, partition, at, size in message.partitions:
+            target = self._appender.target(self._broker, topic)
+            if not 0 <= partition < target.partitions:
+                rows.append((topic, partition, target.error_code, -1, -1, -1, target.message))
+            elif refusal is not None:
+                rows.append((topic, partition, refusal[0], -1, -1, -1, refusal[1]))
+            elif size < 0:
+                rows.append((topic, partition, ErrorCode.INVALID_RECORD, -1, -1, -1, "records are null"))
+            else:
+                code = self._check(request, target, partition, source, at, size, segment)
+                if code:
+                    rows.append((topic, partition, code, -1, -1, -1, None))
+                else:
+                    self._places.append((len(rows), topic, partition))
+                    rows.append(_WAITING)
+        if message.acks == 0:
+            self._no_errors(first)
+
+    def _check(
+        self, request: Request, target: Target, partition: int, source: int, at: int, size: int, segment: int
+    ) -> ErrorCode | None:
+        """Puts one batch at the end of those that wait, or says what is wrong with it."""
+        if len(self._places) == self._appender.batches_max:
+            self.order()
+        status = check(
+            self._address,
+            len(self._places),
+            source + at,
+            size,
+            target.size_max,
+            segment,
+            target.slot,
+            target.generation,
+            partition,
+            min(self._now_ms + target.ahead_ms_max, INT64_MAX),
+        )
+        if status != STATUS_OK:
+            return error_code(status)
+        attributes = request.frame[at + ATTRIBUTES_AT]
+        if attributes & TRANSACTIONAL_BIT:
+            return ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        if attributes & CODEC_BITS == CODEC_ZSTD and request.version < ZSTD_VERSION:
+            return ErrorCode.UNSUPPORTED_COMPRESSION_TYPE
+        return None
+
+    def _segment(self, request: Request, message: wire.ProduceRequest) -> int:
+        """The segment in which the batches of a request lie and may stay; 0: they are copied."""
+        if request.reservation is None:
+            return 0
+        first = message.partitions[0][0] if message.partitions else None
+        one_topic = all(topic == first for topic, *_ in message.partitions)
+        return request.reservation.segment if one_topic else 0
+
+    def order(self) -> None:
+        """Has the log order the batches that wait, fills their rows, and wakes who waits for them."""
+        places, self._places = self._places, []
+        if not places:
+            return
+        batches = self._appender.batches
+        self._broker.log.append(batches, len(places))
+        stored = set()
+        position = -1
+        for index, (row, topic, partition) in enumerate(places):
+            batch = batches[index]
+            status = batch.status
+            if status in STORED:
+                stored.add(batch.topic_slot)
+                position = max(position, batch.global_position)
+                self._rows[row] = (topic, partition, 0, batch.base_offset, -1, batch.log_start_offset, None)
+            else:
+                self._rows[row] = (topic, partition, _code(status, topic), -1, -1, -1, None)
+        for slot in stored:
+            self._broker.appended.ring(slot)
+        assert position < 0 or self._broker.log.acknowledged(position, ACK_LEVEL_ALL)
+
+    def answers(self, violation: ProtocolViolation | None) -> Iterator[bytes | None]:
+        ends = [first for _, _, first in self._requests[1:]]
+        for (request, acks, first), end in zip(self._requests, [*ends, len(self._rows)], strict=True):
+            if acks == 0:
+                self._no_errors(first, end)
+                yield None
+            else:
+                yield wire.encode(request.version, request.correlation_id, self._rows[first:end])
+        if violation is not None:
+            raise violation
+
+    def _no_errors(self, first: int, end: int | None = None) -> None:
+        """Raises ProtocolViolation where a row from `first` on is an error: with acks 0 that ends the connection."""
+        for topic, partition, code, *_ in self._rows[first:end]:
+            if code:
+                name = topic if isinstance(topic, str) else topic.hex()
+                raise ProtocolViolation(f"produce with acks=0 to {name}-{partition}: error {int(code)}")
+
+
+def _code(status: int, topic: wire.TopicKey) -> ErrorCode:
+    code = error_code(status)
+    if code is ErrorCode.UNKNOWN_TOPIC_OR_PARTITION and isinstance(topic, bytes):
+        return ErrorCode.UNKNOWN_TOPIC_ID  # deleted while the batch was on its way
+    return code
+
+
+_WAITING: Final[wire.PartitionAnswer] = ("", 0, 0, -1, -1, -1, None)
+
+
+def _refusal(message: wire.ProduceRequest) -> tuple[ErrorCode, str] | None:
+    """Why nothing of a request is stored."""
+    if message.transactional_id is not None:
+        return ErrorCode.UNSUPPORTED_VERSION, "transactions are not served"
+    if message.acks not in ACKS:
+        return ErrorCode.INVALID_REQUIRED_ACKS, f"acks is {message.acks}, allowed are 0, 1 and -1"
+    return None
+
+
+_appenders: WeakKeyDictionary["Broker", Appender] = WeakKeyDictionary()
+
+
+def handle_group(broker: "Broker", requests: Sequence[Request]) -> Iterator[bytes | None]:
+    """The answers to `requests`, in their order: complete frames, or None where acks is 0.
+
+    Everything is stored when this returns. Where a request ends the connection, the iteration raises ProtocolViolation
+    behind the answers of those before it; those behind it are not served.
+
+    acks=all: today a batch is acknowledged at every level once it is ordered. When disk replicas make that take longer,
+    `Group.order` keeps the largest global position for each request with acks -1, and `answers` yields, where
+    `log.acknowledged` is still false, an awaitable of the frame in its place: the connection awaits it there, so that
+    answers stay in request order. Nothing else here depends on it.
+    """
+    appender = _appenders.get(broker)
+    if appender is None:
+        appender = _appenders[broker] = Appender(broker)
+    return appender.append(broker, requests)
+
+
+def handle(broker: "Broker", request: Request) -> bytes | None:
+    (answer,) = handle_group(broker, [request])
+    return answer
+
+
+API = Api(0, "Produce", 3, 13, wire.FLEXIBLE_VERSION, handle, raw=True, frame_size_max=FRAME_SIZE_MAX)
