@@ -65,7 +65,7 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
         return
     from totalog.gateway.testing import broker  # only here: with --broker nothing of ours need be installed
 
-    with broker("--ephemeral", "--memory", "1g") as started:
+    with broker(memory="1g") as started:
         yield started.address
 
 

@@ -6,18 +6,13 @@ from compat_tests.clients import KINDS
 from compat_tests.clients.face import Client, ClientError, ConsumerSettings, Place, ProducerSettings, Record
 from compat_tests.conftest import MakeTopic, Spawn
 from compat_tests.proxy import FETCH, Proxy
+from compat_tests.steps import numbered, write
 
 MORE_THAN_A_TEST_S = 25
 
 
-def write(client: Client, topic: str, records: list[Record], settings: ProducerSettings | None = None) -> None:
-    producer = client.open_producer(settings or ProducerSettings())
-    assert {delivery.code for delivery in client.send(producer, topic, records)} == {0}
-    client.close_producer(producer)
-
-
 def test_seek_goes_back_and_forth(client: Client, topic: str) -> None:
-    write(client, topic, [Record(b"%d" % number, partition=number % 2) for number in range(200)])
+    write(client, topic, numbered(200, 2))
     one, other = Place(topic, 0), Place(topic, 1)
     consumer = client.open_consumer(ConsumerSettings())
     client.assign(consumer, {one: 0})
@@ -85,7 +80,7 @@ def test_offsets_for_times(client: Client, readers: dict[str, Client], topic: st
 
 
 def test_an_offset_outside_the_log_follows_the_reset_rule(client: Client, topic: str) -> None:
-    write(client, topic, [Record(b"%d" % number, partition=0) for number in range(10)])
+    write(client, topic, numbered(10, 1))
     consumer = client.open_consumer(ConsumerSettings(reset="earliest"))
     client.assign(consumer, {Place(topic, 0): 1_000})
     assert [record.offset for record in client.read(consumer, 10)] == list(range(10))
@@ -151,7 +146,7 @@ def test_a_batch_larger_than_the_limits_of_a_fetch_still_comes(client: Client, t
 
 def test_many_partitions_in_one_fetch(client: Client, make_topic: MakeTopic) -> None:
     topic = make_topic(100)
-    write(client, topic, [Record(b"%d" % number, partition=number % 100) for number in range(300)])
+    write(client, topic, numbered(300, 100))
     read = client.read_topic(topic, 100)
     assert sorted((record.partition, record.offset) for record in read) == [
         (at, offset) for at in range(100) for offset in range(3)

@@ -290,8 +290,8 @@ class KafkaPython(Reading):
     def delete_group(self, group: str) -> None:
         with translated():
             (answer,) = self._admin.delete_groups([group]).values()
-        if isinstance(answer, Exception):
-            raise translated_error(answer)
+        if answer != "OK":  # the name of an error class
+            raise translated_error(getattr(kafka.errors, answer)(group))
 
     def log_sizes(self) -> dict[Place, int]:
         with translated():

@@ -1,0 +1,244 @@
+"""Consumer groups, of each kind of client and of both together: sharing, handing over, resuming from commits."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+import pytest
+
+from compat_tests.clients import CONFLUENT, KAFKA_PYTHON, KINDS
+from compat_tests.clients.face import (
+    Client,
+    ClientError,
+    Code,
+    ConsumerSettings,
+    Place,
+    Received,
+)
+from compat_tests.clients.process import ClientProcess
+from compat_tests.conftest import MakeTopic, Spawn, unique
+from compat_tests.steps import numbered, places_of, write
+
+GROUP_TIME_MAX_S = 45.0
+POLL_MS = 300
+PAIRS = [(KAFKA_PYTHON, KAFKA_PYTHON), (CONFLUENT, CONFLUENT), (KAFKA_PYTHON, CONFLUENT)]
+PAIR_NAMES = ["-and-".join(pair) for pair in PAIRS]
+RESUMES = [(KAFKA_PYTHON, KAFKA_PYTHON), (CONFLUENT, CONFLUENT), (KAFKA_PYTHON, CONFLUENT), (CONFLUENT, KAFKA_PYTHON)]
+
+
+class Member:
+    """One member in its own process, and every record that it was given."""
+
+    def __init__(
+        self, process: ClientProcess, group: str, topics: Sequence[str] = (), pattern: str | None = None
+    ) -> None:
+        self.process = process
+        self.client = process.client
+        self.consumer = self.client.open_consumer(ConsumerSettings(group=group))
+        self.client.subscribe(self.consumer, topics, pattern)
+        self.records: list[Received] = []
+
+    def start_poll(self) -> "Future[list[Received]]":
+        return self.process.later("poll", self.consumer, POLL_MS)
+
+    def assignment(self) -> list[Place]:
+        return self.client.assignment(self.consumer)
+
+    def leave(self) -> None:
+        self.client.close_consumer(self.consumer)
+
+
+def poll_until(members: Sequence[Member], true: Callable[[], bool]) -> None:
+    """All members poll at once, as each application polls for itself, until what is waited for is true."""
+    deadline = time.monotonic() + GROUP_TIME_MAX_S
+    while not true():
+        assert time.monotonic() < deadline, [
+            (member.process.kind, member.assignment(), len(member.records)) for member in members
+        ]
+        for member, polled in [(member, member.start_poll()) for member in members]:
+            member.records += polled.result()
+
+
+def shared_evenly(members: Sequence[Member], places: Sequence[Place]) -> bool:
+    shares = [member.assignment() for member in members]
+    even = {len(share) for share in shares} == {len(places) // len(members)}
+    return even and sorted(place for share in shares for place in share) == sorted(places)
+
+
+def numbers(records: Sequence[Received]) -> list[int]:
+    return sorted(int(record.value or b"-1") for record in records)
+
+
+@pytest.mark.parametrize("kinds", PAIRS, ids=PAIR_NAMES)
+def test_two_members_share_the_partitions_and_hand_over_when_one_leaves(
+    spawn: Spawn, admin: Client, make_topic: MakeTopic, kinds: tuple[str, str]
+) -> None:
+    topic, group = make_topic(4), unique("group")
+    places = places_of(topic, 4)
+    members = [Member(spawn(kind), group, [topic]) for kind in kinds]
+    poll_until(members, lambda: shared_evenly(members, places))
+    write(admin, topic, numbered(400, 4))
+    poll_until(members, lambda: sum(len(member.records) for member in members) >= 400)
+    for member in members:
+        assert {Place(record.topic, record.partition) for record in member.records} == set(member.assignment())
+        member.client.commit(member.consumer)
+    assert numbers(members[0].records + members[1].records) == list(range(400))
+
+    stays, leaves = members
+    leaves.leave()
+    poll_until([stays], lambda: stays.assignment() == places)
+    write(admin, topic, numbered(400, 4, start=400))
+    poll_until([stays], lambda: len(stays.records) + len(leaves.records) >= 800)
+    assert numbers(stays.records + leaves.records) == list(range(800))
+    stays.leave()
+
+
+@pytest.mark.parametrize("kinds", PAIRS, ids=PAIR_NAMES)
+def test_the_partitions_of_a_killed_member_go_to_the_other_one(
+    spawn: Spawn, admin: Client, make_topic: MakeTopic, kinds: tuple[str, str]
+) -> None:
+    """It says nothing when it dies, so its session has to run out; what it did not commit is read again."""
+    topic, group = make_topic(4), unique("group")
+    places = places_of(topic, 4)
+    members = stays, dies = [Member(spawn(kind), group, [topic]) for kind in kinds]
+    poll_until(members, lambda: shared_evenly(members, places))
+    write(admin, topic, numbered(100, 4))
+    poll_until(members, lambda: sum(len(member.records) for member in members) >= 100)
+    stays.client.commit(stays.consumer)
+    lost = dies.assignment()
+    dies.process.kill()
+    poll_until([stays], lambda: stays.assignment() == places)
+    poll_until([stays], lambda: len(stays.records) >= 100)
+    assert numbers(stays.records) == list(range(100))
+    assert {Place(topic, record.partition) for record in dies.records} == set(lost)
+    write(admin, topic, numbered(100, 4, start=100))
+    poll_until([stays], lambda: len(stays.records) >= 200)
+    assert numbers(stays.records) == list(range(200))
+    stays.leave()
+
+
+@pytest.mark.parametrize("kinds", RESUMES, ids=["-then-".join(pair) for pair in RESUMES])
+def test_a_group_resumes_from_its_commits(
+    readers: dict[str, Client], admin: Client, make_topic: MakeTopic, kinds: tuple[str, str]
+) -> None:
+    topic, group = make_topic(2), unique("group")
+    places = places_of(topic, 2)
+    write(admin, topic, numbered(200, 2))
+    first, second = (readers[kind] for kind in kinds)
+    consumer = first.open_consumer(ConsumerSettings(group=group))
+    assert first.committed(consumer, places) == dict.fromkeys(places)
+    first.subscribe(consumer, [topic])
+    assert numbers(first.read(consumer, 200)) == list(range(200))
+    first.commit(consumer, {places[0]: 30, places[1]: 60})
+    first.close_consumer(consumer)
+
+    consumer = second.open_consumer(ConsumerSettings(group=group))
+    assert second.committed(consumer, places) == {places[0]: 30, places[1]: 60}
+    second.subscribe(consumer, [topic])
+    read = second.read(consumer, 110)
+    assert sorted((record.partition, record.offset) for record in read) == [
+        *((0, offset) for offset in range(30, 100)),
+        *((1, offset) for offset in range(60, 100)),
+    ]
+    second.commit(consumer)
+    second.close_consumer(consumer)
+
+    consumer = first.open_consumer(ConsumerSettings(group=group))
+    assert first.committed(consumer, places) == dict.fromkeys(places, 100)
+    first.close_consumer(consumer)
+
+
+def test_what_was_not_committed_is_read_again(client: Client, admin: Client, topic: str) -> None:
+    write(admin, topic, numbered(50, 2))
+    group = unique("group")
+    for _ in range(2):
+        consumer = client.open_consumer(ConsumerSettings(group=group))
+        client.subscribe(consumer, [topic])
+        assert numbers(client.read(consumer, 50)) == list(range(50))
+        client.close_consumer(consumer)
+
+
+def test_commits_without_membership(client: Client, admin: Client, topic: str) -> None:
+    """A consumer that assigns its partitions itself may keep its offsets in a group all the same."""
+    write(admin, topic, numbered(20, 2))
+    group, place = unique("group"), Place(topic, 1)
+    consumer = client.open_consumer(ConsumerSettings(group=group))
+    client.assign(consumer, {place: 0})
+    assert len(client.read(consumer, 10)) == 10
+    client.commit(consumer, {place: 4})
+    client.close_consumer(consumer)
+    again = client.open_consumer(ConsumerSettings(group=group))
+    client.assign(again, {place: None})
+    assert [record.offset for record in client.read(again, 6)] == list(range(4, 10))
+    client.close_consumer(again)
+
+
+def test_two_groups_know_nothing_of_each_other(client: Client, admin: Client, topic: str) -> None:
+    write(admin, topic, numbered(40, 2))
+    places = places_of(topic, 2)
+    one = client.open_consumer(ConsumerSettings(group=unique("group")))
+    other = client.open_consumer(ConsumerSettings(group=unique("group")))
+    client.subscribe(one, [topic])
+    assert numbers(client.read(one, 40)) == list(range(40))
+    client.commit(one)
+    assert client.committed(other, places) == dict.fromkeys(places)
+    client.subscribe(other, [topic])
+    assert numbers(client.read(other, 40)) == list(range(40))
+    client.close_consumer(one)
+    client.close_consumer(other)
+
+
+@pytest.mark.parametrize("kind_of_member", KINDS)
+def test_a_pattern_takes_in_topics_that_come_later(
+    spawn: Spawn, admin: Client, make_topic: MakeTopic, kind_of_member: str
+) -> None:
+    prefix = unique("pattern")
+    first, other = make_topic(1, name=f"{prefix}.a"), make_topic(1)
+    member = Member(spawn(kind_of_member), unique("group"), pattern=f"{prefix}\\..*")
+    poll_until([member], lambda: member.assignment() == [Place(first, 0)])
+    later = make_topic(1, name=f"{prefix}.b")
+    poll_until([member], lambda: member.assignment() == [Place(first, 0), Place(later, 0)])
+    for topic in (first, other, later):
+        write(admin, topic, numbered(5, 1))
+    poll_until([member], lambda: len(member.records) >= 10)
+    assert {record.topic for record in member.records} == {first, later}
+    member.leave()
+
+
+@pytest.mark.parametrize("kind_of_member", KINDS)
+def test_a_group_takes_in_partitions_that_are_added(
+    spawn: Spawn, admin: Client, make_topic: MakeTopic, kind_of_member: str
+) -> None:
+    topic = make_topic(2)
+    member = Member(spawn(kind_of_member), unique("group"), [topic])
+    poll_until([member], lambda: member.assignment() == places_of(topic, 2))
+    admin.create_partitions(topic, 4)
+    poll_until([member], lambda: member.assignment() == places_of(topic, 4))
+    write(admin, topic, numbered(40, 4))
+    poll_until([member], lambda: len(member.records) >= 40)
+    assert numbers(member.records) == list(range(40))
+    member.leave()
+
+
+def test_a_group_is_listed_described_and_deleted(client: Client, spawn: Spawn, kind: str, topic: str) -> None:
+    group = unique("group")
+    member = Member(spawn(kind), group, [topic])
+    poll_until([member], lambda: member.assignment() == places_of(topic, 2))
+    member.client.commit(member.consumer, {Place(topic, 0): 0})
+    assert group in client.groups()
+    described = client.describe_group(group)
+    assert (described.state, [assigned for _, assigned in described.members]) == (
+        "stable",
+        [tuple(places_of(topic, 2))],
+    )
+    with pytest.raises(ClientError) as refused:
+        client.delete_group(group)
+    assert refused.value.code == Code.NON_EMPTY_GROUP
+    member.leave()
+    described = client.describe_group(group)
+    assert (described.state, described.members) == ("empty", ())
+    client.delete_group(group)
+    assert group not in client.groups()
+    with pytest.raises(ClientError) as unknown:
+        client.delete_group(group)
+    assert unknown.value.code == Code.GROUP_ID_NOT_FOUND
