@@ -1,0 +1,156 @@
+/* The segment bitmap: one bit per block, set while the block is claimed. Lock-free.
+ *
+ * Invariants
+ *  - A bit is set only by an atomic fetch_or whose old value shows it clear: whoever sees it clear owns the block. A run over several
+ *    words is claimed word by word and rolled back where another thread was first, so a claim never waits.
+ *  - Only its owner clears a bit. Blocks at or above `committed_blocks` have no memory and are never searched.
+ *  - Which block is found is policy, not correctness: the newest freed run first (its lines are warm), then from the hint upwards, then from
+ *    the start. Hints are private to a handle, and start apart for different brokers.
+ */
+#include "log.h"
+
+static uint64_t word_position(const struct log *log, uint32_t word)
+{
+    return log->bitmap_position + (uint64_t)word * 8;
+}
+
+static uint64_t mask_of(uint32_t first, uint32_t count)
+{
+    return (count == 64 ? ~0ull : (1ull << count) - 1) << first;
+}
+
+static void clear_bits(struct log *log, uint32_t first, uint32_t count)
+{
+    while (count > 0) {
+        uint32_t bit = first % 64;
+        uint32_t here = 64 - bit < count ? 64 - bit : count;
+        mem_fetch_and64(&log->mem, word_position(log, first / 64), ~mask_of(bit, here));
+        first += here;
+        count -= here;
+    }
+}
+
+/* Claims exactly [first, first + count), or nothing. */
+static int claim_at(struct log *log, uint32_t first, uint32_t count)
+{
+    uint32_t done = 0;
+    while (done < count) {
+        uint32_t bit = (first + done) % 64;
+        uint32_t here = 64 - bit < count - done ? 64 - bit : count - done;
+        uint64_t mask = mask_of(bit, here);
+        uint64_t old = mem_fetch_or64(&log->mem, word_position(log, (first + done) / 64), mask);
+        if (old & mask) {
+            log->counters.allocation_retries++;
+            mem_fetch_and64(&log->mem, word_position(log, (first + done) / 64), ~(mask & ~old));
+            clear_bits(log, first, done);
+            return 0;
+        }
+        done += here;
+    }
+    return 1;
+}
+
+/* The first run of `count` clear bits in [from, end), as seen now; end where there is none. */
+static uint32_t find_run(struct log *log, uint32_t from, uint32_t end, uint32_t count)
+{
+    uint32_t run = 0;
+    uint32_t at = from;
+    while (at < end) {
+        uint64_t taken = mem_load64(&log->mem, word_position(log, at / 64)) >> (at % 64);
+        uint32_t left = 64 - at % 64;
+        if (taken & 1) {
+            uint64_t free_bits = ~taken & mask_of(0, left);
+            uint32_t skip = free_bits ? (uint32_t)__builtin_ctzll(free_bits) : left;
+            run = 0;
+            at += skip;
+            continue;
+        }
+        uint32_t zeros = taken ? (uint32_t)__builtin_ctzll(taken) : left;
+        if (zeros > end - at)
+            zeros = end - at;
+        run += zeros;
+        at += zeros;
+        if (run >= count)
+            return at - run;
+    }
+    return end;
+}
+
+static uint32_t claim_between(struct log *log, uint32_t from, uint32_t end, uint32_t count)
+{
+    while (from < end) {
+        uint32_t first = find_run(log, from, end, count);
+        if (first >= end)
+            return 0;
+        if (claim_at(log, first, count))
+            return first;
+        from = first;
+    }
+    return 0;
+}
+
+static uint32_t claim_recent(struct log *log, uint32_t count)
+{
+    for (uint32_t i = log->recent_count; i > 0; i--) {
+        struct run *run = &log->recent[i - 1];
+        if (run->count < count)
+            continue;
+        uint32_t first = run->first;
+        run->first += count;
+        run->count -= count;
+        if (run->count == 0)
+            *run = log->recent[--log->recent_count];
+        if (claim_at(log, first, count))
+            return first;
+        return 0;
+    }
+    return 0;
+}
+
+static uint32_t claim_committed(struct log *log, uint32_t count)
+{
+    uint32_t end = (uint32_t)mem_load64(&log->mem, FIELD(CONTROL_POSITION, struct control, committed_blocks));
+    uint32_t first = claim_recent(log, count);
+    if (first == 0)
+        first = claim_between(log, log->hint < end ? log->hint : 1, end, count);
+    if (first == 0)
+        first = claim_between(log, 1, end, count);
+    return first;
+}
+
+uint32_t bitmap_claim(struct log *log, uint32_t count)
+{
+    uint32_t first;
+    log->counters.allocations++;
+    while ((first = claim_committed(log, count)) == 0) {
+        if (commit_blocks(log) != 0) {
+            log->counters.out_of_memory++;
+            return 0;
+        }
+        log->counters.commit_steps_inline++;
+    }
+    log->hint = first + count;
+    commit_ahead(log, first + count);
+    return first;
+}
+
+void bitmap_free(struct log *log, uint32_t first, uint32_t count)
+{
+    clear_bits(log, first, count);
+    if (log->recent_count == RECENT_MAX) {
+        memmove(log->recent, log->recent + 1, (RECENT_MAX - 1) * sizeof(struct run));
+        log->recent_count--;
+    }
+    log->recent[log->recent_count++] = (struct run){first, count};
+    if (first < log->hint)
+        log->hint = first;
+}
+
+uint64_t bitmap_used(struct log *log)
+{
+    uint64_t end = mem_load64(&log->mem, FIELD(CONTROL_POSITION, struct control, committed_blocks));
+    uint64_t used = 0;
+    for (uint64_t word = 0; word * 64 < end; word++)
+        used += (uint64_t)__builtin_popcountll(mem_load64(&log->mem, word_position(log, (uint32_t)word)));
+    return used;
+}

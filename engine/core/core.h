@@ -1,0 +1,158 @@
+/* Everything that Python may call of the core. Read by the compiler and, as text, by cffi.
+ *
+ * A call does one bounded piece of work and returns. Functions return STATUS_* unless something else is said. `partition`
+ * is a partition number, or PARTITION_VIEW for the topic in total order.
+ */
+
+#define PARTITION_VIEW 0xffffffff
+
+enum {
+    OPEN_OK = 0,
+    OPEN_MAP_FAILED = 1,          /* mmap refused; errno tells */
+    OPEN_NOT_A_REGION = 2,
+    OPEN_OTHER_LAYOUT = 3,
+    OPEN_SIZE_MISMATCH = 4,
+    OPEN_NO_MEMORY = 5,
+    OPEN_DAMAGED = 6
+};
+
+struct log;
+
+struct log_counters {
+    uint64_t appended_batches;
+    uint64_t appended_bytes;
+    uint64_t duplicate_batches;
+    uint64_t rejected_batches;
+    uint64_t sequencer_passes;
+    uint64_t allocations;
+    uint64_t allocation_retries;  /* a fetch_or that another thread won */
+    uint64_t out_of_memory;
+    uint64_t commit_steps;
+    uint64_t commit_steps_inline; /* fresh memory that a writer had to wait for */
+    uint64_t released_batches;
+    uint64_t released_segments;
+    uint64_t pinned_releases;     /* a segment that waited for its readers */
+    uint64_t snapshots;
+    uint64_t read_batches;
+    uint64_t read_bytes;
+};
+
+struct topic_info {
+    uint32_t slot;
+    uint32_t generation;
+    uint32_t state;
+    uint32_t flags;
+    uint32_t order_level;
+    uint32_t partition_count;
+    int64_t retention_bytes;
+    int64_t retention_ms;
+    uint32_t settings_size;
+    uint32_t name_size;
+    uint8_t id[16];
+    uint8_t name[256];
+};
+
+struct topic_request {
+    uint32_t operation;
+    uint32_t topic_slot;
+    uint32_t topic_generation;
+    uint32_t partition_count;
+    uint32_t order_level;
+    uint32_t flags;
+    int64_t retention_bytes;
+    int64_t retention_ms;
+    uint32_t trim_partition;
+    uint32_t name_size;
+    uint64_t trim_offset;
+    uint32_t settings_size;
+    uint32_t limit;               /* answer of STATUS_LIMIT_REACHED: which limit, a LIMIT_* */
+    uint8_t id[16];
+    uint8_t name[256];
+};
+
+enum { LIMIT_TOPICS = 1, LIMIT_PARTITIONS = 2, LIMIT_EXTENTS = 3, LIMIT_SETTINGS = 4, LIMIT_NAME = 5 };
+
+struct bounds {
+    int64_t log_start_offset;
+    int64_t next_offset;
+    uint64_t bytes;               /* payload kept */
+    uint32_t leader_epoch;
+    uint32_t padding;
+};
+
+struct read_result {
+    int32_t status;
+    uint32_t count;               /* batches copied */
+    uint64_t size;                /* bytes copied */
+    uint64_t size_needed;         /* room that the first batch takes, when nothing was copied for lack of it */
+    int64_t log_start_offset;
+    int64_t next_offset;
+};
+
+struct batch_at {
+    int64_t base_offset;
+    int64_t max_timestamp;
+    uint32_t size;
+    uint32_t leader_epoch;
+    uint32_t flags;
+    uint32_t last_offset_delta;
+};
+
+struct frontiers {
+    uint64_t written;             /* headers published in this broker's ring */
+    uint64_t ordered;             /* global positions */
+    uint64_t replicated;
+};
+
+/* Writes the fixed part of a region into an empty file of `size` bytes. OPEN_*. */
+int32_t region_format(int32_t fd, uint64_t size, uint32_t coherence, uint64_t layout_id, const uint8_t *region_id);
+/* Maps, checks, takes the part of broker `broker` and of the sequencer, and goes on with what is there. NULL: *error is OPEN_*. */
+struct log *log_open(int32_t fd, uint64_t size, uint64_t layout_id, uint32_t broker, int32_t *error);
+void log_close(struct log *log);
+
+/* Orders `count` batches: one group. Answers stand in each append. */
+void log_append(struct log *log, struct append *appends, uint32_t count);
+/* A run of its own. Returns its segment and address; 0: no memory. */
+uint32_t log_reserve(struct log *log, uint64_t size, uint64_t *address);
+/* What was appended of a reservation stays, the rest goes back. Call once. */
+void log_reserve_done(struct log *log, uint32_t segment, int32_t published);
+
+int32_t log_topic_operation(struct log *log, struct topic_request *request, const uint8_t *settings);
+uint64_t log_topics_version(struct log *log);
+/* The topic of a slot. STATUS_UNKNOWN_TOPIC: none. */
+int32_t log_topic(struct log *log, uint32_t slot, struct topic_info *info);
+int32_t log_topic_settings(struct log *log, uint32_t slot, uint32_t generation, uint8_t *target, uint32_t size);
+
+int32_t log_bounds(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, struct bounds *bounds);
+/* Whole batches, first the one that holds `offset`, to `target`. */
+void log_read(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t offset, uint64_t target, uint64_t size_max,
+              int32_t whole_first, uint64_t batches, uint32_t batches_max, struct read_result *result);
+/* Bytes from the batch that holds `offset` to the end; -1: out of range or unknown. */
+int64_t log_available(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t offset);
+/* The first batch whose largest timestamp is at least `timestamp`. STATUS_OFFSET_OUT_OF_RANGE: none. */
+int32_t log_find_timestamp(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t timestamp, struct batch_at *found);
+int32_t log_find_max_timestamp(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, struct batch_at *found);
+/* Copies order entries [first, first + count) of a topic; returns how many, up to the first that is missing or not ordered. */
+uint32_t log_entries(struct log *log, uint32_t slot, uint32_t generation, uint64_t first, uint32_t count, uint8_t *target);
+void log_entry_range(struct log *log, uint32_t slot, uint32_t generation, uint64_t *first, uint64_t *end);
+
+/* Retention, sweeping of deleted topics, release of segments that readers let go. Returns 1 while there is more to do. */
+int32_t log_maintain(struct log *log, int64_t now_ms);
+
+void log_frontiers(struct log *log, struct frontiers *frontiers);
+void log_counters(struct log *log, struct log_counters *counters);
+void log_blocks(struct log *log, uint64_t *total, uint64_t *used, uint64_t *committed);
+/* Flushed lines, fences and invalidated lines so far. */
+void log_memory_operations(struct log *log, uint64_t *flushes, uint64_t *fences, uint64_t *invalidates);
+uint64_t log_base_address(struct log *log);
+
+/* One allocation at a time, for tests and benches: the bitmap alone. */
+uint32_t core_claim(struct log *log, uint32_t blocks);
+void core_free(struct log *log, uint32_t first, uint32_t blocks);
+int32_t core_pin(struct log *log, uint32_t segment);
+void core_unpin(struct log *log, int32_t pin);
+/* Claims and frees runs of `blocks` blocks `rounds` times from `threads` threads; returns how often a claimed block was
+   already taken (0, or the bitmap is broken). *nanoseconds is the time of one claim and free. */
+uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, uint32_t blocks, double *nanoseconds);
+/* Region bytes as they are, for tests of the layout. */
+int32_t core_peek(struct log *log, uint64_t position, uint8_t *target, uint64_t size);

@@ -1,0 +1,154 @@
+/* The handle of one process on a region, and what the stages of the core call of each other. Nothing here is shared.
+ *
+ * A handle may play two parts: that of a broker (reserves, copies, publishes in its own ring) and that of the sequencer (the only
+ * writer of order). In the embedded broker one handle plays both, and publish + order is one call.
+ */
+#ifndef TOTALOG_LOG_H
+#define TOTALOG_LOG_H
+
+#include <pthread.h>
+
+#include "mem.h"
+#include "core.h"
+
+#define COMMIT_STEP_BLOCKS 256        /* 16 MiB */
+#define RECENT_MAX 64                 /* freed runs remembered, newest first */
+#define RESERVE_BLOCKS 8              /* kept back so that topics can be deleted when memory is full */
+#define GROUP_FLUSH_BATCHES 8
+#define GROUP_FLUSH_BYTES 65536
+#define PASS_HEADERS_MAX 1024         /* headers of one ring in one sequencer pass */
+#define NOT_AN_APPEND 0xffffffffu
+
+struct open_segment {
+    uint32_t segment;                 /* 0: none */
+    uint32_t topic_generation;
+    uint32_t used;                    /* bytes */
+    uint32_t size;                    /* bytes */
+    uint32_t next_blocks;
+};
+
+struct run {
+    uint32_t first;
+    uint32_t count;
+};
+
+enum area { AREA_TOPICS, AREA_PARTITIONS, AREA_RING, AREA_COMPLETIONS, AREA_ORDER, AREA_SNAPSHOT_0, AREA_SNAPSHOT_1, AREA_COUNT };
+
+struct committer {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    int running;
+    int stop;
+    int wanted;
+};
+
+struct sequencer;
+
+struct log {
+    struct mem mem;
+    int fd;
+    uint32_t block_count;
+    uint64_t bitmap_position;
+    uint64_t block_table_position;
+    uint64_t blocks_position;
+    uint64_t area_committed[AREA_COUNT];  /* bytes from the area's start that have memory behind them */
+
+    uint32_t broker;
+    uint32_t broker_epoch;
+    uint64_t ring_next;               /* sequence of the next header to write */
+    uint64_t ring_taken;              /* completions below it have been taken */
+    struct open_segment open[TOPICS_MAX];
+    uint32_t ring_append[RING_SLOTS]; /* which append of the group a slot carries, or NOT_AN_APPEND */
+
+    uint32_t hint;                    /* where the next search in the bitmap starts */
+    uint32_t recent_count;
+    struct run recent[RECENT_MAX];
+    uint32_t pins_used;
+
+    struct sequencer *sequencer;      /* NULL: another process has that part */
+    struct committer committer;
+    struct log_counters counters;
+};
+
+/* ---- positions ---- */
+static inline uint64_t broker_position(uint32_t broker) { return BROKER_TABLE_POSITION + (uint64_t)broker * sizeof(struct broker_entry); }
+static inline uint64_t topic_position(uint32_t slot) { return TOPIC_TABLE_POSITION + (uint64_t)slot * TOPIC_SIZE; }
+static inline uint64_t topic_counter_position(uint32_t slot, uint32_t broker)
+{
+    return topic_position(slot) + sizeof(struct topic_entry) + (uint64_t)broker * sizeof(struct topic_counter);
+}
+static inline uint64_t partition_position(uint32_t slot) { return PARTITION_TABLE_POSITION + (uint64_t)slot * sizeof(struct partition_entry); }
+static inline uint64_t ring_position(uint32_t broker, uint64_t sequence)
+{
+    return BATCH_RING_POSITION + ((uint64_t)broker * RING_SLOTS + sequence % RING_SLOTS) * sizeof(struct batch_header);
+}
+static inline uint64_t completion_position(uint32_t broker, uint64_t sequence)
+{
+    return COMPLETION_POSITION + ((uint64_t)broker * RING_SLOTS + sequence % RING_SLOTS) * sizeof(struct completion);
+}
+static inline uint64_t order_position(uint64_t global) { return ORDER_RING_POSITION + global % ORDER_RING_SLOTS * sizeof(struct order_slot); }
+static inline uint64_t pin_position(uint32_t broker, uint32_t pin)
+{
+    return PIN_TABLE_POSITION + ((uint64_t)broker * PINS_MAX + pin) * sizeof(struct pin);
+}
+static inline uint64_t block_position(const struct log *log, uint32_t block) { return log->blocks_position + (uint64_t)block * BLOCK_SIZE; }
+static inline uint64_t block_entry_position(const struct log *log, uint32_t block)
+{
+    return log->block_table_position + (uint64_t)block * sizeof(struct block_entry);
+}
+static inline uint64_t page_position(uint32_t page) { return (uint64_t)page * INDEX_PAGE_SIZE; }
+static inline uint32_t ring_turn(uint64_t sequence) { return (uint32_t)sequence + 1; }
+static inline uint64_t round_up(uint64_t size, uint64_t to) { return (size + to - 1) / to * to; }
+
+/* ---- commit.c: memory behind the region, ahead of its use ---- */
+int commit_range(struct log *log, uint64_t position, uint64_t size);           /* 0, or -1 where there is no memory */
+int commit_area(struct log *log, enum area area, uint64_t size);               /* the first `size` bytes of it */
+int commit_blocks(struct log *log);                                            /* one more step; -1: none left */
+void commit_ahead(struct log *log, uint32_t claimed_end);                      /* wakes the committer when fresh blocks go */
+int committer_start(struct log *log);
+void committer_stop(struct log *log);
+
+/* ---- bitmap.c ---- */
+uint32_t bitmap_claim(struct log *log, uint32_t count);                        /* first block of the run; 0: none free */
+void bitmap_free(struct log *log, uint32_t first, uint32_t count);
+uint64_t bitmap_used(struct log *log);
+
+/* ---- segment.c ---- */
+uint32_t segment_claim(struct log *log, uint32_t kind, uint32_t blocks, uint32_t topic_slot, uint32_t topic_generation);
+void segment_describe(struct log *log, uint32_t segment, uint32_t kind, uint32_t blocks, uint32_t topic_slot, uint32_t topic_generation);
+void segment_return(struct log *log, uint32_t segment);                        /* never published: back at once */
+int segment_valid(struct log *log, uint32_t segment, uint32_t position, uint32_t size);
+int segment_pin(struct log *log, uint32_t segment, uint64_t *generation);      /* pin number, or -1 */
+void segment_unpin(struct log *log, int pin);
+int segment_pinned(struct log *log, uint32_t segment);
+
+/* ---- delegation.c ---- */
+uint64_t ring_reserve(struct log *log);                                        /* the next slot; the caller keeps within RING_SLOTS */
+void ring_put(struct log *log, struct batch_header *header, uint32_t append);
+void ring_publish(struct log *log);
+int ring_room(const struct log *log);
+void delegation_seal(struct log *log, uint32_t segment);
+void delegation_seal_open(struct log *log, uint32_t topic_slot);
+int delegation_place(struct log *log, uint32_t topic_slot, uint32_t topic_generation, uint32_t size, uint32_t *segment, uint32_t *position);
+
+/* ---- index.c: pages of fixed-size elements behind a radix tree ---- */
+struct index {
+    uint64_t root;                    /* page number, and depth in the high half; 0: empty */
+    uint64_t root_position;           /* where the root stands in the region; the sequencer stores it when it changes */
+    uint32_t element_size;
+    uint32_t per_page;
+};
+uint64_t index_find(struct log *log, const struct index *index, uint64_t number);              /* position, 0: no page there */
+static inline struct index order_index(uint32_t topic_slot, uint64_t root)
+{
+    return (struct index){root, FIELD(topic_position(topic_slot), struct topic_entry, index_root), sizeof(struct order_entry), ENTRIES_PER_PAGE};
+}
+static inline struct index partition_index(uint32_t table_slot, uint64_t root)
+{
+    return (struct index){root, FIELD(partition_position(table_slot), struct partition_entry, index_root), sizeof(struct partition_element), ELEMENTS_PER_PAGE};
+}
+
+int entry_read(struct log *log, const struct index *index, uint64_t number, struct order_entry *entry);    /* 0: no page there */
+
+#endif

@@ -1,0 +1,409 @@
+/* Reading: by partition offset or by total order, by timestamp, and what lies where.
+ *
+ * Invariants
+ *  - Nothing loaded from the region is believed before it was checked: numbers against the sizes of what they index, segments against the
+ *    block table, and everything once more against the log start after the copy. The log start moves before memory goes back,
+ *    so what is still above it was not overwritten while it was read.
+ *  - Payload is copied under a pin of its segment (segment.c); where no pin is free, the second look alone decides.
+ *  - Only what `entry_count` and `element_count` cover is read: both are stored after `ordered`.
+ *
+ * A `cursor` is one place in one log: a partition, or the topic in total order (the view).
+ */
+#include "log.h"
+
+struct cursor {
+    uint32_t slot;
+    uint32_t generation;
+    int view;
+    uint64_t table_position;          /* of the partition's entry */
+    struct index order;
+    struct index elements;            /* of a partition */
+    uint64_t first, count;            /* elements, or order entries */
+    uint64_t log_start, next;
+    uint32_t leader_epoch;
+};
+
+static int topic_alive(struct log *log, uint32_t slot, uint32_t generation)
+{
+    return mem_observe64(&log->mem, topic_position(slot)) == ((uint64_t)generation << 32 | TOPIC_LIVE);
+}
+
+static uint32_t table_slot(struct log *log, uint32_t slot, uint32_t partition)
+{
+    uint64_t at = topic_position(slot);
+    uint32_t extents = mem_load32(&log->mem, FIELD(at, struct topic_entry, extent_count));
+    for (uint32_t i = 0; i < extents && i < EXTENTS_MAX; i++) {
+        struct extent extent;
+        mem_read(&log->mem, FIELD(at, struct topic_entry, extents) + i * sizeof extent, &extent, sizeof extent);
+        if (partition < extent.count)
+            return extent.first + partition;
+        partition -= extent.count;
+    }
+    return PARTITIONS_MAX;
+}
+
+static int open_cursor(struct log *log, struct cursor *cursor, uint32_t slot, uint32_t generation, uint32_t partition)
+{
+    struct mem *mem = &log->mem;
+    if (slot >= TOPICS_MAX || !topic_alive(log, slot, generation))
+        return STATUS_UNKNOWN_TOPIC;
+    uint64_t topic = topic_position(slot);
+    mem_invalidate(mem, topic, sizeof(struct topic_entry));
+    cursor->slot = slot;
+    cursor->generation = generation;
+    cursor->view = partition == PARTITION_VIEW;
+    uint64_t entry_count = mem_load64(mem, FIELD(topic, struct topic_entry, entry_count));
+    cursor->leader_epoch = 0;
+    if (cursor->view) {
+        cursor->count = entry_count;
+        cursor->next = mem_load64(mem, FIELD(topic, struct topic_entry, next_total_order));
+        cursor->first = mem_load64(mem, FIELD(topic, struct topic_entry, entry_first));
+        cursor->log_start = mem_load64(mem, FIELD(topic, struct topic_entry, log_start_total_order));
+    } else {
+        if (partition >= mem_load32(mem, FIELD(topic, struct topic_entry, partition_count)))
+            return STATUS_UNKNOWN_TOPIC;
+        uint32_t row = table_slot(log, slot, partition);
+        if (row >= PARTITIONS_MAX)
+            return STATUS_UNKNOWN_TOPIC;
+        uint64_t at = cursor->table_position = partition_position(row);
+        mem_invalidate(mem, at, sizeof(struct partition_entry));
+        cursor->count = mem_load64(mem, FIELD(at, struct partition_entry, element_count));
+        cursor->next = mem_load64(mem, FIELD(at, struct partition_entry, next_offset));
+        cursor->first = mem_load64(mem, FIELD(at, struct partition_entry, element_first));
+        cursor->log_start = mem_load64(mem, FIELD(at, struct partition_entry, log_start_offset));
+        cursor->leader_epoch = mem_load32(mem, FIELD(at, struct partition_entry, leader_epoch));
+        cursor->elements = partition_index(row, mem_load64(mem, FIELD(at, struct partition_entry, index_root)));
+        if (mem_load32(mem, FIELD(at, struct partition_entry, topic_slot)) != slot ||
+            mem_load32(mem, FIELD(at, struct partition_entry, topic_generation)) != generation)
+            return STATUS_UNKNOWN_TOPIC;
+    }
+    cursor->order = order_index(slot, mem_load64(mem, FIELD(topic, struct topic_entry, index_root)));
+    return STATUS_OK;
+}
+
+/* Element `number` of the cursor, as its order entry. 0: no page there (released). */
+static int entry_at(struct log *log, const struct cursor *cursor, uint64_t number, struct order_entry *entry)
+{
+    if (!cursor->view) {
+        struct partition_element element;
+        uint64_t position = index_find(log, &cursor->elements, number);
+        if (position == 0)
+            return 0;
+        mem_invalidate(&log->mem, position, sizeof element);
+        mem_read(&log->mem, position, &element, sizeof element);
+        number = element.entry;
+    }
+    return entry_read(log, &cursor->order, number, entry);
+}
+
+static uint64_t start_of(const struct cursor *cursor, const struct order_entry *entry)
+{
+    return cursor->view ? entry->total_order : entry->base_offset;
+}
+
+static uint64_t end_of(const struct cursor *cursor, const struct order_entry *entry)
+{
+    return start_of(cursor, entry) + entry->last_offset_delta + 1;
+}
+
+static int64_t running_max(const struct cursor *cursor, const struct order_entry *entry)
+{
+    return cursor->view ? entry->topic_max_timestamp : entry->partition_max_timestamp;
+}
+
+/* The first element in [first, count) of which `reached` is true; pages that are gone count as not reached. */
+static uint64_t search(struct log *log, const struct cursor *cursor, int (*reached)(const struct cursor *, const struct order_entry *, int64_t),
+                       int64_t wanted)
+{
+    uint64_t low = cursor->first, high = cursor->count;
+    struct order_entry entry;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2, probe = middle;
+        while (probe < high && !entry_at(log, cursor, probe, &entry))
+            probe += ENTRIES_PER_PAGE - probe % ENTRIES_PER_PAGE;
+        if (probe >= high)
+            high = middle;
+        else if (reached(cursor, &entry, wanted))
+            high = probe > middle ? middle : probe;
+        else
+            low = probe + 1;
+    }
+    return low;
+}
+
+static int ends_after(const struct cursor *cursor, const struct order_entry *entry, int64_t offset)
+{
+    return (int64_t)end_of(cursor, entry) > offset;
+}
+
+static int is_as_late(const struct cursor *cursor, const struct order_entry *entry, int64_t timestamp)
+{
+    return running_max(cursor, entry) >= timestamp;
+}
+
+/* The log start may have passed what was just read; then it may have been anything. */
+static uint64_t log_start_now(struct log *log, const struct cursor *cursor)
+{
+    if (!topic_alive(log, cursor->slot, cursor->generation))
+        return ~0ull;
+    return cursor->view ? mem_observe64(&log->mem, FIELD(topic_position(cursor->slot), struct topic_entry, log_start_total_order))
+                        : mem_observe64(&log->mem, FIELD(cursor->table_position, struct partition_entry, log_start_offset));
+}
+
+int32_t log_bounds(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, struct bounds *bounds)
+{
+    struct cursor cursor;
+    int status = open_cursor(log, &cursor, slot, generation, partition);
+    if (status != STATUS_OK)
+        return status;
+    uint64_t appended = cursor.view ? FIELD(topic_position(slot), struct topic_entry, bytes_appended)
+                                    : FIELD(cursor.table_position, struct partition_entry, bytes_appended);
+    uint64_t released = cursor.view ? FIELD(topic_position(slot), struct topic_entry, bytes_released)
+                                    : FIELD(cursor.table_position, struct partition_entry, bytes_released);
+    *bounds = (struct bounds){
+        .log_start_offset = (int64_t)cursor.log_start,
+        .next_offset = (int64_t)cursor.next,
+        .bytes = mem_load64(&log->mem, appended) - mem_load64(&log->mem, released),
+        .leader_epoch = cursor.leader_epoch,
+    };
+    return STATUS_OK;
+}
+
+struct copy {
+    uint64_t target;                  /* address */
+    uint64_t left;                    /* bytes */
+    struct read_batch *batches;
+    uint32_t batches_max;
+    uint32_t pinned;                  /* segment under the pin */
+    int pin;
+};
+
+static void let_go(struct log *log, struct copy *copy)
+{
+    if (copy->pin >= 0)
+        segment_unpin(log, copy->pin);
+    copy->pin = -1;
+    copy->pinned = 0;
+}
+
+/* Pins the segment, then looks whether the entry still stands: 1 it does, 0 it was released meanwhile. */
+static int hold(struct log *log, struct copy *copy, const struct cursor *cursor, uint64_t number, const struct order_entry *entry)
+{
+    uint64_t generation;
+    struct order_entry again;
+    if (entry->segment == copy->pinned)
+        return 1;
+    let_go(log, copy);
+    if (entry->segment >= log->block_count)
+        return 0;
+    copy->pin = segment_pin(log, entry->segment, &generation);
+    copy->pinned = entry->segment;
+    return entry_at(log, cursor, number, &again) && again.global_position == entry->global_position && again.state == ENTRY_LIVE;
+}
+
+static int copy_batch(struct log *log, struct copy *copy, const struct cursor *cursor, const struct order_entry *entry, struct read_result *result)
+{
+    if (!segment_valid(log, entry->segment, entry->segment_position, entry->size))
+        return 0;
+    uint64_t at = block_position(log, entry->segment) + entry->segment_position;
+    mem_invalidate(&log->mem, at, entry->size);
+    mem_read(&log->mem, at, (void *)(uintptr_t)(copy->target + result->size), entry->size);
+    copy->batches[result->count++] = (struct read_batch){(int64_t)start_of(cursor, entry), entry->size, entry->leader_epoch};
+    result->size += entry->size;
+    return 1;
+}
+
+static void copy_run(struct log *log, struct copy *copy, const struct cursor *cursor, uint64_t number, int whole_first, struct read_result *result)
+{
+    struct order_entry entry;
+    for (; number < cursor->count && result->count < copy->batches_max; number++) {
+        if (!entry_at(log, cursor, number, &entry)) {
+            number += ENTRIES_PER_PAGE - number % ENTRIES_PER_PAGE - 1;
+            continue;
+        }
+        if (cursor->view && entry.state == ENTRY_RELEASED)
+            continue;
+        if (entry.size > copy->left - result->size) {
+            if (result->count == 0 && whole_first)
+                result->size_needed = entry.size;
+            return;
+        }
+        if (!hold(log, copy, cursor, number, &entry) || !copy_batch(log, copy, cursor, &entry, result))
+            return;
+    }
+}
+
+void log_read(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t offset, uint64_t target, uint64_t size_max,
+              int32_t whole_first, uint64_t batches, uint32_t batches_max, struct read_result *result)
+{
+    struct cursor cursor;
+    *result = (struct read_result){.log_start_offset = -1, .next_offset = -1};
+    result->status = open_cursor(log, &cursor, slot, generation, partition);
+    if (result->status != STATUS_OK)
+        return;
+    result->log_start_offset = (int64_t)cursor.log_start;
+    result->next_offset = (int64_t)cursor.next;
+    if (offset < (int64_t)cursor.log_start || offset > (int64_t)cursor.next) {
+        result->status = STATUS_OFFSET_OUT_OF_RANGE;
+        return;
+    }
+    if (offset == (int64_t)cursor.next)
+        return;
+    struct copy copy = {target, size_max, (struct read_batch *)(uintptr_t)batches, batches_max, 0, -1};
+    uint64_t number = search(log, &cursor, ends_after, offset);
+    copy_run(log, &copy, &cursor, number, whole_first, result);
+    let_go(log, &copy);
+    uint64_t start = log_start_now(log, &cursor);
+    if ((uint64_t)offset < start) {
+        *result = (struct read_result){.status = start == ~0ull ? STATUS_UNKNOWN_TOPIC : STATUS_OFFSET_OUT_OF_RANGE,
+                                       .log_start_offset = start == ~0ull ? -1 : (int64_t)start,
+                                       .next_offset = (int64_t)cursor.next};
+        return;
+    }
+    log->counters.read_batches += result->count;
+    log->counters.read_bytes += result->size;
+}
+
+int64_t log_available(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t offset)
+{
+    struct cursor cursor;
+    struct order_entry entry;
+    if (open_cursor(log, &cursor, slot, generation, partition) != STATUS_OK || offset < (int64_t)cursor.log_start ||
+        offset > (int64_t)cursor.next)
+        return -1;
+    uint64_t total = cursor.view ? mem_load64(&log->mem, FIELD(topic_position(slot), struct topic_entry, bytes_appended))
+                                 : mem_load64(&log->mem, FIELD(cursor.table_position, struct partition_entry, bytes_appended));
+    uint64_t number = offset == (int64_t)cursor.next ? cursor.count : search(log, &cursor, ends_after, offset);
+    if (number >= cursor.count || !entry_at(log, &cursor, number, &entry))
+        return 0;
+    uint64_t before = cursor.view ? entry.topic_bytes : entry.partition_bytes;
+    return total > before ? (int64_t)(total - before) : 0;
+}
+
+static void describe_batch(const struct cursor *cursor, const struct order_entry *entry, struct batch_at *found)
+{
+    *found = (struct batch_at){
+        .base_offset = (int64_t)start_of(cursor, entry),
+        .max_timestamp = entry->max_timestamp,
+        .size = entry->size,
+        .leader_epoch = entry->leader_epoch,
+        .flags = entry->flags,
+        .last_offset_delta = entry->last_offset_delta,
+    };
+}
+
+static int32_t find_from(struct log *log, const struct cursor *cursor, int64_t timestamp, struct batch_at *found)
+{
+    struct order_entry entry;
+    /* The running maximum leads to the first batch that is late enough, or to a later one where that one was released. */
+    for (uint64_t number = search(log, cursor, is_as_late, timestamp); number < cursor->count; number++) {
+        if (!entry_at(log, cursor, number, &entry) || (cursor->view && entry.state == ENTRY_RELEASED) || entry.max_timestamp < timestamp)
+            continue;
+        if (start_of(cursor, &entry) < log_start_now(log, cursor) && end_of(cursor, &entry) <= log_start_now(log, cursor))
+            continue;
+        describe_batch(cursor, &entry, found);
+        return STATUS_OK;
+    }
+    return STATUS_OFFSET_OUT_OF_RANGE;
+}
+
+int32_t log_find_timestamp(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t timestamp, struct batch_at *found)
+{
+    struct cursor cursor;
+    int status = open_cursor(log, &cursor, slot, generation, partition);
+    return status != STATUS_OK ? status : find_from(log, &cursor, timestamp, found);
+}
+
+int32_t log_find_max_timestamp(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, struct batch_at *found)
+{
+    struct cursor cursor;
+    struct order_entry entry;
+    int status = open_cursor(log, &cursor, slot, generation, partition);
+    if (status != STATUS_OK)
+        return status;
+    /* The largest timestamp may belong to a batch that was released: then the largest of those that are left. */
+    int64_t best = -1;
+    if (cursor.count > cursor.first && entry_at(log, &cursor, cursor.count - 1, &entry) &&
+        find_from(log, &cursor, running_max(&cursor, &entry), found) == STATUS_OK)
+        return STATUS_OK;
+    for (uint64_t number = cursor.first; number < cursor.count; number++)
+        if (entry_at(log, &cursor, number, &entry) && entry.state == ENTRY_LIVE && entry.max_timestamp > best)
+            best = entry.max_timestamp;
+    return best < 0 ? STATUS_OFFSET_OUT_OF_RANGE : find_from(log, &cursor, best, found);
+}
+
+void log_entry_range(struct log *log, uint32_t slot, uint32_t generation, uint64_t *first, uint64_t *end)
+{
+    struct cursor cursor;
+    *first = *end = 0;
+    if (open_cursor(log, &cursor, slot, generation, PARTITION_VIEW) != STATUS_OK)
+        return;
+    *first = cursor.first;
+    *end = cursor.count;
+}
+
+uint32_t log_entries(struct log *log, uint32_t slot, uint32_t generation, uint64_t first, uint32_t count, uint8_t *target)
+{
+    struct cursor cursor;
+    uint32_t copied = 0;
+    if (open_cursor(log, &cursor, slot, generation, PARTITION_VIEW) != STATUS_OK)
+        return 0;
+    while (copied < count && first + copied < cursor.count) {
+        struct order_entry entry;
+        if (!entry_read(log, &cursor.order, first + copied, &entry))
+            break;
+        memcpy(target + (uint64_t)copied * sizeof entry, &entry, sizeof entry);
+        copied++;
+    }
+    return copied;
+}
+
+static void copy_description(struct log *log, uint64_t at, struct topic_info *info)
+{
+    struct topic_entry entry;
+    mem_read(&log->mem, at, &entry, offsetof(struct topic_entry, next_total_order));
+    info->generation = entry.generation;
+    info->state = entry.state;
+    info->flags = entry.flags;
+    info->order_level = entry.order_level;
+    info->partition_count = entry.partition_count;
+    info->retention_bytes = entry.retention_bytes;
+    info->retention_ms = entry.retention_ms;
+    info->settings_size = entry.settings_size;
+    info->name_size = entry.name_size < TOPIC_NAME_SIZE ? entry.name_size : TOPIC_NAME_SIZE;
+    memcpy(info->id, entry.id, sizeof info->id);
+    memcpy(info->name, entry.name, sizeof info->name);
+}
+
+int32_t log_topic(struct log *log, uint32_t slot, struct topic_info *info)
+{
+    memset(info, 0, sizeof *info);
+    info->slot = slot;
+    mem_invalidate(&log->mem, FIELD(CONTROL_POSITION, struct control, topic_slots), sizeof(uint32_t));
+    if (slot >= mem_load32(&log->mem, FIELD(CONTROL_POSITION, struct control, topic_slots)))
+        return STATUS_UNKNOWN_TOPIC;
+    mem_invalidate(&log->mem, topic_position(slot), sizeof(struct topic_entry));
+    copy_description(log, topic_position(slot), info);
+    return info->state == TOPIC_LIVE ? STATUS_OK : STATUS_UNKNOWN_TOPIC;
+}
+
+int32_t log_topic_settings(struct log *log, uint32_t slot, uint32_t generation, uint8_t *target, uint32_t size)
+{
+    if (slot >= TOPICS_MAX || !topic_alive(log, slot, generation))
+        return STATUS_UNKNOWN_TOPIC;
+    uint64_t at = topic_position(slot), pin_generation;
+    mem_invalidate(&log->mem, at, sizeof(struct topic_entry));
+    uint32_t segment = mem_load32(&log->mem, FIELD(at, struct topic_entry, settings_segment));
+    uint32_t position = mem_load32(&log->mem, FIELD(at, struct topic_entry, settings_position));
+    if (size != mem_load32(&log->mem, FIELD(at, struct topic_entry, settings_size)) || segment >= log->block_count)
+        return STATUS_INVALID_ARGUMENT;
+    int pin = segment_pin(log, segment, &pin_generation);
+    int valid = segment_valid(log, segment, position, size);
+    if (valid) {
+        mem_invalidate(&log->mem, block_position(log, segment) + position, size);
+        mem_read(&log->mem, block_position(log, segment) + position, target, size);
+    }
+    if (pin >= 0)
+        segment_unpin(log, pin);
+    return valid && topic_alive(log, slot, generation) ? STATUS_OK : STATUS_UNKNOWN_TOPIC;
+}

@@ -1,0 +1,317 @@
+/* Taking the sequencer's part: from an empty region or from one that another sequencer left, at any moment. One code path.
+ *
+ * What is believed: order slots and entries below `ordered`. What is recomputed from them: topic and partition lines above
+ * `applied`, how far each ring was consumed, the producer table (snapshot, then the order ring), how many batches live in each segment,
+ * which index pages are in use. What no one refers to goes back: runs that were never published, pages of a pass that was cut short.
+ *
+ * Every owner of a segment is taken for dead here: one process at a time. (Many processes: the issue of their own will keep the
+ * segments of brokers whose heartbeat goes on.)
+ */
+#include "sequencer.h"
+
+static uint64_t control_word(struct log *log, uint64_t field) { return mem_observe64(&log->mem, CONTROL_POSITION + field); }
+
+static struct sequencer *allocate(struct log *log)
+{
+    struct sequencer *sequencer = calloc(1, sizeof *sequencer);
+    if (sequencer == NULL)
+        return NULL;
+    log->sequencer = sequencer;
+    sequencer->producers = producers_new();
+    sequencer->live = calloc(log->block_count, sizeof *sequencer->live);
+    sequencer->sealed = calloc(log->block_count, sizeof *sequencer->sealed);
+    sequencer->page_used = calloc(log->block_count, sizeof *sequencer->page_used);
+    sequencer->page_blocks = calloc(log->block_count, sizeof *sequencer->page_blocks);
+    sequencer->waiting = calloc(log->block_count, sizeof *sequencer->waiting);
+    sequencer->pending = calloc(PASS_HEADERS_MAX, sizeof *sequencer->pending);
+    if (!sequencer->producers || !sequencer->live || !sequencer->sealed || !sequencer->page_used || !sequencer->page_blocks ||
+        !sequencer->waiting || !sequencer->pending)
+        return NULL;
+    for (uint32_t i = 0; i < TOPICS_MAX; i++)
+        sequencer->name_buckets[i] = TOPICS_MAX;
+    return sequencer;
+}
+
+void sequencer_release(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    if (sequencer == NULL)
+        return;
+    for (uint32_t slot = 0; slot < TOPICS_MAX && slot < sequencer->topic_slots; slot++)
+        free(sequencer->topics[slot].partitions);
+    producers_delete(sequencer->producers);
+    free(sequencer->live);
+    free(sequencer->sealed);
+    free(sequencer->page_used);
+    free(sequencer->page_blocks);
+    free(sequencer->waiting);
+    free(sequencer->pending);
+    free(sequencer->dirty_partitions);
+    free(sequencer);
+    log->sequencer = NULL;
+}
+
+static void load_partition(struct log *log, struct topic_state *topic, uint32_t partition)
+{
+    struct partition_entry entry;
+    uint32_t slot = partition_table_slot(&topic->entry, partition);
+    mem_invalidate(&log->mem, partition_position(slot), sizeof entry);
+    mem_read(&log->mem, partition_position(slot), &entry, sizeof entry);
+    topic->partitions[partition] = (struct partition_state){
+        .slot = slot,
+        .leader_epoch = entry.leader_epoch,
+        .next_offset = entry.next_offset,
+        .log_start_offset = entry.log_start_offset,
+        .element_count = entry.element_count,
+        .element_first = entry.element_first,
+        .index_root = entry.index_root,
+        .bytes_appended = entry.bytes_appended,
+        .bytes_released = entry.bytes_released,
+        .max_timestamp = entry.max_timestamp,
+    };
+}
+
+static int description_valid(const struct topic_entry *entry)
+{
+    uint64_t partitions = 0;
+    if (entry->state > TOPIC_DYING || entry->extent_count > EXTENTS_MAX || entry->name_size > TOPIC_NAME_SIZE)
+        return 0;
+    for (uint32_t i = 0; i < entry->extent_count; i++) {
+        if (entry->extents[i].first > PARTITIONS_MAX || entry->extents[i].count > PARTITIONS_MAX - entry->extents[i].first)
+            return 0;
+        partitions += entry->extents[i].count;
+    }
+    return partitions == entry->partition_count && partitions > 0 && entry->entry_first <= entry->entry_count;
+}
+
+static int load_topic(struct log *log, uint32_t slot)
+{
+    struct sequencer *sequencer = log->sequencer;
+    struct topic_state *topic = &sequencer->topics[slot];
+    mem_invalidate(&log->mem, topic_position(slot), sizeof topic->entry);
+    mem_read(&log->mem, topic_position(slot), &topic->entry, sizeof topic->entry);
+    if (topic->entry.state == TOPIC_FREE) {
+        topic->entry = (struct topic_entry){.generation = topic->entry.generation};
+        return OPEN_OK;
+    }
+    if (!description_valid(&topic->entry))
+        return OPEN_DAMAGED;
+    if (partitions_load(sequencer, slot) != 0)
+        return OPEN_NO_MEMORY;
+    for (uint32_t partition = 0; partition < topic->entry.partition_count; partition++) {
+        load_partition(log, topic, partition);
+        uint32_t row = topic->partitions[partition].slot;
+        sequencer->partition_used[row / 64] |= 1ull << row % 64;
+    }
+    topic->sweep = topic->entry.entry_first;
+    if (topic->entry.state == TOPIC_DYING)
+        sequencer->dying_count++;
+    else if (slot != 0)
+        topic_name_add(sequencer, slot);
+    return OPEN_OK;
+}
+
+/* Whether the region's lines of the topic say already what the operation at this global position did. */
+static int already_applied(const struct topic_entry *topic, const struct topic_operation *operation, uint64_t position)
+{
+    if (operation->operation == OPERATION_CREATE)
+        return topic->generation >= operation->topic_generation;
+    if (operation->operation == OPERATION_TRIM)
+        return 0;
+    return topic->generation != operation->topic_generation || topic->changed_position >= position;
+}
+
+static int fold_operation(struct log *log, const struct order_entry *entry, uint64_t number)
+{
+    struct topic_operation operation;
+    if (entry->size < sizeof operation || entry->base_sequence <= 0 || entry->base_sequence >= TOPICS_MAX ||
+        !segment_valid(log, entry->segment, entry->segment_position, entry->size))
+        return OPEN_DAMAGED;
+    mem_invalidate(&log->mem, block_position(log, entry->segment) + entry->segment_position, sizeof operation);
+    mem_read(&log->mem, block_position(log, entry->segment) + entry->segment_position, &operation, sizeof operation);
+    operation.topic_slot = (uint32_t)entry->base_sequence;
+    operation.topic_generation = (uint32_t)entry->producer_id;
+    const struct topic_state *topic = &log->sequencer->topics[operation.topic_slot];
+    if (already_applied(&topic->entry, &operation, entry->global_position))
+        return OPEN_OK;
+    if (operation.operation != OPERATION_CREATE && topic->entry.generation != operation.topic_generation)
+        return OPEN_OK;
+    return operation_apply(log, &operation, entry, number) == STATUS_OK ? OPEN_OK : OPEN_DAMAGED;
+}
+
+static int read_order_slot(struct log *log, uint64_t position, struct order_slot *slot)
+{
+    mem_invalidate(&log->mem, order_position(position), sizeof *slot);
+    mem_read(&log->mem, order_position(position), slot, sizeof *slot);
+    return slot->global_position == position && slot->topic_slot < TOPICS_MAX;
+}
+
+/* What was ordered, but perhaps not yet written into the lines of topics and partitions. */
+static int fold_ordered(struct log *log, uint64_t applied)
+{
+    struct sequencer *sequencer = log->sequencer;
+    for (uint64_t position = applied; position < sequencer->ordered; position++) {
+        struct order_slot slot;
+        struct order_entry entry;
+        if (!read_order_slot(log, position, &slot))
+            return OPEN_DAMAGED;
+        struct topic_state *topic = &sequencer->topics[slot.topic_slot];
+        if (topic->entry.state == TOPIC_FREE || topic->entry.generation != slot.topic_generation)
+            continue;
+        struct index index = order_index(slot.topic_slot, topic->entry.index_root);
+        if (!entry_read(log, &index, slot.entry, &entry) || entry.global_position != position || entry.broker >= BROKERS_MAX ||
+            entry.partition >= topic->entry.partition_count)
+            return OPEN_DAMAGED;
+        if (entry.ring_sequence >= sequencer->consumed[entry.broker])
+            sequencer->consumed[entry.broker] = entry.ring_sequence + 1;
+        sequencer_fold_entry(sequencer, topic, slot.entry, &entry);
+        int result = slot.topic_slot == 0 ? fold_operation(log, &entry, slot.entry) : OPEN_OK;
+        if (result != OPEN_OK)
+            return result;
+    }
+    return OPEN_OK;
+}
+
+static int fold_producers(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    uint64_t from = producers_restore(log, sequencer->producers);
+    if (from < sequencer->checkpoint)
+        return OPEN_DAMAGED;
+    for (uint64_t position = from; position < sequencer->ordered; position++) {
+        struct order_slot slot;
+        if (!read_order_slot(log, position, &slot))
+            return OPEN_DAMAGED;
+        if (slot.producer_id >= 0)
+            sequencer_remember(sequencer, &slot);
+    }
+    return OPEN_OK;
+}
+
+static int count_live(struct log *log, uint32_t slot)
+{
+    struct topic_state *topic = &log->sequencer->topics[slot];
+    if (topic->entry.state == TOPIC_FREE)
+        return OPEN_OK;
+    struct index index = order_index(slot, topic->entry.index_root);
+    index_mark(log, &index);
+    for (uint32_t partition = 0; partition < topic->entry.partition_count; partition++) {
+        struct index elements = partition_index(topic->partitions[partition].slot, topic->partitions[partition].index_root);
+        index_mark(log, &elements);
+    }
+    for (uint64_t number = topic->entry.entry_first; number < topic->entry.entry_count; number++) {
+        struct order_entry entry;
+        if (!entry_read(log, &index, number, &entry) || entry.state != ENTRY_LIVE)
+            continue;
+        if (entry.segment == 0 || entry.segment >= log->block_count)
+            return OPEN_DAMAGED;
+        log->sequencer->live[entry.segment]++;
+    }
+    return OPEN_OK;
+}
+
+static int claimed(struct log *log, uint32_t block)
+{
+    return (int)(mem_load64(&log->mem, log->bitmap_position + block / 64 * 8) >> block % 64 & 1);
+}
+
+/* One claimed run: kept, sealed, or given back. Returns its length in blocks. */
+static uint32_t settle_run(struct log *log, uint32_t block)
+{
+    struct sequencer *sequencer = log->sequencer;
+    struct block_entry entry;
+    mem_invalidate(&log->mem, block_entry_position(log, block), sizeof entry);
+    mem_read(&log->mem, block_entry_position(log, block), &entry, sizeof entry);
+    uint32_t count = entry.block_count > 0 && entry.block_count <= log->block_count - block ? entry.block_count : 1;
+    switch (entry.kind) {
+    case BLOCK_SEGMENT:
+    case BLOCK_RUN:
+        if (sequencer->live[block] == 0)
+            segment_return(log, block);
+        else
+            retention_seal(log, block);
+        return count;
+    case BLOCK_INDEX:
+        if (sequencer->page_used[block] == 0)
+            segment_return(log, block);
+        else if (sequencer->page_used[block] != 0xffff)
+            sequencer->page_blocks[sequencer->page_block_count++] = block;
+        return 1;
+    case BLOCK_RESERVED:
+        return 1;
+    default:                          /* claimed by someone who died before saying what for */
+        bitmap_free(log, block, 1);
+        return 1;
+    }
+}
+
+static void settle_blocks(struct log *log)
+{
+    uint32_t end = (uint32_t)control_word(log, offsetof(struct control, committed_blocks));
+    for (uint32_t block = 0; block < end;)
+        block += claimed(log, block) ? settle_run(log, block) : 1;
+}
+
+/* Records of operations that describe no topic any more, or were spent when they were applied. */
+static void release_old_records(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    struct topic_entry *records = &sequencer->topics[0].entry;
+    for (uint64_t number = records->entry_first; number < records->entry_count; number++) {
+        struct index index = order_index(0, records->index_root);
+        struct order_entry entry;
+        if (!entry_read(log, &index, number, &entry) || entry.state != ENTRY_LIVE || entry.base_sequence <= 0 ||
+            entry.base_sequence >= TOPICS_MAX)
+            continue;
+        const struct topic_entry *topic = &sequencer->topics[entry.base_sequence].entry;
+        if (topic->state != TOPIC_LIVE || topic->record_entry != number)
+            retention_release_record(log, number);
+    }
+}
+
+static int load(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    sequencer->ordered = control_word(log, offsetof(struct control, ordered));
+    sequencer->checkpoint = control_word(log, offsetof(struct control, checkpoint));
+    sequencer->order_trimmed = control_word(log, offsetof(struct control, order_trimmed));
+    sequencer->topics_version = control_word(log, offsetof(struct control, topics_version));
+    sequencer->topic_slots = mem_load32(&log->mem, FIELD(CONTROL_POSITION, struct control, topic_slots));
+    uint64_t applied = control_word(log, offsetof(struct control, applied));
+    if (sequencer->topic_slots == 0 || sequencer->topic_slots > TOPICS_MAX || applied > sequencer->ordered ||
+        sequencer->ordered - sequencer->order_trimmed > ORDER_RING_SLOTS || sequencer->order_trimmed > sequencer->checkpoint)
+        return OPEN_DAMAGED;
+    for (uint32_t broker = 0; broker < BROKERS_MAX; broker++)
+        sequencer->consumed[broker] = mem_observe64(&log->mem, FIELD(broker_position(broker), struct broker_entry, completed));
+    int result = OPEN_OK;
+    for (uint32_t slot = 0; slot < sequencer->topic_slots && result == OPEN_OK; slot++)
+        result = load_topic(log, slot);
+    if (result == OPEN_OK)
+        result = fold_ordered(log, applied);
+    if (result == OPEN_OK)
+        result = fold_producers(log);
+    for (uint32_t slot = 0; slot < sequencer->topic_slots && result == OPEN_OK; slot++)
+        result = count_live(log, slot);
+    return result;
+}
+
+int sequencer_take(struct log *log)
+{
+    if (allocate(log) == NULL)
+        return OPEN_NO_MEMORY;
+    struct sequencer *sequencer = log->sequencer;
+    sequencer->epoch = control_word(log, offsetof(struct control, sequencer_epoch)) + 1;
+    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, sequencer_epoch), sequencer->epoch);
+    int result = load(log);
+    if (result != OPEN_OK)
+        return result;
+    sequencer_publish_lines(log);
+    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, applied), sequencer->ordered);
+    settle_blocks(log);
+    sequencer_release_after(log);
+    release_old_records(log);
+    sequencer_publish_lines(log);
+    retention_free_waiting(log);
+    pages_refill_reserve(log);
+    return OPEN_OK;
+}

@@ -1,0 +1,472 @@
+/* The sequencer: the only writer of order.
+ *
+ * Invariants
+ *  - The order entry is the truth, and `ordered` is the commit point. A pass writes order entries, partition elements, order slots and grown
+ *    index roots; one fence; then stores `ordered`. Topic lines, partition lines and completions follow, then `applied`: a successor
+ *    folds what lies between the two frontiers (recover.c).
+ *  - Headers are taken in ring order per broker. A header gets its three numbers (global position, base offset, total order) at once and for
+ *    ever, or a status and nothing. Completion i belongs to ring slot i, so no broker can hold up another.
+ *  - A topic operation ends its pass: what it changes is in the region before the next header is looked at.
+ *  - The cost of a pass grows with its headers, not with topics, partitions or brokers.
+ *  - Nothing is released (retention, old topic records) before `applied` covers the pass: what a successor folds is still there.
+ */
+#include "sequencer.h"
+
+void sequencer_touch_topic(struct sequencer *sequencer, uint32_t topic_slot)
+{
+    struct topic_state *topic = &sequencer->topics[topic_slot];
+    if (topic->dirty)
+        return;
+    topic->dirty = 1;
+    sequencer->dirty_topics[sequencer->dirty_topic_count++] = topic_slot;
+}
+
+void sequencer_touch_partition(struct sequencer *sequencer, uint32_t topic_slot, uint32_t partition)
+{
+    struct partition_state *state = &sequencer->topics[topic_slot].partitions[partition];
+    if (state->dirty)
+        return;
+    if (sequencer->dirty_partition_count == sequencer->dirty_partition_room) {
+        uint32_t room = sequencer->dirty_partition_room ? 2 * sequencer->dirty_partition_room : 1024;
+        struct touched *grown = realloc(sequencer->dirty_partitions, room * sizeof *grown);
+        if (grown == NULL)
+            abort();
+        sequencer->dirty_partitions = grown;
+        sequencer->dirty_partition_room = room;
+    }
+    state->dirty = 1;
+    sequencer->dirty_partitions[sequencer->dirty_partition_count++] = (struct touched){topic_slot, partition};
+}
+
+static void write_topic_identity(struct log *log, uint32_t slot, const struct topic_entry *entry)
+{
+    uint64_t at = topic_position(slot);
+    uint64_t size = offsetof(struct topic_entry, next_total_order);
+    mem_write(&log->mem, at + 8, (const uint8_t *)entry + 8, size - 8);
+    mem_flush(&log->mem, at, size);
+    mem_fence(&log->mem);
+    /* State and generation are one word, stored last: they say that the rest holds. */
+    mem_publish64(&log->mem, at, (uint64_t)entry->generation << 32 | entry->state);
+}
+
+static void write_topic_frontier(struct log *log, uint32_t slot, const struct topic_entry *entry)
+{
+    uint64_t at = topic_position(slot);
+    struct mem *mem = &log->mem;
+    mem_store64(mem, FIELD(at, struct topic_entry, index_root), entry->index_root);
+    mem_store64(mem, FIELD(at, struct topic_entry, max_timestamp), (uint64_t)entry->max_timestamp);
+    mem_store64(mem, FIELD(at, struct topic_entry, holes), entry->holes);
+    mem_store64(mem, FIELD(at, struct topic_entry, bytes_appended), entry->bytes_appended);
+    mem_store64(mem, FIELD(at, struct topic_entry, bytes_released), entry->bytes_released);
+    mem_store64(mem, FIELD(at, struct topic_entry, log_start_total_order), entry->log_start_total_order);
+    mem_store64(mem, FIELD(at, struct topic_entry, entry_first), entry->entry_first);
+    mem_store64(mem, FIELD(at, struct topic_entry, next_total_order), entry->next_total_order);
+    mem_store64(mem, FIELD(at, struct topic_entry, entry_count), entry->entry_count);
+    mem_flush(mem, FIELD(at, struct topic_entry, next_total_order), 2 * LINE_SIZE);
+}
+
+static void write_partition(struct log *log, uint32_t topic_slot, uint32_t generation, uint32_t partition, const struct partition_state *state)
+{
+    uint64_t at = partition_position(state->slot);
+    struct mem *mem = &log->mem;
+    mem_store64(mem, FIELD(at, struct partition_entry, index_root), state->index_root);
+    mem_store32(mem, FIELD(at, struct partition_entry, leader_epoch), state->leader_epoch);
+    mem_store32(mem, FIELD(at, struct partition_entry, topic_slot), topic_slot);
+    mem_store32(mem, FIELD(at, struct partition_entry, topic_generation), generation);
+    mem_store32(mem, FIELD(at, struct partition_entry, partition), partition);
+    mem_store64(mem, FIELD(at, struct partition_entry, max_timestamp), (uint64_t)state->max_timestamp);
+    mem_store64(mem, FIELD(at, struct partition_entry, bytes_appended), state->bytes_appended);
+    mem_store64(mem, FIELD(at, struct partition_entry, bytes_released), state->bytes_released);
+    mem_store64(mem, FIELD(at, struct partition_entry, log_start_offset), state->log_start_offset);
+    mem_store64(mem, FIELD(at, struct partition_entry, element_first), state->element_first);
+    mem_store64(mem, FIELD(at, struct partition_entry, next_offset), state->next_offset);
+    mem_store64(mem, FIELD(at, struct partition_entry, element_count), state->element_count);
+    mem_flush(mem, at, sizeof(struct partition_entry));
+}
+
+void sequencer_publish_lines(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    for (uint32_t i = 0; i < sequencer->dirty_partition_count; i++) {
+        struct touched touched = sequencer->dirty_partitions[i];
+        struct topic_state *topic = &sequencer->topics[touched.topic_slot];
+        if (topic->partitions == NULL || touched.partition >= topic->entry.partition_count)
+            continue;                 /* the topic was swept meanwhile */
+        struct partition_state *state = &topic->partitions[touched.partition];
+        state->dirty = 0;
+        write_partition(log, touched.topic_slot, topic->entry.generation, touched.partition, state);
+    }
+    sequencer->dirty_partition_count = 0;
+    int operations = 0;
+    for (uint32_t i = 0; i < sequencer->dirty_topic_count; i++) {
+        uint32_t slot = sequencer->dirty_topics[i];
+        struct topic_state *topic = &sequencer->topics[slot];
+        topic->dirty = 0;
+        write_topic_frontier(log, slot, &topic->entry);
+        if (topic->identity_dirty) {
+            topic->identity_dirty = 0;
+            operations = 1;
+            mem_fence(&log->mem);
+            write_topic_identity(log, slot, &topic->entry);
+        }
+    }
+    sequencer->dirty_topic_count = 0;
+    mem_fence(&log->mem);
+    if (operations)
+        mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, topics_version), ++sequencer->topics_version);
+}
+
+static struct pending_completion *complete(struct sequencer *sequencer, uint32_t broker, uint64_t sequence, int32_t status)
+{
+    struct pending_completion *pending = &sequencer->pending[sequencer->pending_count++];
+    memset(pending, 0, sizeof *pending);
+    pending->broker = broker;
+    pending->sequence = sequence;
+    pending->completion.turn = ring_turn(sequence);
+    pending->completion.sequencer_epoch = (uint32_t)sequencer->epoch;
+    pending->completion.status = status;
+    pending->completion.base_offset = pending->completion.total_order = pending->completion.global_position = -1;
+    pending->completion.log_start_offset = -1;
+    return pending;
+}
+
+static void publish_completions(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    uint64_t touched = 0;
+    for (uint32_t i = 0; i < sequencer->pending_count; i++) {
+        struct pending_completion *pending = &sequencer->pending[i];
+        uint64_t at = completion_position(pending->broker, pending->sequence);
+        mem_write(&log->mem, at, &pending->completion, sizeof pending->completion);
+        mem_flush(&log->mem, at, sizeof pending->completion);
+        touched |= 1ull << pending->broker;
+    }
+    sequencer->pending_count = 0;
+    mem_fence(&log->mem);
+    for (; touched != 0; touched &= touched - 1) {
+        uint32_t broker = (uint32_t)__builtin_ctzll(touched);
+        mem_publish64(&log->mem, FIELD(broker_position(broker), struct broker_entry, completed), sequencer->consumed[broker]);
+    }
+}
+
+static void publish_pass(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    mem_fence(&log->mem);
+    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered), sequencer->ordered);
+    sequencer_publish_lines(log);
+    publish_completions(log);
+    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, applied), sequencer->ordered);
+}
+
+static void take_snapshot(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    if (sequencer->ordered - sequencer->checkpoint < CHECKPOINT_BATCHES)
+        return;
+    int area = (int)(sequencer->ordered / CHECKPOINT_BATCHES % 2);
+    if (producers_snapshot(log, sequencer->producers, sequencer->ordered, area) != 0)
+        return;                       /* no memory for it now: the order ring stops the log before it would be missed */
+    sequencer->checkpoint = sequencer->order_trimmed = sequencer->ordered;
+    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, checkpoint), sequencer->checkpoint);
+    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, order_trimmed), sequencer->order_trimmed);
+    log->counters.snapshots++;
+}
+
+void sequencer_fold_entry(struct sequencer *sequencer, struct topic_state *topic, uint64_t number, const struct order_entry *entry)
+{
+    uint32_t slot = (uint32_t)(topic - sequencer->topics);
+    struct partition_state *partition = &topic->partitions[entry->partition];
+    uint64_t span = (uint64_t)entry->last_offset_delta + 1;
+    if (number >= topic->entry.entry_count) {
+        topic->entry.entry_count = number + 1;
+        topic->entry.next_total_order = entry->total_order + span;
+        topic->entry.bytes_appended += entry->size;
+        topic->entry.max_timestamp = entry->topic_max_timestamp;
+        sequencer_touch_topic(sequencer, slot);
+    }
+    if (entry->base_offset >= partition->next_offset) {
+        partition->element_count++;
+        partition->next_offset = entry->base_offset + span;
+        partition->bytes_appended += entry->size;
+        partition->max_timestamp = entry->partition_max_timestamp;
+        sequencer_touch_partition(sequencer, slot, entry->partition);
+    }
+}
+
+/* Room for one more entry in both indexes. */
+static int make_room(struct log *log, uint32_t slot, struct topic_state *topic, struct partition_state *partition, uint64_t *entry_at, uint64_t *element_at)
+{
+    struct index order = order_index(slot, topic->entry.index_root);
+    struct index elements = partition_index(partition->slot, partition->index_root);
+    *entry_at = index_extend(log, &order, topic->entry.entry_count);
+    *element_at = *entry_at == 0 ? 0 : index_extend(log, &elements, partition->element_count);
+    topic->entry.index_root = order.root;
+    partition->index_root = elements.root;
+    return *entry_at != 0 && *element_at != 0 ? STATUS_OK : STATUS_OUT_OF_MEMORY;
+}
+
+static int order_room(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    uint64_t slot = sequencer->ordered % ORDER_RING_SLOTS;
+    return sequencer->ordered - sequencer->order_trimmed < ORDER_RING_SLOTS &&
+           commit_area(log, AREA_ORDER, (slot + 1) * sizeof(struct order_slot)) == 0;
+}
+
+static int64_t later(int64_t one, int64_t other) { return one > other ? one : other; }
+
+static void describe(struct order_entry *entry, const struct batch_header *header, uint32_t broker, uint64_t sequence)
+{
+    memset(entry, 0, sizeof *entry);
+    entry->max_timestamp = header->max_timestamp;
+    entry->producer_id = header->producer_id;
+    entry->producer_epoch = header->producer_epoch;
+    entry->base_sequence = header->base_sequence;
+    entry->ring_sequence = sequence;
+    entry->broker = (uint16_t)broker;
+    entry->segment = header->segment;
+    entry->segment_position = header->segment_position;
+    entry->size = header->size;
+    entry->partition = header->partition;
+    entry->record_count = header->record_count;
+    entry->last_offset_delta = header->last_offset_delta;
+    entry->flags = header->flags;
+}
+
+/* Gives the batch its place. The entry holds the source's description already. */
+static int order_batch(struct log *log, uint32_t slot, struct order_entry *entry)
+{
+    struct sequencer *sequencer = log->sequencer;
+    struct topic_state *topic = &sequencer->topics[slot];
+    struct partition_state *partition = &topic->partitions[entry->partition];
+    uint64_t entry_at, element_at, number = topic->entry.entry_count;
+    if (!order_room(log) || make_room(log, slot, topic, partition, &entry_at, &element_at) != STATUS_OK)
+        return STATUS_OUT_OF_MEMORY;
+    entry->total_order = topic->entry.next_total_order;
+    entry->global_position = sequencer->ordered;
+    entry->base_offset = partition->next_offset;
+    entry->leader_epoch = partition->leader_epoch;
+    entry->topic_bytes = topic->entry.bytes_appended;
+    entry->partition_bytes = partition->bytes_appended;
+    entry->topic_max_timestamp = later(topic->entry.max_timestamp, entry->max_timestamp);
+    entry->partition_max_timestamp = later(partition->max_timestamp, entry->max_timestamp);
+    mem_write(&log->mem, entry_at, entry, sizeof *entry);
+    mem_flush(&log->mem, entry_at, sizeof *entry);
+    struct partition_element element = {entry->base_offset, number};
+    mem_write(&log->mem, element_at, &element, sizeof element);
+    mem_flush(&log->mem, element_at, sizeof element);
+    struct order_slot order = {
+        .global_position = sequencer->ordered,
+        .entry = number,
+        .topic_slot = slot,
+        .topic_generation = topic->entry.generation,
+        .partition = entry->partition,
+        .producer_epoch = entry->producer_epoch,
+        .producer_id = slot == 0 ? -1 : entry->producer_id,
+        .base_sequence = entry->base_sequence,
+        .last_offset_delta = entry->last_offset_delta,
+        .base_offset = (int64_t)entry->base_offset,
+        .total_order = (int64_t)entry->total_order,
+    };
+    mem_write(&log->mem, order_position(sequencer->ordered), &order, sizeof order);
+    mem_flush(&log->mem, order_position(sequencer->ordered), sizeof order);
+    sequencer->ordered++;
+    sequencer->live[entry->segment]++;
+    if (order.producer_id >= 0)
+        sequencer_remember(sequencer, &order);
+    sequencer_fold_entry(sequencer, topic, number, entry);
+    return STATUS_OK;
+}
+
+static void answer(struct completion *completion, const struct order_entry *entry, const struct partition_state *partition)
+{
+    completion->base_offset = (int64_t)entry->base_offset;
+    completion->total_order = (int64_t)entry->total_order;
+    completion->global_position = (int64_t)entry->global_position;
+    completion->log_start_offset = (int64_t)partition->log_start_offset;
+    completion->leader_epoch = entry->leader_epoch;
+}
+
+static void answer_duplicate(struct completion *completion, const struct producer_batch *original, const struct partition_state *partition)
+{
+    completion->status = STATUS_DUPLICATE;
+    completion->base_offset = original->base_offset;
+    completion->total_order = original->total_order;
+    completion->global_position = original->global_position;
+    completion->log_start_offset = (int64_t)partition->log_start_offset;
+    completion->leader_epoch = partition->leader_epoch;
+}
+
+void sequencer_remember(struct sequencer *sequencer, const struct order_slot *slot)
+{
+    struct producer_entry key = {0};
+    key.producer_id = slot->producer_id;
+    key.topic_slot = slot->topic_slot;
+    key.topic_generation = slot->topic_generation;
+    key.partition = slot->partition;
+    key.producer_epoch = slot->producer_epoch;
+    struct producer_batch batch = {
+        .base_sequence = slot->base_sequence,
+        .last_sequence = (int32_t)(((uint32_t)slot->base_sequence + slot->last_offset_delta) & 0x7fffffffu),
+        .base_offset = slot->base_offset,
+        .total_order = slot->total_order,
+        .global_position = (int64_t)slot->global_position,
+    };
+    producers_record(sequencer->producers, &key, &batch);
+}
+
+static void handle_batch(struct log *log, uint32_t broker, uint64_t sequence, const struct batch_header *header)
+{
+    struct sequencer *sequencer = log->sequencer;
+    struct completion *completion = &complete(sequencer, broker, sequence, STATUS_UNKNOWN_TOPIC)->completion;
+    if (header->topic_slot == 0 || header->topic_slot >= TOPICS_MAX)
+        return;
+    struct topic_state *topic = &sequencer->topics[header->topic_slot];
+    if (topic->entry.state != TOPIC_LIVE || topic->entry.generation != header->topic_generation ||
+        header->partition >= topic->entry.partition_count)
+        return;
+    struct partition_state *partition = &topic->partitions[header->partition];
+    completion->log_start_offset = (int64_t)partition->log_start_offset;
+    if (!segment_valid(log, header->segment, header->segment_position, header->size)) {
+        completion->status = STATUS_CORRUPT;
+        return;
+    }
+    if (header->producer_id >= 0) {
+        struct producer_batch original;
+        completion->status = producers_check(sequencer->producers, header, &original);
+        if (completion->status == STATUS_DUPLICATE)
+            answer_duplicate(completion, &original, partition);
+        if (completion->status != STATUS_OK)
+            return;
+    }
+    struct order_entry entry;
+    describe(&entry, header, broker, sequence);
+    completion->status = order_batch(log, header->topic_slot, &entry);
+    if (completion->status != STATUS_OK)
+        return;
+    answer(completion, &entry, partition);
+}
+
+static void handle_operation(struct log *log, uint32_t broker, uint64_t sequence, const struct batch_header *header)
+{
+    struct sequencer *sequencer = log->sequencer;
+    struct completion *completion = &complete(sequencer, broker, sequence, STATUS_CORRUPT)->completion;
+    struct topic_operation operation;
+    if (header->size < sizeof operation || !segment_valid(log, header->segment, header->segment_position, header->size))
+        return;
+    uint64_t at = block_position(log, header->segment) + header->segment_position;
+    mem_invalidate(&log->mem, at, header->size);
+    mem_read(&log->mem, at, &operation, sizeof operation);
+    if (operation.name_size > TOPIC_NAME_SIZE || operation.settings_size != header->size - sizeof operation)
+        return;
+    completion->status = operation_check(log, &operation);
+    if (completion->status != STATUS_OK)
+        return;
+    struct order_entry entry;
+    describe(&entry, header, broker, sequence);
+    entry.partition = 0;
+    entry.last_offset_delta = 0;
+    entry.base_sequence = (int32_t)operation.topic_slot;
+    entry.producer_id = operation.topic_generation;
+    sequencer->internal = 1;
+    uint64_t number = sequencer->topics[0].entry.entry_count;
+    completion->status = order_batch(log, 0, &entry);
+    if (completion->status == STATUS_OK) {
+        completion->status = operation_apply(log, &operation, &entry, number);
+        answer(completion, &entry, &sequencer->topics[0].partitions[0]);
+        completion->base_offset = operation.topic_slot;
+        completion->total_order = operation.topic_generation;
+    }
+    sequencer->internal = 0;
+}
+
+/* One header. Returns 1 where the pass has to end with it. */
+static int handle(struct log *log, uint32_t broker, uint64_t sequence)
+{
+    struct batch_header header;
+    mem_invalidate(&log->mem, ring_position(broker, sequence), sizeof header);
+    mem_read(&log->mem, ring_position(broker, sequence), &header, sizeof header);
+    if (header.turn != ring_turn(sequence)) {
+        complete(log->sequencer, broker, sequence, STATUS_CORRUPT);
+        return 0;
+    }
+    switch (header.kind) {
+    case HEADER_BATCH:
+        handle_batch(log, broker, sequence, &header);
+        return 0;
+    case HEADER_SEAL:
+        complete(log->sequencer, broker, sequence, STATUS_OK);
+        retention_seal(log, header.segment);
+        return 0;
+    case HEADER_TOPIC_OPERATION:
+        handle_operation(log, broker, sequence, &header);
+        return 1;
+    default:
+        complete(log->sequencer, broker, sequence, STATUS_CORRUPT);
+        return 0;
+    }
+}
+
+static void find_active_rings(struct log *log)
+{
+    for (uint32_t broker = 0; broker < BROKERS_MAX; broker++) {
+        uint64_t at = broker_position(broker);
+        mem_invalidate(&log->mem, at, LINE_SIZE);
+        if (mem_load32(&log->mem, FIELD(at, struct broker_entry, broker_epoch)) != 0)
+            log->sequencer->active |= 1ull << broker;
+    }
+}
+
+/* What could not be done before `applied`: old records of topics, trims, deleted topics, segments without batches. */
+void sequencer_release_after(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    uint64_t gone = sequencer->record_gone, spent = sequencer->record_spent;
+    sequencer->record_gone = sequencer->record_spent = 0;
+    if (gone != 0)
+        retention_release_record(log, gone - 1);
+    if (spent != 0)
+        retention_release_record(log, spent - 1);
+    if (sequencer->trim.wanted) {
+        sequencer->trim.wanted = 0;
+        retention_trim(log, sequencer->trim.topic_slot, sequencer->trim.partition, sequencer->trim.offset);
+    }
+    if (sequencer->dying_count > 0)
+        retention_sweep(log, SWEEP_ENTRIES);
+    if (sequencer->dirty_topic_count > 0 || sequencer->dirty_partition_count > 0)
+        sequencer_publish_lines(log);
+    if (sequencer->waiting_count > 0)
+        retention_free_waiting(log);
+}
+
+int sequencer_pass(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    int handled = 0, ended = 0;
+    if (sequencer->pass_count++ % 256 == 0)
+        find_active_rings(log);
+    for (uint32_t i = 0; i < BROKERS_MAX && !ended; i++) {
+        uint32_t broker = (sequencer->next_ring + i) % BROKERS_MAX;
+        if (!(sequencer->active >> broker & 1))
+            continue;
+        uint64_t written = mem_observe64(&log->mem, FIELD(broker_position(broker), struct broker_entry, written));
+        while (sequencer->consumed[broker] < written && handled < PASS_HEADERS_MAX && !ended) {
+            ended = handle(log, broker, sequencer->consumed[broker]++);
+            handled++;
+        }
+    }
+    sequencer->next_ring = (sequencer->next_ring + 1) % BROKERS_MAX;
+    if (handled == 0)
+        return 0;
+    struct touched touched[PASS_HEADERS_MAX];   /* their size limits are looked at when the pass stands */
+    uint32_t touched_count = sequencer->dirty_partition_count < PASS_HEADERS_MAX ? sequencer->dirty_partition_count : PASS_HEADERS_MAX;
+    memcpy(touched, sequencer->dirty_partitions, touched_count * sizeof *touched);
+    log->counters.sequencer_passes++;
+    publish_pass(log);
+    for (uint32_t i = 0; i < touched_count; i++)
+        retention_by_size(log, touched[i].topic_slot, touched[i].partition);
+    sequencer_release_after(log);
+    take_snapshot(log);
+    return handled;
+}

@@ -1,0 +1,141 @@
+/* The sequencer's private memory: caches of what it alone writes. A successor rebuilds all of it from the region (recover.c). */
+#ifndef TOTALOG_SEQUENCER_H
+#define TOTALOG_SEQUENCER_H
+
+#include "log.h"
+
+struct partition_state {
+    uint32_t slot;                    /* in the partition table */
+    uint32_t leader_epoch;
+    int dirty;
+    uint64_t next_offset;
+    uint64_t log_start_offset;
+    uint64_t element_count;
+    uint64_t element_first;
+    uint64_t index_root;
+    uint64_t bytes_appended;
+    uint64_t bytes_released;
+    int64_t max_timestamp;
+};
+
+struct topic_state {
+    struct topic_entry entry;         /* as it stands, or will stand, in the region; zero where the slot is free */
+    struct partition_state *partitions;
+    int dirty;
+    int identity_dirty;
+    uint64_t sweep;                   /* of a dying topic: next order entry to release */
+};
+
+struct producer_table;
+
+struct touched {
+    uint32_t topic_slot;
+    uint32_t partition;
+};
+
+struct pending_completion {
+    uint32_t broker;
+    uint64_t sequence;
+    struct completion completion;
+};
+
+struct sequencer {
+    uint64_t epoch;
+    uint64_t ordered;                 /* next global position, published or not */
+    uint64_t checkpoint;
+    uint64_t order_trimmed;
+    uint64_t topics_version;
+    uint64_t consumed[BROKERS_MAX];   /* headers below it have been handled */
+    struct topic_state topics[TOPICS_MAX];
+    uint32_t name_buckets[TOPICS_MAX];  /* chains of slots; TOPICS_MAX ends one */
+    uint32_t name_next[TOPICS_MAX];
+    uint32_t dirty_topics[TOPICS_MAX];
+    uint32_t dirty_topic_count;
+    struct touched *dirty_partitions;
+    uint32_t dirty_partition_count;
+    uint32_t dirty_partition_room;
+    uint64_t active;                  /* bit per broker whose ring has to be looked at */
+    uint32_t next_ring;               /* which ring is served first */
+    uint64_t pass_count;
+    uint64_t record_gone;             /* order entry of topic 0 that the operation in hand replaced, plus one */
+    uint64_t record_spent;            /* that of the operation itself, where it need not be kept, plus one */
+    uint32_t dying_count;
+    struct producer_table *producers;
+
+    uint32_t topic_slots;             /* slots at or above it were never used */
+    uint64_t partition_used[PARTITIONS_MAX / 64];
+
+    uint32_t *live;                   /* per block, at a segment's first: batches ordered and not released */
+    uint8_t *sealed;                  /* per block, likewise */
+    uint16_t *page_used;              /* per index block: one bit per page */
+    uint32_t *page_blocks;            /* index blocks with free pages */
+    uint32_t page_block_count;
+    uint32_t reserve[RESERVE_BLOCKS];
+    uint32_t reserve_count;
+    uint32_t *waiting;                /* segments that a reader still pins */
+    uint32_t waiting_count;
+
+    struct pending_completion *pending;
+    uint32_t pending_count;
+    struct trim {
+        int wanted;
+        uint32_t topic_slot, partition;
+        uint64_t offset;
+    } trim;                           /* of the operation in hand, done after `applied` */
+    int internal;                     /* the work in hand may use the reserve */
+    uint32_t limit;                   /* which limit STATUS_LIMIT_REACHED was about */
+};
+
+/* sequencer.c */
+int sequencer_pass(struct log *log);                                   /* headers handled */
+void sequencer_release_after(struct log *log);
+void sequencer_touch_topic(struct sequencer *sequencer, uint32_t topic_slot);
+void sequencer_touch_partition(struct sequencer *sequencer, uint32_t topic_slot, uint32_t partition);
+void sequencer_publish_lines(struct log *log);                          /* touched topics and partitions, into the region */
+void sequencer_fold_entry(struct sequencer *sequencer, struct topic_state *topic, uint64_t number, const struct order_entry *entry);
+
+void sequencer_remember(struct sequencer *sequencer, const struct order_slot *slot);   /* an idempotent batch, for its producer */
+
+/* pages.c */
+uint64_t index_extend(struct log *log, struct index *index, uint64_t number);   /* position of the element, 0: no memory */
+void index_drop_leaf(struct log *log, struct index *index, uint64_t number, uint64_t count);
+void index_drop_all(struct log *log, struct index *index);
+void index_mark(struct log *log, const struct index *index);
+void pages_refill_reserve(struct log *log);
+uint32_t pages_reserved_block(struct log *log);                        /* one of the reserve; 0: none left */
+
+/* producers.c */
+struct producer_table *producers_new(void);
+void producers_delete(struct producer_table *table);
+/* STATUS_OK: in sequence; STATUS_DUPLICATE: *original is set; or an error. */
+int producers_check(struct producer_table *table, const struct batch_header *header, struct producer_batch *original);
+void producers_record(struct producer_table *table, const struct producer_entry *key, const struct producer_batch *batch);
+int producers_snapshot(struct log *log, struct producer_table *table, uint64_t position, int area);
+uint64_t producers_restore(struct log *log, struct producer_table *table);      /* the position that it covers */
+
+/* operations.c */
+int operation_check(struct log *log, struct topic_operation *operation);        /* STATUS_*; chooses the slot of a new topic */
+int operation_apply(struct log *log, const struct topic_operation *operation, const struct order_entry *entry, uint64_t number);
+uint32_t topic_by_name(struct sequencer *sequencer, const uint8_t *name, uint32_t size);    /* TOPICS_MAX: none */
+void topic_name_add(struct sequencer *sequencer, uint32_t slot);
+void topic_name_remove(struct sequencer *sequencer, uint32_t slot);
+int partitions_load(struct sequencer *sequencer, uint32_t slot);
+uint32_t partition_table_slot(const struct topic_entry *topic, uint32_t partition);
+
+/* retention.c */
+#define SWEEP_ENTRIES 4096             /* order entries of deleted topics released in one pass */
+void retention_by_size(struct log *log, uint32_t topic_slot, uint32_t partition);
+void retention_all(struct log *log, int64_t now_ms);                   /* every topic: by size, and by time where now_ms >= 0 */
+void retention_trim(struct log *log, uint32_t topic_slot, uint32_t partition, uint64_t offset);
+void retention_release_record(struct log *log, uint64_t entry);
+int retention_sweep(struct log *log, uint32_t budget);                 /* deleted topics; 1: more to do */
+void retention_drop(struct log *log, uint32_t segment);                /* one batch of the segment is gone */
+void retention_seal(struct log *log, uint32_t segment);
+void retention_free_waiting(struct log *log);
+int retention_relieve(struct log *log);                                /* memory is short: 1 when something was freed */
+
+/* recover.c */
+int sequencer_take(struct log *log);                                   /* OPEN_* */
+void sequencer_release(struct log *log);
+
+#endif

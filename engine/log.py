@@ -1,0 +1,467 @@
+"""The log: the typed face of the C core.
+
+One call is one bounded piece of work on shared memory, and never one per record. A `Log` is used by one thread at a time.
+"""
+
+import os
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from totalog.engine import layout
+from totalog.engine._core import ffi, lib
+from totalog.engine.errors import (
+    EngineError,
+    LimitReached,
+    OffsetOutOfRange,
+    OutOfMemory,
+    TopicExists,
+    UnknownTopic,
+)
+from totalog.engine.region import Region, explain
+from totalog.engine.topic import Topic
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+VIEW = -1
+"""As a partition: the topic in total order."""
+_CORE_VIEW: int = lib.PARTITION_VIEW
+
+
+class Bounds(NamedTuple):
+    log_start_offset: int
+    next_offset: int
+    leader_epoch: int
+
+
+class Frontiers(NamedTuple):
+    """How far the stages are: headers published by this broker, global positions ordered, and replicated to disk."""
+
+    written: int
+    ordered: int
+    replicated: int
+
+
+class Memory(NamedTuple):
+    blocks_total: int
+    blocks_free: int
+    block_size: int
+    """Bytes."""
+
+
+class BatchAt(NamedTuple):
+    """One batch that was looked for. `base_offset` is the total order where the view was searched."""
+
+    base_offset: int
+    size: int
+    max_timestamp: int
+    leader_epoch: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a read copied, or why nothing."""
+
+    status: int
+    """STATUS_OK, STATUS_OFFSET_OUT_OF_RANGE or STATUS_UNKNOWN_TOPIC."""
+    size: int
+    """Bytes."""
+    count: int
+    """Batches."""
+    size_needed: int
+    """Bytes that the first batch takes, when there was no room for it; else 0."""
+    log_start_offset: int
+    next_offset: int
+
+
+class AppendGroup:
+    """Room for some `struct append`: filled by the caller (at `address`, or by index), answered by `Log.append`."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._appends = ffi.new("struct append[]", capacity)
+        self.address = int(ffi.cast("uintptr_t", self._appends))
+
+    def __getitem__(self, index: int) -> Any:
+        return self._appends[index]
+
+    def __len__(self) -> int:
+        return self.capacity
+
+
+class ReadBatches:
+    """Room for one `struct read_batch` per batch of a read, at `address`."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._batches = ffi.new("struct read_batch[]", capacity)
+        self.address = int(ffi.cast("uintptr_t", self._batches))
+
+    def __getitem__(self, index: int) -> Any:
+        return self._batches[index]
+
+
+class Reservation:
+    """Blocks of this process's own, private until batches in them are appended.
+
+    `close` is idempotent: what was appended stays in the log, all of it goes back otherwise. The buffer must not be
+    used after that.
+    """
+
+    def __init__(self, log: "Log", segment: int, address: int, size: int) -> None:
+        self.segment = segment
+        self.address = address
+        self.size = size
+        self.published = False
+        """Set by `Log.append` when a batch of this reservation was ordered."""
+        self.buffer = memoryview(ffi.buffer(ffi.cast("uint8_t *", address), size))
+        self._log: Log | None = log
+
+    def close(self) -> None:
+        log, self._log = self._log, None
+        if log is None:
+            return
+        self.buffer.release()
+        del log._reservations[self.segment]
+        lib.log_reserve_done(log._core, self.segment, self.published)
+
+    def __enter__(self) -> "Reservation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Log:
+    """A region, opened: topics, appends in one total order, and reads by partition or by total order."""
+
+    def __init__(self, region: Region) -> None:
+        """Takes over an open region; see `create` and `attach`."""
+        error = ffi.new("int32_t *")
+        core = lib.log_open(region.descriptor, region.size, layout.layout_id(), 0, error)
+        if core == ffi.NULL:
+            region.close()
+            raise explain(error[0], region.path)
+        self.region = region
+        self._core = core
+        self._reservations: weakref.WeakValueDictionary[int, Reservation] = weakref.WeakValueDictionary()
+        self._result = ffi.new("struct read_result *")
+        self._topics: dict[str, Topic] = {}
+        self._topics_version = -1
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str] | None = None, *, size: int, coherent: bool = True) -> "Log":
+        """A new region of `size` bytes: a sealed memfd, or a file with mode 0600 that must not exist. Errors: RegionError, OutOfMemory."""
+        return cls(Region.create(None if path is None else Path(path), size, coherent))
+
+    @classmethod
+    def attach(cls, path: str | os.PathLike[str]) -> "Log":
+        """Goes on with what an existing region holds, whatever ended the process before. Errors: RegionError, OutOfMemory."""
+        return cls(Region.attach(Path(path)))
+
+    def close(self) -> None:
+        """Idempotent. Buffers of open reservations must not be used any more."""
+        if self._core == ffi.NULL:
+            return
+        for reservation in list(self._reservations.values()):
+            reservation.close()
+        core, self._core = self._core, ffi.NULL
+        lib.log_close(core)
+        self.region.close()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- topics
+
+    @property
+    def topics_version(self) -> int:
+        """Grows when any topic was created, altered or deleted."""
+        return int(lib.log_topics_version(self._core))
+
+    def topics(self) -> list[Topic]:
+        return list(self._current_topics().values())
+
+    def find_topic(self, name: str) -> Topic | None:
+        return self._current_topics().get(name)
+
+    def create_topic(
+        self,
+        name: str,
+        *,
+        id: bytes,
+        partitions: int,
+        order_level: int = 5,
+        retention_bytes: int = -1,
+        retention_ms: int = -1,
+        internal: bool = False,
+        settings: bytes = b"",
+    ) -> Topic:
+        """Ordered like a batch; visible everywhere when this returns. Errors: TopicExists, LimitReached, OutOfMemory."""
+        topic = Topic(0, 0, name, id, partitions, order_level, retention_bytes, retention_ms, internal, settings)
+        return self._operate(lib.OPERATION_CREATE, topic)
+
+    def alter_topic(
+        self,
+        topic: Topic,
+        *,
+        partitions: int | None = None,
+        retention_bytes: int | None = None,
+        retention_ms: int | None = None,
+        settings: bytes | None = None,
+    ) -> Topic:
+        """`partitions` is the new total. Errors: UnknownTopic, LimitReached, OutOfMemory, EngineError for fewer partitions."""
+        changes = {
+            "partitions": partitions,
+            "retention_bytes": retention_bytes,
+            "retention_ms": retention_ms,
+            "settings": settings,
+        }
+        wanted: Topic = replace(topic, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+        return self._operate(lib.OPERATION_ALTER, wanted)
+
+    def delete_topic(self, topic: Topic) -> None:
+        """Batches in flight get STATUS_UNKNOWN_TOPIC from here on; the memory comes back by and by. Errors: UnknownTopic."""
+        self._operate(lib.OPERATION_DELETE, replace(topic, settings=b""))
+
+    def trim(self, topic: Topic, partition: int, offset: int) -> None:
+        """Moves the log start up to `offset` (VIEW: a total order). Errors: UnknownTopic, OffsetOutOfRange."""
+        if offset < 0:
+            raise OffsetOutOfRange(f"offset {offset} of topic {topic.name!r} is negative")
+        self._operate(lib.OPERATION_TRIM, replace(topic, settings=b""), partition=partition, offset=offset)
+
+    def _current_topics(self) -> dict[str, Topic]:
+        version = self.topics_version
+        if version != self._topics_version:
+            self._topics = {topic.name: topic for topic in self._load_topics()}
+            self._topics_version = version
+        return self._topics
+
+    def _load_topics(self) -> Iterator[Topic]:
+        info = ffi.new("struct topic_info *")
+        known = {(topic.slot, topic.generation): topic for topic in self._topics.values()}
+        slot = 1
+        while lib.log_topic(self._core, slot, info) == lib.STATUS_OK or info.generation:
+            if info.state == lib.TOPIC_LIVE:
+                yield self._topic_of(info, known.get((slot, info.generation)))
+            slot += 1
+
+    def _topic_of(self, info: Any, known: Topic | None) -> Topic:
+        settings = ffi.new("uint8_t[]", info.settings_size)
+        status = lib.log_topic_settings(self._core, info.slot, info.generation, settings, info.settings_size)
+        if status != lib.STATUS_OK:
+            raise EngineError(f"the settings of the topic in slot {info.slot} cannot be read (status {status})")
+        topic = Topic(
+            slot=info.slot,
+            generation=info.generation,
+            name=bytes(ffi.buffer(info.name, info.name_size)).decode(),
+            id=bytes(ffi.buffer(info.id)),
+            partitions=info.partition_count,
+            order_level=info.order_level,
+            retention_bytes=info.retention_bytes,
+            retention_ms=info.retention_ms,
+            internal=bool(info.flags & lib.TOPIC_FLAG_INTERNAL),
+            settings=bytes(ffi.buffer(settings)),
+        )
+        return known if topic == known and known is not None else topic
+
+    def _operate(self, operation: int, topic: Topic, partition: int = 0, offset: int = 0) -> Topic:
+        name = topic.name.encode()
+        request = ffi.new("struct topic_request *")
+        request.operation = operation
+        request.topic_slot, request.topic_generation = topic.slot, topic.generation
+        request.partition_count, request.order_level = topic.partitions, topic.order_level
+        request.flags = lib.TOPIC_FLAG_INTERNAL if topic.internal else 0
+        request.retention_bytes, request.retention_ms = topic.retention_bytes, topic.retention_ms
+        request.trim_partition, request.trim_offset = partition & _CORE_VIEW, offset
+        request.name_size, request.settings_size = len(name), len(topic.settings)
+        ffi.memmove(request.id, topic.id, min(len(topic.id), lib.TOPIC_ID_SIZE))
+        ffi.memmove(request.name, name, min(len(name), lib.TOPIC_NAME_SIZE))
+        status = lib.log_topic_operation(self._core, request, topic.settings)
+        if status != lib.STATUS_OK:
+            raise _error_of(status, topic, request.limit)
+        return replace(topic, slot=request.topic_slot, generation=request.topic_generation)
+
+    # -- writing
+
+    def group(self, capacity: int) -> AppendGroup:
+        return AppendGroup(capacity)
+
+    def append(self, group: AppendGroup, count: int) -> None:
+        """Orders the first `count` batches of the group and fills their answers. One batch's fault is its own status."""
+        assert 0 <= count <= group.capacity
+        lib.log_append(self._core, group._appends, count)
+        if self._reservations:
+            self._note_published(group, count)
+
+    def _note_published(self, group: AppendGroup, count: int) -> None:
+        for index in range(count):
+            append = group._appends[index]
+            if append.segment and append.status == lib.STATUS_OK:
+                self._reservations[append.segment].published = True
+
+    def reserve(self, size: int) -> Reservation:
+        """Blocks for a body of `size` bytes that is received straight into the region. Errors: OutOfMemory."""
+        address = ffi.new("uint64_t *")
+        segment = lib.log_reserve(self._core, size, address)
+        if segment == 0:
+            raise OutOfMemory(f"no run of blocks for {size} bytes is free")
+        reservation = Reservation(self, segment, address[0], size)
+        self._reservations[segment] = reservation
+        return reservation
+
+    def acknowledged(self, global_position: int, ack_level: int) -> bool:
+        """Whether the batch has reached the level: 0 always, 1 ordered, 2 replicated (the same while there are no disk replicas)."""
+        assert ack_level in (0, 1, 2)
+        return ack_level == 0 or global_position < self.frontiers().ordered
+
+    # -- reading
+
+    def read_batches(self, capacity: int) -> ReadBatches:
+        return ReadBatches(capacity)
+
+    def read(
+        self,
+        topic: Topic,
+        partition: int,
+        offset: int,
+        target: int,
+        size_max: int,
+        *,
+        batches: ReadBatches,
+        whole_first: bool = True,
+    ) -> Read:
+        """Copies whole batches, from the one that holds `offset`, to the address `target` (room: `size_max` bytes).
+
+        When the first batch alone is larger, nothing is copied and, with `whole_first`, `size_needed` says how much room it
+        takes. Base offsets in the copies are those of the producer: `batches` says what they have to be.
+        """
+        result = self._result
+        lib.log_read(
+            self._core,
+            topic.slot,
+            topic.generation,
+            partition & _CORE_VIEW,
+            offset,
+            target,
+            size_max,
+            whole_first,
+            batches.address,
+            batches.capacity,
+            result,
+        )
+        return Read(
+            result.status,
+            result.size,
+            result.count,
+            result.size_needed,
+            result.log_start_offset,
+            result.next_offset,
+        )
+
+    def available(self, topic: Topic, partition: int, offset: int) -> int:
+        """Bytes from the batch that holds `offset` to the end; 0 at the end; -1 for an offset or topic that is not there."""
+        return int(lib.log_available(self._core, topic.slot, topic.generation, partition & _CORE_VIEW, offset))
+
+    def bounds(self, topic: Topic, partition: int) -> Bounds:
+        """Errors: UnknownTopic."""
+        bounds = self._bounds(topic, partition)
+        return Bounds(bounds.log_start_offset, bounds.next_offset, bounds.leader_epoch)
+
+    def size_bytes(self, topic: Topic, partition: int) -> int:
+        """Payload kept, in bytes. Errors: UnknownTopic."""
+        return int(self._bounds(topic, partition).bytes)
+
+    def _bounds(self, topic: Topic, partition: int) -> Any:
+        bounds = ffi.new("struct bounds *")
+        status = lib.log_bounds(self._core, topic.slot, topic.generation, partition & _CORE_VIEW, bounds)
+        if status != lib.STATUS_OK:
+            raise _error_of(status, topic)
+        return bounds
+
+    def find_timestamp(self, topic: Topic, partition: int, timestamp_ms: int) -> BatchAt | None:
+        """The first batch whose largest timestamp is at least `timestamp_ms`. Errors: UnknownTopic."""
+        found = ffi.new("struct batch_at *")
+        status = lib.log_find_timestamp(
+            self._core, topic.slot, topic.generation, partition & _CORE_VIEW, timestamp_ms, found
+        )
+        return _batch_at(status, found, topic)
+
+    def find_max_timestamp(self, topic: Topic, partition: int) -> BatchAt | None:
+        """The first batch that holds the largest timestamp. Errors: UnknownTopic."""
+        found = ffi.new("struct batch_at *")
+        status = lib.log_find_max_timestamp(self._core, topic.slot, topic.generation, partition & _CORE_VIEW, found)
+        return _batch_at(status, found, topic)
+
+    def entries(self, topic: Topic) -> "npt.NDArray[np.void]":
+        """The order index of the topic, oldest first, as a structured array with the fields of `struct order_entry`.
+
+        Entries that were released (below the log start, or trimmed) and whose page is gone are left out.
+        """
+        from totalog.engine import tables
+
+        return tables.entries(self._core, topic)
+
+    # -- upkeep
+
+    def maintain(self, now_ms: int) -> bool:
+        """Retention by size and time, and what is left of deleted topics. True while there is more to do at once."""
+        return bool(lib.log_maintain(self._core, now_ms))
+
+    def frontiers(self) -> Frontiers:
+        frontiers = ffi.new("struct frontiers *")
+        lib.log_frontiers(self._core, frontiers)
+        return Frontiers(frontiers.written, frontiers.ordered, frontiers.ordered)
+
+    def counters(self) -> dict[str, int]:
+        counters = ffi.new("struct log_counters *")
+        lib.log_counters(self._core, counters)
+        described = ffi.typeof("struct log_counters").fields
+        assert described is not None
+        return {name: getattr(counters, name) for name, _ in described}
+
+    def memory(self) -> Memory:
+        total, used, committed = (ffi.new("uint64_t *") for _ in range(3))
+        lib.log_blocks(self._core, total, used, committed)
+        return Memory(total[0], total[0] - used[0], lib.BLOCK_SIZE)
+
+
+def _error_of(status: int, topic: Topic, limit: int = 0) -> EngineError:
+    match status:
+        case lib.STATUS_TOPIC_EXISTS:
+            return TopicExists(f"a topic {topic.name!r} exists")
+        case lib.STATUS_UNKNOWN_TOPIC:
+            return UnknownTopic(f"there is no topic {topic.name!r} in slot {topic.slot}, generation {topic.generation}")
+        case lib.STATUS_OUT_OF_MEMORY:
+            return OutOfMemory("no free block is left, and nothing may be freed")
+        case lib.STATUS_OFFSET_OUT_OF_RANGE:
+            return OffsetOutOfRange(f"the offset lies outside topic {topic.name!r}")
+        case lib.STATUS_LIMIT_REACHED:
+            return LimitReached(*_LIMITS[limit])
+        case _:
+            return EngineError(f"the operation on topic {topic.name!r} is not valid (status {status})")
+
+
+_LIMITS = {
+    lib.LIMIT_TOPICS: ("topics", lib.TOPICS_MAX - 1),
+    lib.LIMIT_PARTITIONS: ("partitions", lib.PARTITIONS_MAX - 1),
+    lib.LIMIT_EXTENTS: ("extensions of one topic", lib.EXTENTS_MAX),
+    lib.LIMIT_SETTINGS: ("bytes of topic settings", lib.SETTINGS_SIZE_MAX),
+    lib.LIMIT_NAME: ("bytes of a topic name", lib.TOPIC_NAME_SIZE - 1),
+}
+
+
+def _batch_at(status: int, found: Any, topic: Topic) -> BatchAt | None:
+    if status == lib.STATUS_OFFSET_OUT_OF_RANGE:
+        return None
+    if status != lib.STATUS_OK:
+        raise _error_of(status, topic)
+    return BatchAt(found.base_offset, found.size, found.max_timestamp, found.leader_epoch, found.flags)
