@@ -15,7 +15,7 @@ The socket stands behind `Transport`, so nothing here knows the event loop. Nor 
 connection calls `overdue` now and then, which sees what has moved since.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -70,8 +70,9 @@ class Service:
     broker: "Broker"
     dispatch: "Callable[[Broker, Request], Answered | Awaitable[Answered]]"
     """Answers one request, at once or later (`apis.dispatch`)."""
-    produce: "Callable[[Broker, Sequence[Request]], Sequence[Bytes | None]]"
-    """Answers a group of Produce requests (`apis.produce.handle_group`)."""
+    produce: "Callable[[Broker, Sequence[Request]], Iterable[Bytes | None]]"
+    """Answers a group of Produce requests (`apis.produce.handle_group`). When one of them breaks the protocol, the
+    answers to those before it come first."""
     formats: Mapping[int, Format]
     """The APIs by key."""
     limits: Limits

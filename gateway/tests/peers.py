@@ -1,0 +1,176 @@
+"""What tests of connections and of the server share: a client's frames, a transport of memory, a service of toys."""
+
+import struct
+from collections.abc import Awaitable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import trio
+
+from totalog.engine import OutOfMemory
+from totalog.gateway.apis.api import Request
+from totalog.gateway.config import Config
+from totalog.gateway.connection import Answered, Bytes, Disconnected, Service
+from totalog.gateway.limits import Limits
+from totalog.gateway.waiting import Budget, Timers
+from totalog.gateway.wire.frame import Format
+
+PRODUCE, SLOW, ECHO, BROKEN = 0, 1, 3, 18
+"""API keys of the toys: echo at once, echo when told, echo at once, and a fault of ours."""
+
+FORMATS = {key: Format(flexible_from=99, size_max=20_000) for key in (PRODUCE, SLOW, ECHO, BROKEN)}
+LIMITS = Limits(
+    receive_buffer_size=4096,
+    large_body_size_min=1024,
+    group_count_max=16,
+    answers_size_max=2000,
+    inflight_size_max=10_000,
+    frame_time_s_max=30,
+    send_stall_s_max=20,
+    transfer_rate_min=100,
+    drain_s_max=10,
+)
+HEADER_SIZE = 14
+"""Bytes in front of a request's body, the size word included."""
+
+
+def request(key: int, body: bytes = b"") -> bytes:
+    """A frame of the client; its answer is `answer(body)`."""
+    return struct.pack(">ihhih", HEADER_SIZE - 4 + len(body), key, 0, 0, -1) + body
+
+
+def answer(body: bytes) -> bytes:
+    return struct.pack(">i", len(body)) + body
+
+
+@dataclass
+class FakeReservation:
+    size: int
+    closed: int = 0
+    memory: bytearray = field(default_factory=bytearray)
+
+    def __post_init__(self) -> None:
+        self.memory = bytearray(self.size)
+
+    @property
+    def buffer(self) -> memoryview:
+        return memoryview(self.memory)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FakeLog:
+    """Reserves as long as it has room, and counts its upkeep."""
+
+    def __init__(self) -> None:
+        self.room = 1 << 30
+        self.reservations: list[FakeReservation] = []
+        self.maintained: list[int] = []
+
+    def reserve(self, size: int) -> FakeReservation:
+        if size > self.room:
+            raise OutOfMemory("no room")
+        self.reservations.append(FakeReservation(size))
+        return self.reservations[-1]
+
+    def maintain(self, now_ms: int) -> None:
+        self.maintained.append(now_ms)
+
+
+class Toys:
+    """Answers with what it was sent. A body that starts with `-` has no answer; SLOW waits for `go`."""
+
+    def __init__(self, limits: Limits = LIMITS, settings: Sequence[str] = ()) -> None:
+        self.log = FakeLog()
+        config = Config.parse(settings)
+        clock = SimpleNamespace(wall_ms=lambda: 1_000)
+        self.broker = SimpleNamespace(log=self.log, config=config, clock=clock, timers=Timers())
+        self.groups: list[list[bytes]] = []
+        self.requests: list[Request] = []
+        self.go = trio.Event()
+        self.service = Service(
+            broker=self.broker,  # type: ignore[arg-type]
+            dispatch=self.dispatch,
+            produce=self.produce,
+            formats=FORMATS,
+            limits=limits,
+            idle_s_max=config.integer("connections.max.idle.ms") / 1000,
+            budget=Budget(limits.inflight_size_max),
+        )
+
+    def produce(self, broker: object, requests: Sequence[Request]) -> Iterator[Bytes | None]:
+        assert broker is self.broker
+        bodies = [bytes(one.body) for one in requests]
+        self.groups.append(bodies)
+        self.requests += requests
+        return (None if body.startswith(b"-") else answer(body) for body in bodies)
+
+    def dispatch(self, broker: object, one: Request) -> Answered | Awaitable[Answered]:
+        assert broker is self.broker
+        if one.key == BROKEN:
+            raise ZeroDivisionError
+        self.requests.append(one)
+        echo = answer(bytes(one.body))
+        return self.slow(echo) if one.key == SLOW else echo
+
+    async def slow(self, echo: bytes) -> bytes:
+        await self.go.wait()
+        return echo
+
+
+class MemoryTransport:
+    """`connection.Transport` over a trio stream, such as one end of a memory stream pair."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        self.peer, self.host = "client:1", "client"
+        self.moved = 0
+        self.sends: list[list[bytes]] = []
+        self.gone = False
+        self._stream = stream
+        self._scope = trio.CancelScope()
+        self._ended = False
+
+    async def receive_into(self, target: memoryview) -> int:
+        data = b""
+        with trio.CancelScope() as self._scope:
+            if self._ended:
+                self._scope.cancel()
+            try:
+                data = await self._stream.receive_some(len(target))
+            except trio.BrokenResourceError:
+                raise Disconnected("broken") from None
+        target[: len(data)] = data
+        self.moved += len(data)
+        return len(data)
+
+    async def send(self, parts: Sequence[Bytes]) -> None:
+        self.sends.append([bytes(part) for part in parts])
+        for part in parts:
+            try:
+                await self._stream.send_all(bytes(part))
+            except trio.BrokenResourceError:
+                raise Disconnected("broken") from None
+            self.moved += len(part)
+
+    def end_receiving(self) -> None:
+        self._ended = True
+        self._scope.cancel()
+
+    def closed_by_peer(self) -> bool:
+        return self.gone
+
+
+async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        part = await stream.receive_some(size - len(received))
+        assert part, f"the stream ended after {received!r}"
+        received += part
+    return received
+
+
+async def receive_answer(stream: trio.abc.ReceiveStream) -> bytes:
+    """The body of the next answer."""
+    (size,) = struct.unpack(">i", await receive_exactly(stream, 4))
+    return await receive_exactly(stream, size)
