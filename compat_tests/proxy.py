@@ -27,7 +27,7 @@ class Proxy:
     `lose_requests` and `lose_answers` hold numbers of Produce requests (from 1, over all connections): such a request
     is not passed on, or its answer is not; either way the client's connection is closed instead.
     `hold_answers_until`: no Produce answer is passed on before that many Produce requests were seen on the
-    connection.
+    connection. `refuse_after_loss`: once something was lost, new connections are closed until `accept_again()`.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -39,6 +39,7 @@ class Proxy:
         self.lose_requests: frozenset[int] = frozenset()
         self.lose_answers: frozenset[int] = frozenset()
         self.hold_answers_until = 0
+        self.refuse_after_loss = False
         self.changed = threading.Condition()
         self.produce_count = 0
         self.lost_count = 0
@@ -68,6 +69,13 @@ class Proxy:
         with self.changed:
             return self.changed.wait_for(lambda: true(self), timeout_s)
 
+    def wait_until_produced(self, count: int) -> bool:
+        return self.wait_until(lambda proxy: proxy.produce_count >= count)
+
+    def accept_again(self) -> None:
+        with self.changed:
+            self.refuse_after_loss = False
+
     def renamed(self, answer: bytes) -> bytes:
         return answer.replace(*self._names)
 
@@ -78,6 +86,9 @@ class Proxy:
             except OSError:  # shut down
                 return
             with self.changed:
+                if self.refuse_after_loss and self.lost_count:
+                    client.close()
+                    continue
                 try:
                     broker = socket.create_connection(self._broker)
                 except OSError:  # the broker is gone: so is this connection

@@ -1,0 +1,168 @@
+"""When the log's memory is full: producers hear a retriable error and nothing is overwritten; what retention or a
+deletion frees is used again."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from compat_tests.clients import KAFKA_PYTHON, KINDS
+from compat_tests.clients.face import Client, Code, ConsumerSettings, Place, ProducerSettings, Record
+from compat_tests.clients.process import ClientProcess
+from compat_tests.conftest import unique
+from compat_tests.steps import places_of, write
+
+pytestmark = pytest.mark.totalog_only
+
+MEMORY_MIB = 64
+RECORD_SIZE = 500_000
+UNTIL_FULL = 2 * MEMORY_MIB * 2**20 // RECORD_SIZE
+TIME_MAX_S = 30.0
+
+
+class Small:
+    """A broker of its own with little memory, and a client of each kind."""
+
+    def __init__(self, address: str) -> None:
+        self._processes = {kind: ClientProcess(kind, address) for kind in KINDS}
+        self.clients = {kind: process.client for kind, process in self._processes.items()}
+        self.admin = self.clients[KINDS[0]]
+
+    def process(self, kind: str) -> ClientProcess:
+        return self._processes[kind]
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.close()
+
+
+@pytest.fixture
+def small() -> Iterator[Small]:
+    from totalog.gateway.testing import broker
+
+    settings = {"log.retention.check.interval.ms": 200}
+    with broker(memory=f"{MEMORY_MIB}m", settings=settings) as running:
+        small = Small(running.address)
+        yield small
+        small.close()
+
+
+def value(number: int) -> bytes:
+    return b"%08d" % number + bytes(RECORD_SIZE - 8)
+
+
+def fill(client: Client, topic: str) -> int:
+    """Writes until the broker refuses, without retries; how many records it took."""
+    producer = client.open_producer(ProducerSettings(acks="1", retries=0))
+    records = [Record(value(number), partition=0) for number in range(UNTIL_FULL)]
+    told = client.send(producer, topic, records, one_by_one=True)
+    client.close_producer(producer)
+    codes = [delivery.code for delivery in told]
+    taken = codes.index(Code.KAFKA_STORAGE_ERROR)
+    assert set(codes) == {0, Code.KAFKA_STORAGE_ERROR}
+    assert codes[:taken] == [0] * taken
+    assert [delivery.offset for delivery in told[:taken]] == list(range(taken))
+    return codes.count(0)
+
+
+def poll_until(true: Callable[[], bool]) -> None:
+    """Each look is a request to the broker."""
+    deadline = time.monotonic() + TIME_MAX_S
+    while not true():
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_log_refuses_and_keeps_what_it_has(small: Small, kind: str) -> None:
+    client, topic = small.clients[kind], unique("full")
+    client.create_topic(topic, 1)
+    taken = fill(client, topic)
+    assert taken * RECORD_SIZE > MEMORY_MIB * 2**20 // 2
+    for reader in small.clients.values():
+        read = reader.read_topic(topic, 1)
+        assert [record.offset for record in read] == list(range(taken))
+        assert [int((record.value or b"")[:8]) for record in read[:-2]] == list(range(taken - 2))
+
+
+def test_the_error_is_one_after_which_clients_try_again(small: Small) -> None:
+    client, topic = small.clients[KAFKA_PYTHON], unique("full")
+    client.create_topic(topic, 1)
+    producer = client.open_producer(ProducerSettings(acks="1", retries=0))
+    told = client.send(producer, topic, [Record(value(0), partition=0)] * UNTIL_FULL)
+    client.close_producer(producer)
+    refused = [delivery for delivery in told if delivery.code]
+    assert refused
+    assert all(delivery.retriable for delivery in refused)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_producer_that_waits_goes_on_when_a_topic_is_deleted(small: Small, kind: str) -> None:
+    full, topic = unique("full"), unique("waits")
+    small.admin.create_topic(full, 1)
+    small.admin.create_topic(topic, 1)
+    fill(small.admin, full)
+    writer = small.process(kind)
+    other = small.clients[next(other for other in KINDS if other != kind)]
+    producer = writer.client.open_producer(ProducerSettings(acks="all", idempotence=True, delivery_timeout_ms=60_000))
+    waiting = writer.later("send", producer, topic, [Record(value(number), partition=0) for number in range(20)])
+    assert not waiting.done()
+    other.delete_topic(full)
+    told = waiting.result()
+    assert [(delivery.code, delivery.offset) for delivery in told] == [(0, offset) for offset in range(20)]
+    assert [int((record.value or b"")[:8]) for record in other.read_topic(topic, 1)] == list(range(20))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_retention_by_size_keeps_a_topic_writable_for_ever(small: Small, kind: str) -> None:
+    """Four times the memory goes through; a dense suffix stays, in the partitions and in the view."""
+    client, topic = small.clients[kind], unique("ring")
+    client.create_topic(topic, 2, {"retention.bytes": str(8 * 2**20)})
+    count = 4 * MEMORY_MIB * 2**20 // RECORD_SIZE
+    records = [Record(value(number), partition=number % 2) for number in range(count)]
+    told = write(client, topic, records, ProducerSettings(delivery_timeout_ms=60_000))
+    assert [delivery.offset for delivery in told] == [number // 2 for number in range(count)]
+    consumer = client.open_consumer(ConsumerSettings())
+    for place, end in (
+        (Place(topic, 0), (count + 1) // 2),
+        (Place(topic, 1), count // 2),
+        (Place(f"{topic}.total-order", 0), count),
+    ):
+        first, last = client.bounds(consumer, [place])[place]
+        assert last == end
+        assert 0 < first < last
+        client.assign(consumer, {place: first})
+        read = client.read(consumer, last - first)
+        assert [record.offset for record in read] == list(range(first, last))
+        if place.topic == topic:
+            numbers = [2 * offset + place.partition for offset in range(first, last)]
+            assert [int((record.value or b"")[:8]) for record in read] == numbers
+    client.close_consumer(consumer)
+
+
+def test_retention_by_time_frees_a_full_log(small: Small) -> None:
+    """Records that are old when they are written: retention may take them at once, so a writer that waits goes on."""
+    client, topic = small.admin, unique("old")
+    client.create_topic(topic, 1, {"retention.ms": "60000"})
+    long_ago_ms = int(time.time() * 1_000) - 3_600_000
+    records = [Record(value(number), partition=0, timestamp_ms=long_ago_ms) for number in range(UNTIL_FULL)]
+    told = write(client, topic, records, ProducerSettings(delivery_timeout_ms=60_000))
+    assert [delivery.offset for delivery in told] == list(range(UNTIL_FULL))
+    consumer, place = client.open_consumer(ConsumerSettings()), Place(topic, 0)
+    poll_until(lambda: client.bounds(consumer, [place])[place] == (UNTIL_FULL, UNTIL_FULL))
+    write(client, topic, [Record(b"new", partition=0)])
+    assert [(record.offset, record.value) for record in client.read_topic(topic, 1)] == [(UNTIL_FULL, b"new")]
+
+
+def test_deleted_topics_give_all_their_memory_back(small: Small) -> None:
+    """Many times the memory in topics that come and go."""
+    client = small.clients[KAFKA_PYTHON]
+    for round_number in range(12):
+        topic = unique("round")
+        client.create_topic(topic, 4)
+        count = MEMORY_MIB * 2**20 // RECORD_SIZE // 2
+        write(client, topic, [Record(value(number), partition=number % 4) for number in range(count)])
+        consumer = client.open_consumer(ConsumerSettings())
+        ends = [end for _, end in client.bounds(consumer, places_of(topic, 4)).values()]
+        client.close_consumer(consumer)
+        assert sum(ends) == count, round_number
+        client.delete_topic(topic)

@@ -1,0 +1,248 @@
+"""A broker with `--region PATH` that is stopped or killed goes on with what the region holds: topics, records, both
+orders, committed offsets, producers."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from compat_tests import checker
+from compat_tests.clients import KINDS
+from compat_tests.clients.face import Client, ConsumerSettings, Place, ProducerSettings, Record
+from compat_tests.clients.process import ClientProcess
+from compat_tests.conftest import unique
+from compat_tests.proxy import Proxy
+from compat_tests.steps import numbered, places_of, write
+
+if TYPE_CHECKING:
+    from totalog.gateway.testing import RunningBroker
+
+pytestmark = pytest.mark.totalog_only
+
+MEMORY = "256m"
+ENDINGS = {"killed": signal.SIGKILL, "stopped": signal.SIGTERM}
+
+
+class Reborn:
+    """A broker on one port and one region that can be ended and started again, and a client of each kind."""
+
+    def __init__(self, region: Path) -> None:
+        self.region = region
+        self._stack = ExitStack()
+        self._running = self._start(0)
+        self.port = self._running.port
+        self.address = self._running.address
+        self._processes = {kind: ClientProcess(kind, self.address) for kind in KINDS}
+        self.clients = {kind: process.client for kind, process in self._processes.items()}
+
+    def _start(self, port: int) -> "RunningBroker":
+        from totalog.gateway.testing import broker
+
+        return self._stack.enter_context(broker(region=self.region, memory=MEMORY, port=port))
+
+    def process(self, kind: str) -> ClientProcess:
+        return self._processes[kind]
+
+    def end(self, how: signal.Signals) -> int:
+        """The exit code; -9 when killed."""
+        os.kill(self._running.pid, how)
+        return self._running.process.wait(20)
+
+    def start_again(self) -> None:
+        self._running = self._start(self.port)
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.close()
+        self._stack.close()
+
+
+@pytest.fixture
+def reborn(tmp_path: Path) -> Iterator[Reborn]:
+    reborn = Reborn(tmp_path / "region")
+    yield reborn
+    reborn.close()
+
+
+@pytest.fixture(params=ENDINGS)
+def ending(request: pytest.FixtureRequest) -> signal.Signals:
+    return ENDINGS[request.param]
+
+
+@contextmanager
+def consumer_of(client: Client, settings: ConsumerSettings) -> Iterator[int]:
+    consumer = client.open_consumer(settings)
+    yield consumer
+    client.close_consumer(consumer)
+
+
+def test_everything_is_there_again(reborn: Reborn, ending: signal.Signals) -> None:
+    client, other = reborn.clients.values()
+    topic, gone, group = unique("kept"), unique("gone"), unique("group")
+    client.create_topic(topic, 3, {"retention.ms": "7200000"})
+    client.create_topic(gone, 2)
+    write(client, topic, numbered(3_000, 3), ProducerSettings(acks="1"))
+    write(other, topic, [Record(bytes(900_000), b"large", (("h", b"1"),), partition=1)])
+    write(client, gone, numbered(10, 2))
+    client.delete_topic(gone)
+    client.create_partitions(topic, 4)
+    with consumer_of(client, ConsumerSettings(group=group)) as consumer:
+        client.assign(consumer, {Place(topic, 0): 0})
+        client.commit(consumer, {Place(topic, 0): 123, Place(topic, 2): 45})
+    before = {
+        kind: (each.read_topic(topic, 4), each.read_topic(f"{topic}.total-order", 1))
+        for kind, each in reborn.clients.items()
+    }
+    names, cluster = client.topics(), client.describe_cluster()
+
+    assert reborn.end(ending) == (0 if ending == signal.SIGTERM else -ending)
+    reborn.start_again()
+
+    assert (client.topics(), client.describe_cluster()) == (names, cluster)
+    assert client.topic_config(topic)["retention.ms"] == "7200000"
+    assert client.describe_topic(topic).partitions == 4
+    for kind, each in reborn.clients.items():
+        partitions, view = before[kind]
+        assert sorted(each.read_topic(topic, 4)) == sorted(partitions)
+        assert each.read_topic(f"{topic}.total-order", 1) == view
+        with consumer_of(each, ConsumerSettings(group=group)) as consumer:
+            committed = each.committed(consumer, places_of(topic, 4))
+            assert list(committed.values()) == [123, None, 45, None]
+    deliveries = write(other, topic, [Record(b"goes on", partition=at) for at in range(4)])
+    assert [delivery.offset for delivery in deliveries] == [1_000, 1_001, 1_000, 0]
+    assert len(client.read_topic(f"{topic}.total-order", 1)) == 3_005
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_idempotent_producer_goes_on(reborn: Reborn, ending: signal.Signals, kind: str) -> None:
+    """Its id and sequence are known to the next broker: neither a gap nor a duplicate, and a new producer gets
+    another id.
+    """
+    client, topic = reborn.clients[kind], unique("goes-on")
+    client.create_topic(topic, 2)
+    producer = client.open_producer(ProducerSettings(idempotence=True))
+    told = []
+    for round_number in range(3):
+        told += client.send(
+            producer,
+            topic,
+            [
+                Record(checker.value_of(0, at), partition=at % 2)
+                for at in range(100 * round_number, 100 * round_number + 100)
+            ],
+        )
+        if round_number < 2:
+            reborn.end(ending)
+            reborn.start_again()
+        write(
+            client, topic, [Record(checker.value_of(1, round_number), partition=0)], ProducerSettings(idempotence=True)
+        )
+    client.close_producer(producer)
+    assert {delivery.code for delivery in told} == {0}
+    read = checker.received(client.read_topic(topic, 2), 300)
+    own = read.identity[read.identity < 300]
+    assert sorted(own) == list(range(300))
+    assert checker.dense(read) == []
+    assert checker.acknowledged(read, checker.told(range(300), told)) == []
+    assert checker.producer_order(read, 300) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_that_is_sent_again_after_a_restart_is_known(reborn: Reborn, ending: signal.Signals, kind: str) -> None:
+    """The answer is lost, then the broker; the client's retry reaches the next broker, which has the batch already."""
+    client, topic = reborn.clients[kind], unique("again")
+    client.create_topic(topic, 1)
+    writer = reborn.process(kind)
+    with Proxy("127.0.0.1", reborn.port) as proxy:
+        settings = ProducerSettings(idempotence=True, request_timeout_ms=3_000)
+        producer = client.open_producer(settings, bootstrap=proxy.address)
+        first = client.send(producer, topic, [Record(b"first")])
+        proxy.refuse_after_loss = True
+        proxy.lose_answers = frozenset({2})
+        pending = writer.later("send", producer, topic, [Record(b"second")])
+        assert proxy.wait_until(lambda seen: seen.lost_count == 1)
+        reborn.end(ending)
+        reborn.start_again()
+        proxy.accept_again()
+        (second,) = pending.result()
+        third = client.send(producer, topic, [Record(b"third")])
+        client.close_producer(producer)
+    assert [delivery.offset for delivery in (*first, second, *third)] == [0, 1, 2]
+    assert [record.value for record in client.read_topic(topic, 1)] == [b"first", b"second", b"third"]
+
+
+@pytest.mark.parametrize("acks", ["1", "all"])
+def test_nothing_that_was_acknowledged_is_lost_when_the_broker_ends_under_load(
+    reborn: Reborn, ending: signal.Signals, acks: str
+) -> None:
+    """Both kinds write through three ends and starts; with acks=all they are idempotent, so nothing is doubled either."""
+    topic, per_producer = unique("load"), 4_000
+    reborn.clients[KINDS[0]].create_topic(topic, 4)
+    settings = ProducerSettings(
+        acks=acks, idempotence=acks == "all", delivery_timeout_ms=60_000, request_timeout_ms=3_000
+    )
+    with Proxy("127.0.0.1", reborn.port) as proxy:
+        pending = []
+        for number, kind in enumerate(KINDS):
+            producer = reborn.clients[kind].open_producer(settings, bootstrap=proxy.address)
+            records = [Record(checker.value_of(number, at), partition=at % 4) for at in range(per_producer)]
+            pending.append(reborn.process(kind).later("send", producer, topic, records, True))
+        for produced in (200, 600, 1_500):
+            assert proxy.wait_until_produced(produced)
+            reborn.end(ending)
+            reborn.start_again()
+        deliveries = [delivery for future in pending for delivery in future.result()]
+    assert {delivery.code for delivery in deliveries} == {0}
+    reader = reborn.clients[KINDS[1]]
+    read = checker.received(reader.read_topic(topic, 4), per_producer)
+    view = checker.received(reader.read_topic(f"{topic}.total-order", 1), per_producer)
+    told = checker.told(range(len(deliveries)), deliveries)
+    assert checker.dense(read) + checker.dense(view) == []
+    assert checker.acknowledged(read, told) == []
+    if acks == "all":
+        assert checker.complete(read, len(deliveries)) == []
+        assert checker.producer_order(read, per_producer) == []
+        assert checker.view_holds_partitions(view, read) == []
+        assert checker.real_time(view, told) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_member_goes_on_with_the_next_broker(reborn: Reborn, ending: signal.Signals, kind: str) -> None:
+    client, topic, group = reborn.clients[kind], unique("member"), unique("group")
+    client.create_topic(topic, 2)
+    write(client, topic, numbered(100, 2))
+    with consumer_of(client, ConsumerSettings(group=group)) as consumer:
+        client.subscribe(consumer, [topic])
+        read = client.read(consumer, 100)
+        client.commit(consumer)
+        reborn.end(ending)
+        reborn.start_again()
+        write(client, topic, numbered(100, 2, start=100))
+        read += client.read(consumer, 100, 40_000)
+        assert sorted(int(record.value or b"-1") for record in read) == list(range(200))
+        client.commit(consumer)
+    with consumer_of(client, ConsumerSettings(group=group)) as consumer:
+        assert client.committed(consumer, places_of(topic, 2)) == dict.fromkeys(places_of(topic, 2), 100)
+
+
+def test_retention_and_deletion_hold_after_a_restart(reborn: Reborn, ending: signal.Signals) -> None:
+    """The log start does not go back, and what was freed is free."""
+    client, topic = reborn.clients[KINDS[0]], unique("trimmed")
+    client.create_topic(topic, 1, {"retention.bytes": str(4 * 2**20)})
+    write(client, topic, [Record(b"%04d" % at + bytes(500_000), partition=0) for at in range(100)])
+    place = Place(topic, 0)
+    with consumer_of(client, ConsumerSettings()) as consumer:
+        first, _ = client.bounds(consumer, [place])[place]
+        reborn.end(ending)
+        reborn.start_again()
+        again, end = client.bounds(consumer, [place])[place]
+        assert first <= again < end == 100
+        client.assign(consumer, {place: again})
+        assert [int((record.value or b"")[:4]) for record in client.read(consumer, end - again)] == list(
+            range(again, end)
+        )
+    write(client, topic, [Record(bytes(500_000), partition=0)] * 1_000, ProducerSettings(delivery_timeout_ms=60_000))
