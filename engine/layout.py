@@ -25,12 +25,8 @@ STRUCTS = (
     "snapshot_header",
     "topic_operation",
 )
-LIMITS = tuple(
-    name
-    for name in dir(lib)
-    if name.endswith(("_MAX", "_SIZE", "_SLOTS", "_POSITION", "_BATCHES", "_PER_PAGE"))
-    and isinstance(getattr(lib, name), int)
-)
+LIMIT_ENDINGS = ("_MAX", "_SIZE", "_SLOTS", "_POSITION", "_BATCHES", "_PER_PAGE")
+LIMITS = tuple(name for name in dir(lib) if name.endswith(LIMIT_ENDINGS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The log: the typed face of the C core.
 
-One call is one bounded piece of work on shared memory, and never one per record. A `Log` is used by one thread at a time.
+One call is one bounded piece of work on shared memory, and never one per record. A `Log` is used by one thread at a
+time.
 """
 
 import os
@@ -156,12 +157,18 @@ class Log:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str] | None = None, *, size: int, coherent: bool = True) -> "Log":
-        """A new region of `size` bytes: a sealed memfd, or a file with mode 0600 that must not exist. Errors: RegionError, OutOfMemory."""
+        """A new region of `size` bytes: a sealed memfd, or a file with mode 0600 that must not exist.
+
+        Errors: RegionError, OutOfMemory.
+        """
         return cls(Region.create(None if path is None else Path(path), size, coherent))
 
     @classmethod
     def attach(cls, path: str | os.PathLike[str]) -> "Log":
-        """Goes on with what an existing region holds, whatever ended the process before. Errors: RegionError, OutOfMemory."""
+        """Goes on with what an existing region holds, whatever ended the process before.
+
+        Errors: RegionError, OutOfMemory.
+        """
         return cls(Region.attach(Path(path)))
 
     def close(self) -> None:
@@ -205,7 +212,10 @@ class Log:
         internal: bool = False,
         settings: bytes = b"",
     ) -> Topic:
-        """Ordered like a batch; visible everywhere when this returns. Errors: TopicExists, LimitReached, OutOfMemory."""
+        """Ordered like a batch; visible everywhere when this returns.
+
+        Errors: TopicExists, LimitReached, OutOfMemory.
+        """
         topic = Topic(0, 0, name, id, partitions, order_level, retention_bytes, retention_ms, internal, settings)
         return self._operate(lib.OPERATION_CREATE, topic)
 
@@ -218,7 +228,10 @@ class Log:
         retention_ms: int | None = None,
         settings: bytes | None = None,
     ) -> Topic:
-        """`partitions` is the new total. Errors: UnknownTopic, LimitReached, OutOfMemory, EngineError for fewer partitions."""
+        """What is not given stays; `partitions` is the new total.
+
+        Errors: UnknownTopic, LimitReached, OutOfMemory; EngineError for fewer partitions.
+        """
         changes = {
             "partitions": partitions,
             "retention_bytes": retention_bytes,
@@ -229,7 +242,10 @@ class Log:
         return self._operate(lib.OPERATION_ALTER, wanted)
 
     def delete_topic(self, topic: Topic) -> None:
-        """Batches in flight get STATUS_UNKNOWN_TOPIC from here on; the memory comes back by and by. Errors: UnknownTopic."""
+        """Batches in flight get STATUS_UNKNOWN_TOPIC from here on; the memory comes back by and by.
+
+        Errors: UnknownTopic.
+        """
         self._operate(lib.OPERATION_DELETE, replace(topic, settings=b""))
 
     def trim(self, topic: Topic, partition: int, offset: int) -> None:
@@ -296,7 +312,7 @@ class Log:
         return AppendGroup(capacity)
 
     def append(self, group: AppendGroup, count: int) -> None:
-        """Orders the first `count` batches of the group and fills their answers. One batch's fault is its own status."""
+        """Orders the first `count` batches of the group and fills their answers; one batch's fault is its own status."""
         assert 0 <= count <= group.capacity
         lib.log_append(self._core, group._appends, count)
         if self._reservations:
@@ -319,7 +335,7 @@ class Log:
         return reservation
 
     def acknowledged(self, global_position: int, ack_level: int) -> bool:
-        """Whether the batch has reached the level: 0 always, 1 ordered, 2 replicated (the same while there are no disk replicas)."""
+        """Whether the batch has reached the level: 0 always, 1 ordered, 2 replicated (the same without disk replicas)."""
         assert ack_level in (0, 1, 2)
         return ack_level == 0 or global_position < self.frontiers().ordered
 
@@ -341,8 +357,8 @@ class Log:
     ) -> Read:
         """Copies whole batches, from the one that holds `offset`, to the address `target` (room: `size_max` bytes).
 
-        When the first batch alone is larger, nothing is copied and, with `whole_first`, `size_needed` says how much room it
-        takes. Base offsets in the copies are those of the producer: `batches` says what they have to be.
+        When the first batch alone is larger, nothing is copied and, with `whole_first`, `size_needed` says how much room
+        it takes. Base offsets in the copies are those of the producer: `batches` says what they have to be.
         """
         result = self._result
         lib.log_read(
@@ -368,7 +384,7 @@ class Log:
         )
 
     def available(self, topic: Topic, partition: int, offset: int) -> int:
-        """Bytes from the batch that holds `offset` to the end; 0 at the end; -1 for an offset or topic that is not there."""
+        """Bytes from the batch that holds `offset` to the end; 0 at the end; -1 where offset or topic are not there."""
         return int(lib.log_available(self._core, topic.slot, topic.generation, partition & _CORE_VIEW, offset))
 
     def bounds(self, topic: Topic, partition: int) -> Bounds:
