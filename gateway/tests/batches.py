@@ -185,7 +185,8 @@ def check(data: bytes, *, size_max: int = SIZE_MAX, timestamp_max: int = batch.T
     group = ffi.new("struct append[1]")
     group_address = int(ffi.cast("uintptr_t", group))
     answers = []
-    for address in (FENCE.from_start(data), FENCE.before_end(data)):
+    for lay in (FENCE.from_start, FENCE.before_end):
+        address = lay(data)
         status = batch.check(group_address, 0, address, len(data), size_max, 7, 11, 13, 17, timestamp_max)
         assert ctypes.string_at(address, len(data)) == data
         assert group[0].status == status
