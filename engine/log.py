@@ -312,7 +312,7 @@ class Log:
         return AppendGroup(capacity)
 
     def append(self, group: AppendGroup, count: int) -> None:
-        """Orders the first `count` batches of the group and fills their answers; one batch's fault is its own status."""
+        """Orders the first `count` batches of the group and fills the answers; one batch's fault is its own status."""
         assert 0 <= count <= group.capacity
         lib.log_append(self._core, group._appends, count)
         if self._reservations:
@@ -335,7 +335,7 @@ class Log:
         return reservation
 
     def acknowledged(self, global_position: int, ack_level: int) -> bool:
-        """Whether the batch has reached the level: 0 always, 1 ordered, 2 replicated (the same without disk replicas)."""
+        """Whether the batch has reached the level: 0 always, 1 ordered, 2 replicated (the same without replicas)."""
         assert ack_level in (0, 1, 2)
         return ack_level == 0 or global_position < self.frontiers().ordered
 
@@ -357,8 +357,8 @@ class Log:
     ) -> Read:
         """Copies whole batches, from the one that holds `offset`, to the address `target` (room: `size_max` bytes).
 
-        When the first batch alone is larger, nothing is copied and, with `whole_first`, `size_needed` says how much room
-        it takes. Base offsets in the copies are those of the producer: `batches` says what they have to be.
+        When the first batch alone is larger, nothing is copied and, with `whole_first`, `size_needed` says how much
+        room it takes. Base offsets in the copies are those of the producer: `batches` says what they have to be.
         """
         result = self._result
         lib.log_read(
