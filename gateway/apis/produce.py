@@ -20,7 +20,7 @@ without one TRANSACTIONAL_ID_AUTHORIZATION_FAILED, as from Kafka.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 from totalog.gateway import view
@@ -41,7 +41,8 @@ BATCHES_MAX: Final = 1024
 FRAME_SIZE_MAX: Final = 100 * 1024 * 1024
 """Bytes of one request, Kafka's default."""
 
-ACKS: Final = (0, 1, -1)
+ACKS_ALL: Final = -1
+ACKS: Final = (0, 1, ACKS_ALL)
 ACK_LEVEL_ALL: Final = 2
 INT64_MAX: Final = 2**63 - 1
 
@@ -54,6 +55,9 @@ ZSTD_VERSION: Final = 7
 
 STATUS_OK: Final[int] = lib.STATUS_OK
 STORED: Final = (lib.STATUS_OK, lib.STATUS_DUPLICATE)
+
+
+Rows: TypeAlias = list[wire.PartitionAnswer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +140,11 @@ class Group:
         self._appender = appender
         self._address: int = appender.batches.address
         self._now_ms = broker.clock.wall_ms()
-        self._requests: list[tuple[Request, int, int]] = []
-        """Request, acks, and where its rows begin."""
-        self._rows: list[wire.PartitionAnswer] = []
-        self._places: list[tuple[int, wire.TopicKey, int]] = []
-        """Of each batch that waits to be ordered: its row, topic and partition."""
+        self._requests: list[tuple[Request, int, Rows]] = []
+        """Request, acks, and one row for each of its partitions."""
+        self._places: list[tuple[Rows, int, wire.TopicKey, int]] = []
+        """Of each batch that waits to be ordered: where its row stands, its topic and partition."""
+        self._acks_all = False
 
     def add(self, request: Request) -> None:
         """Checks the batches of a request. Raises ProtocolViolation: it does not parse, or errs although acks is 0."""
@@ -148,9 +152,9 @@ class Group:
         refusal = _refusal(message)
         segment = self._segment(request, message)
         source = int(ffi.cast("uintptr_t", ffi.from_buffer(request.frame)))
-        rows = self._rows
-        first = len(rows)
-        self._requests.append((request, message.acks, first))
+        rows: Rows = []
+        self._requests.append((request, message.acks, rows))
+        self._acks_all |= message.acks == ACKS_ALL
         for topic, partition, at, size in message.partitions:
             target = self._appender.target(self._broker, topic)
             if not 0 <= partition < target.partitions:
@@ -164,10 +168,10 @@ class Group:
                 if code:
                     rows.append((topic, partition, code, -1, -1, -1, None))
                 else:
-                    self._places.append((len(rows), topic, partition))
+                    self._places.append((rows, len(rows), topic, partition))
                     rows.append(_WAITING)
         if message.acks == 0:
-            self._no_errors(first)
+            _no_errors(rows)
 
     def _check(
         self, request: Request, target: Target, partition: int, source: int, at: int, size: int, segment: int
@@ -213,36 +217,36 @@ class Group:
         self._broker.log.append(batches, len(places))
         stored = set()
         position = -1
-        for index, (row, topic, partition) in enumerate(places):
+        for index, (rows, row, topic, partition) in enumerate(places):
             batch = batches[index]
             status = batch.status
             if status in STORED:
                 stored.add(batch.topic_slot)
                 position = max(position, batch.global_position)
-                self._rows[row] = (topic, partition, 0, batch.base_offset, -1, batch.log_start_offset, None)
+                rows[row] = (topic, partition, 0, batch.base_offset, -1, batch.log_start_offset, None)
             else:
-                self._rows[row] = (topic, partition, _code(status, topic), -1, -1, -1, None)
+                rows[row] = (topic, partition, _code(status, topic), -1, -1, -1, None)
         for slot in stored:
             self._broker.appended.ring(slot)
-        assert position < 0 or self._broker.log.acknowledged(position, ACK_LEVEL_ALL)
+        assert not self._acks_all or position < 0 or self._broker.log.acknowledged(position, ACK_LEVEL_ALL)
 
     def answers(self, violation: ProtocolViolation | None) -> Iterator[bytes | None]:
-        ends = [first for _, _, first in self._requests[1:]]
-        for (request, acks, first), end in zip(self._requests, [*ends, len(self._rows)], strict=True):
+        for request, acks, rows in self._requests:
             if acks == 0:
-                self._no_errors(first, end)
+                _no_errors(rows)
                 yield None
             else:
-                yield wire.encode(request.version, request.correlation_id, self._rows[first:end])
+                yield wire.encode(request.version, request.correlation_id, rows)
         if violation is not None:
             raise violation
 
-    def _no_errors(self, first: int, end: int | None = None) -> None:
-        """Raises ProtocolViolation where a row from `first` on is an error: with acks 0 that ends the connection."""
-        for topic, partition, code, *_ in self._rows[first:end]:
-            if code:
-                name = topic if isinstance(topic, str) else topic.hex()
-                raise ProtocolViolation(f"produce with acks=0 to {name}-{partition}: error {int(code)}")
+
+def _no_errors(rows: Rows) -> None:
+    """Raises ProtocolViolation where a row is an error: with acks 0 that ends the connection."""
+    for topic, partition, code, *_ in rows:
+        if code:
+            name = topic if isinstance(topic, str) else topic.hex()
+            raise ProtocolViolation(f"produce with acks=0 to {name}-{partition}: error {int(code)}")
 
 
 def _code(status: int, topic: wire.TopicKey) -> ErrorCode:
