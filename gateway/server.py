@@ -293,7 +293,8 @@ class Server:
         interval_s = broker.config.integer("log.retention.check.interval.ms") / 1000
         while True:
             await trio.sleep(interval_s)
-            broker.log.maintain(broker.clock.wall_ms())
+            while broker.log.maintain(broker.clock.wall_ms()):
+                await trio.lowlevel.checkpoint()
 
 
 def run_until_signal(server: Server, ready: Callable[[], None], afterwards: Callable[[], object]) -> None:

@@ -51,13 +51,13 @@ def serve(
     try:
         name, told_port = advertised or (_reachable(host), None)
         address, told = join(host, port), join(name, told_port or port)
-        tell(f"totalog: the log lives in memory, {where}; acks=all promises what acks=1 does")
+        tell(f"the log lives in memory, {where}; acks=all promises what acks=1 does")
         broker = Broker(opened, config, clock=SystemClock(), host=host, port=port, advertised=(name, told_port or port))
         server = Server(service(broker, limits), listeners)
 
         def ready() -> None:
             gc.freeze()
-            tell(f"totalog: ready at {address}" + ("" if told == address else f", clients are told {told}"))
+            tell(f"ready at {address}" + ("" if told == address else f", clients are told {told}"))
 
         run_until_signal(server, ready, partial(codec.warm, _common_versions()))
     finally:

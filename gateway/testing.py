@@ -115,8 +115,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", log: BinaryIO) -> tupl
     while True:
         for line in said.split(b"\n")[:-1]:
             if b"ready" in line:
-                address = next(word for word in line.decode().split() if ":" in word)
-                host, _, port = address.rpartition(":")
+                host, _, port = line.split()[2].rstrip(b",").decode().rpartition(":")  # ready at HOST:PORT
                 return host.strip("[]"), int(port)
         left = deadline - time.monotonic()
         readable, _, _ = select.select([process.stdout], [], [], max(left, 0))

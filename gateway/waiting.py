@@ -159,9 +159,9 @@ class Handle:
 
     __slots__ = ("_callback", "deadline")
 
-    def __init__(self, deadline: float, callback: Callable[[], None]) -> None:
+    def __init__(self, deadline: float, callback: Callable[[], object]) -> None:
         self.deadline = deadline
-        self._callback: Callable[[], None] | None = callback
+        self._callback: Callable[[], object] | None = callback
 
     @property
     def active(self) -> bool:
@@ -190,7 +190,7 @@ class Timers:
         self._next_at = math.inf
         self._scope: trio.CancelScope | None = None
 
-    def call_at(self, deadline: float, callback: Callable[[], None]) -> Handle:
+    def call_at(self, deadline: float, callback: Callable[[], object]) -> Handle:
         """Call `callback` when `now()` reaches `deadline`; a deadline in the past is called as soon as possible."""
         handle = Handle(deadline, callback)
         self._count += 1
@@ -199,7 +199,7 @@ class Timers:
             self._next_at = self._scope.deadline = deadline
         return handle
 
-    def call_after(self, seconds: float, callback: Callable[[], None]) -> Handle:
+    def call_after(self, seconds: float, callback: Callable[[], object]) -> Handle:
         return self.call_at(now() + seconds, callback)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -221,7 +221,7 @@ class Timers:
 class Alarm:
     """One call whose time keeps moving, such as a session's end: moving it later costs no heap operation."""
 
-    def __init__(self, timers: Timers, callback: Callable[[], None]) -> None:
+    def __init__(self, timers: Timers, callback: Callable[[], object]) -> None:
         self._timers = timers
         self._callback = callback
         self._handle: Handle | None = None

@@ -132,7 +132,7 @@ class MemoryTransport:
         self._ended = False
 
     async def receive_into(self, target: memoryview) -> int:
-        data = b""
+        data: bytes | bytearray = b""
         with trio.CancelScope() as self._scope:
             if self._ended:
                 self._scope.cancel()

@@ -8,6 +8,7 @@ from totalog.gateway.config import (
     Config,
     Effect,
     InvalidConfig,
+    Setting,
     Type,
     Value,
     as_text,
@@ -26,7 +27,7 @@ TYPES = {
 
 
 @pytest.mark.parametrize("setting", [*BROKER.values(), *TOPIC.values()], ids=lambda setting: setting.name)
-def test_defaults_have_their_type_and_survive_being_written(setting) -> None:
+def test_defaults_have_their_type_and_survive_being_written(setting: Setting) -> None:
     assert type(setting.default) is TYPES[setting.type]
     assert setting.doc.endswith(".")
     if setting.name not in ("log.retention.ms", "log.retention.minutes"):  # these two are unset by default
@@ -34,7 +35,8 @@ def test_defaults_have_their_type_and_survive_being_written(setting) -> None:
 
 
 @pytest.mark.parametrize("setting", [row for row in TOPIC.values() if row.broker], ids=lambda setting: setting.name)
-def test_a_topic_setting_and_the_broker_setting_behind_it_agree(setting) -> None:
+def test_a_topic_setting_and_the_broker_setting_behind_it_agree(setting: Setting) -> None:
+    assert setting.broker is not None
     behind = BROKER[setting.broker]
     assert behind.type is setting.type
     assert behind.choices == setting.choices

@@ -1,6 +1,6 @@
 """One connection: order, groups, large bodies, and every way to end."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -301,12 +301,12 @@ async def test_what_came_before_a_bad_request_is_answered() -> None:
     def dispatch(broker: object, one: Request) -> Answered:
         raise ProtocolViolation("bad request")
 
-    def produce(broker: object, requests: Sequence[Request]) -> Sequence[Bytes | None]:
+    def produce(broker: object, requests: Sequence[Request]) -> Iterator[Bytes]:
         yield answer(bytes(requests[0].body))
         if len(requests) > 1:
             raise ProtocolViolation("bad produce request")
 
-    toys.service.dispatch, toys.service.produce = dispatch, produce  # type: ignore[assignment]
+    toys.service.dispatch, toys.service.produce = dispatch, produce
     async with connected(toys) as peer:
         await peer.stream.send_all(request(PRODUCE, b"a") + request(ECHO, b"b") + request(PRODUCE, b"c"))
         assert str(await peer.end()) == "bad request"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from totalog.gateway.apis import TABLE
-from totalog.gateway.apis.api import Request
+from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.limits import TAGGED_FIELDS_COUNT_MAX, Limits
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ProtocolViolation
@@ -56,7 +56,8 @@ def feed(data: bytes, step: int, reader: FrameReader | None = None) -> Iterator[
                 break
 
 
-def facts(request: Request) -> tuple[int, int, int, str | None, bytes]:
+def facts(request: Request | LargeBody) -> tuple[int, int, int, str | None, bytes]:
+    assert isinstance(request, Request)
     return request.key, request.version, request.correlation_id, request.client_id, bytes(request.body)
 
 
@@ -197,7 +198,7 @@ def test_there_is_always_space() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*_text is deprecated:DeprecationWarning")  # the library, reading its schemas
 @pytest.mark.parametrize("api", TABLE.values(), ids=lambda api: api.name)
-def test_header_versions_are_those_of_kafka(api) -> None:
+def test_header_versions_are_those_of_kafka(api: Api) -> None:
     """The library is generated from Kafka's own definitions."""
     request = getattr(codec, f"{api.name}Request")
     for version in range(api.min_version, api.max_version + 1):
