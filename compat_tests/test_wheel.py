@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 READY_SECONDS_MAX = 30
 API_VERSIONS = 18
 THEIR_PACKAGES = {
-    "gateway/__init__.py": "OWNER = 'user'\n",
-    "gateway/server.py": "",
-    "engine/__init__.py": "OWNER = 'user'\n",
+    "gateway/__init__.py": "OWNER = 'user'",
+    "gateway/server.py": "OWNER = 'user'",
+    "engine/__init__.py": "OWNER = 'user'",
 }
 
 
@@ -63,7 +63,7 @@ def their_folder(tmp_path: Path) -> Path:
 def serving(command: Path, folder: Path) -> Iterator[tuple[str, int]]:
     """Address of a broker that was started in `folder`, with that folder first on its import path."""
     process = subprocess.Popen(
-        [command, "serve", "--port", "0", "--ephemeral", "--memory", "64m"],
+        [command, "serve", "--port", "0", "--ephemeral", "--memory", "256m"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder)},
         stdout=subprocess.PIPE,
