@@ -17,7 +17,7 @@ from functools import partial
 import trio
 
 from totalog.gateway import waiting
-from totalog.gateway.connection import Bytes, Connection, Disconnected, Service
+from totalog.gateway.connection import Bytes, Connection, Disconnected, Phase, Service
 from totalog.gateway.wire.errors import ProtocolViolation
 
 log = logging.getLogger("totalog")
@@ -284,7 +284,8 @@ class Server:
                 reason = connection.overdue(time)
                 if reason is not None and not scope.cancel_called:
                     self.service.counters.connections_overdue += 1
-                    log.info("%s: connection closed: %s", connection.transport.peer, reason)
+                    level = logging.DEBUG if connection.phase is Phase.REQUEST else logging.INFO
+                    log.log(level, "%s: connection closed: %s", connection.transport.peer, reason)
                     scope.cancel()
 
     async def _keep_log(self) -> None:

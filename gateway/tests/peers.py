@@ -1,7 +1,7 @@
 """What tests of connections and of the server share: a client's frames, a transport of memory, a service of toys."""
 
 import struct
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -67,6 +67,7 @@ class FakeLog:
         self.room = 1 << 30
         self.reservations: list[FakeReservation] = []
         self.maintained: list[int] = []
+        self.more: Callable[[], bool] = lambda: False
 
     def reserve(self, size: int) -> FakeReservation:
         if size > self.room:
@@ -74,8 +75,9 @@ class FakeLog:
         self.reservations.append(FakeReservation(size))
         return self.reservations[-1]
 
-    def maintain(self, now_ms: int) -> None:
+    def maintain(self, now_ms: int) -> bool:
         self.maintained.append(now_ms)
+        return self.more()
 
 
 class Toys:

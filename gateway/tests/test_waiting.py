@@ -124,7 +124,8 @@ async def test_later_gives_its_value_to_all(nursery: trio.Nursery) -> None:
 async def test_later_may_hold_none() -> None:
     later: Later[None] = Later()
     later.set(None)
-    assert await later.wait() is None
+    with trio.fail_after(1):
+        await later.wait()
 
 
 async def test_stopping_ends_every_wait_now_and_from_now_on(nursery: trio.Nursery) -> None:
