@@ -10,13 +10,14 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from totalog.engine import VIEW, Log, Topic
+from totalog.engine import VIEW, AppendGroup, Log, Topic
 from totalog.gateway.apis import produce
 from totalog.gateway.apis.api import Request
 from totalog.gateway.broker import Broker
 from totalog.gateway.tests.harness import NOW_MS, build, encode_request, make_broker
 from totalog.gateway.wire import codec
 from totalog.gateway.wire._batch import ffi
+from totalog.gateway.wire.batch import check
 from totalog.gateway.wire.cursor import Cursor
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
@@ -148,9 +149,14 @@ def test_topics_and_partitions_are_answered_in_the_order_asked(broker: Broker, v
 
 
 def test_a_group_is_answered_in_order_by_one_append(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    appended = []
+    appended: list[int] = []
     append = broker.log.append
-    monkeypatch.setattr(broker.log, "append", lambda group, count: (appended.append(count), append(group, count)))
+
+    def counted(group: AppendGroup, count: int) -> None:
+        appended.append(count)
+        append(group, count)
+
+    monkeypatch.setattr(broker.log, "append", counted)
     requests = [request(broker, 3 + n % 11, [("orders", [(n % 2, batch(1 + n))])]) for n in range(8)]
     frames = list(produce.handle_group(broker, requests))
     answers = [decoded(asked.version, frame) for asked, frame in zip(requests, frames, strict=True)]
@@ -369,8 +375,12 @@ def test_a_body_of_one_topic_stays_where_it_was_received(broker: Broker, monkeyp
     watched = Watched(received.reservation)
     received.reservation = watched  # type: ignore[assignment]
     segments = []
-    check = produce.check
-    monkeypatch.setattr(produce, "check", lambda *arguments: (segments.append(arguments[5]), check(*arguments))[1])
+
+    def watched_check(*arguments: int) -> int:
+        segments.append(arguments[5])
+        return check(*arguments)
+
+    monkeypatch.setattr(produce, "check", watched_check)
     (frame,) = produce.handle_group(broker, [received])
     assert decoded(9, frame) == [(0, 0, 0, 0, None), (2, 0, 0, 0, None), (9, 3, -1, -1, None)]
     assert segments == [watched.segment] * 2
