@@ -7,7 +7,9 @@ with `--broker` they are deselected, counted and named.
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,11 +19,17 @@ from compat_tests.clients.face import Client, ClientError, ClusterInfo, Code
 from compat_tests.clients.process import ClientProcess
 from compat_tests.proxy import Proxy
 
+if TYPE_CHECKING:
+    from totalog.gateway.testing import RunningBroker
+
 TOPIC_TIME_MAX_S = 20.0
+LOG_LINES_SHOWN = 40
 DESELECTED = pytest.StashKey[list[str]]()
+BROKERS = pytest.StashKey[list["RunningBroker"]]()
 
 Spawn = Callable[[str], ClientProcess]
 MakeTopic = Callable[..., str]
+StartBroker = Callable[..., "RunningBroker"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[BROKERS] = []
     config.addinivalue_line("markers", "totalog_only: needs this project's own broker (deselected with --broker)")
 
 
@@ -56,6 +65,38 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.line(f"  {name}")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the brokers that it used said last."""
+    report = yield
+    if report.failed:
+        for running in item.config.stash[BROKERS]:
+            said = "\n".join(running.log.splitlines()[-LOG_LINES_SHOWN:])
+            report.sections.append((f"broker at {running.address}", said or "(said nothing)"))
+    return report
+
+
+class Brokers:
+    """Brokers of ours, ended when whoever asked for them is done."""
+
+    def __init__(self, running: "list[RunningBroker]") -> None:
+        self._stack = ExitStack()
+        self._running = running
+
+    def start(self, **options: object) -> "RunningBroker":
+        from totalog.gateway.testing import broker  # only here: with --broker nothing of ours need be installed
+
+        started = self._stack.enter_context(broker(**options))  # type: ignore[arg-type]
+        self._running.append(started)
+        self._stack.callback(self._running.remove, started)
+        return started
+
+    def end(self) -> None:
+        self._stack.close()
+
+
 @pytest.fixture(scope="session")
 def address(request: pytest.FixtureRequest) -> Iterator[str]:
     """HOST:PORT of the broker under test."""
@@ -63,10 +104,17 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
     if foreign is not None:
         yield foreign
         return
-    from totalog.gateway.testing import broker  # only here: with --broker nothing of ours need be installed
+    brokers = Brokers(request.config.stash[BROKERS])
+    yield brokers.start(memory="1g").address
+    brokers.end()
 
-    with broker(memory="1g") as started:
-        yield started.address
+
+@pytest.fixture
+def start_broker(request: pytest.FixtureRequest) -> Iterator[StartBroker]:
+    """Starts brokers of the test's own, with the options of `totalog.gateway.testing.broker`."""
+    brokers = Brokers(request.config.stash[BROKERS])
+    yield brokers.start
+    brokers.end()
 
 
 @pytest.fixture(scope="session")

@@ -77,10 +77,10 @@ def test_log_directories_grow_with_what_is_written(readers: dict[str, Client], m
     """librdkafka has no such call."""
     client, topic = readers[KAFKA_PYTHON], make_topic(2)
     sizes = client.log_sizes()
-    assert [sizes[Place(topic, at)] for at in range(2)] == [0, 0]
+    assert [sizes.get(Place(topic, at), 0) for at in range(2)] == [0, 0]
     write(client, topic, [Record(bytes(10_000), partition=1)] * 10)
     sizes = client.log_sizes()
-    assert sizes[Place(topic, 0)] == 0
+    assert sizes.get(Place(topic, 0), 0) == 0
     assert 100_000 < sizes[Place(topic, 1)] < 110_000
 
 

@@ -9,7 +9,7 @@ import pytest
 from compat_tests.clients import KAFKA_PYTHON, KINDS
 from compat_tests.clients.face import Client, Code, ConsumerSettings, Place, ProducerSettings, Record
 from compat_tests.clients.process import ClientProcess
-from compat_tests.conftest import unique
+from compat_tests.conftest import StartBroker, unique
 from compat_tests.steps import places_of, write
 
 pytestmark = pytest.mark.totalog_only
@@ -37,14 +37,11 @@ class Small:
 
 
 @pytest.fixture
-def small() -> Iterator[Small]:
-    from totalog.gateway.testing import broker
-
-    settings = {"log.retention.check.interval.ms": 200}
-    with broker(memory=f"{MEMORY_MIB}m", settings=settings) as running:
-        small = Small(running.address)
-        yield small
-        small.close()
+def small(start_broker: StartBroker) -> Iterator[Small]:
+    running = start_broker(memory=f"{MEMORY_MIB}m", settings={"log.retention.check.interval.ms": 200})
+    small = Small(running.address)
+    yield small
+    small.close()
 
 
 def value(number: int) -> bytes:

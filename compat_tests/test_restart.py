@@ -4,7 +4,7 @@ orders, committed offsets, producers."""
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from compat_tests import checker
 from compat_tests.clients import KINDS
 from compat_tests.clients.face import Client, ConsumerSettings, Place, ProducerSettings, Record
 from compat_tests.clients.process import ClientProcess
-from compat_tests.conftest import unique
+from compat_tests.conftest import StartBroker, unique
 from compat_tests.proxy import Proxy
 from compat_tests.steps import numbered, places_of, write
 
@@ -30,9 +30,9 @@ ENDINGS = {"killed": signal.SIGKILL, "stopped": signal.SIGTERM}
 class Reborn:
     """A broker on one port and one region that can be ended and started again, and a client of each kind."""
 
-    def __init__(self, region: Path) -> None:
-        self.region = region
-        self._stack = ExitStack()
+    def __init__(self, region: Path, start_broker: StartBroker) -> None:
+        self._region = region
+        self._start_broker = start_broker
         self._running = self._start(0)
         self.port = self._running.port
         self.address = self._running.address
@@ -40,9 +40,7 @@ class Reborn:
         self.clients = {kind: process.client for kind, process in self._processes.items()}
 
     def _start(self, port: int) -> "RunningBroker":
-        from totalog.gateway.testing import broker
-
-        return self._stack.enter_context(broker(region=self.region, memory=MEMORY, port=port))
+        return self._start_broker(region=self._region, memory=MEMORY, port=port)
 
     def process(self, kind: str) -> ClientProcess:
         return self._processes[kind]
@@ -58,12 +56,11 @@ class Reborn:
     def close(self) -> None:
         for process in self._processes.values():
             process.close()
-        self._stack.close()
 
 
 @pytest.fixture
-def reborn(tmp_path: Path) -> Iterator[Reborn]:
-    reborn = Reborn(tmp_path / "region")
+def reborn(tmp_path: Path, start_broker: StartBroker) -> Iterator[Reborn]:
+    reborn = Reborn(tmp_path / "region", start_broker)
     yield reborn
     reborn.close()
 
@@ -179,7 +176,8 @@ def test_a_batch_that_is_sent_again_after_a_restart_is_known(reborn: Reborn, end
 def test_nothing_that_was_acknowledged_is_lost_when_the_broker_ends_under_load(
     reborn: Reborn, ending: signal.Signals, acks: str
 ) -> None:
-    """Both kinds write through three ends and starts; with acks=all they are idempotent, so nothing is doubled either."""
+    """Both kinds write through three ends and starts; with acks=all they are idempotent, so nothing is doubled either.
+    """
     topic, per_producer = unique("load"), 4_000
     reborn.clients[KINDS[0]].create_topic(topic, 4)
     settings = ProducerSettings(
