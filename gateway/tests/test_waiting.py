@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import trio
-from trio.testing import Sequencer, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 from totalog.gateway.waiting import Alarm, Bell, Budget, Later, Stopped, Timers, now, stop_waiting
 
@@ -236,26 +236,23 @@ async def test_an_alarm_that_moves_often_keeps_one_entry(autojump_clock: trio.te
 
 
 async def test_budget_lets_in_what_fits_in_the_order_of_asking(nursery: trio.Nursery) -> None:
-    budget, order, sequence = Budget(10), [], Sequencer()
+    budget = Budget(10)
+    admitted: set[int] = set()
 
-    async def take(position: int, size: int) -> None:
-        async with sequence(position):
-            nursery.start_soon(taken, position, size)
-            await wait_all_tasks_blocked()
-
-    async def taken(position: int, size: int) -> None:
+    async def take(size: int) -> None:
         await budget.take(size)
-        order.append(position)
+        admitted.add(size)
 
-    for position, size in enumerate([6, 3, 5, 1]):
-        await take(position, size)
-    assert order == [0, 1]  # 5 does not fit, and 1 stands behind it
+    for size in (6, 3, 5, 1):
+        nursery.start_soon(take, size)
+        await wait_all_tasks_blocked()
+    assert admitted == {6, 3}  # 5 does not fit, and 1 stands behind it
     budget.give(3)
     await wait_all_tasks_blocked()
-    assert order == [0, 1]
+    assert admitted == {6, 3}
     budget.give(6)
     await wait_all_tasks_blocked()
-    assert order == [0, 1, 2, 3]
+    assert admitted == {6, 3, 5, 1}
     assert budget.taken == 6
 
 
