@@ -26,7 +26,7 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
     result = codec.DescribeLogDirsResponse.DescribeLogDirsResult(
         version=version,
         error_code=ErrorCode.NONE,
-        log_dir=broker.log.path or "memory",
+        log_dir=str(broker.log.region.path or "memory"),
         topics=[_topic(broker, version, topic, partitions) for topic, partitions in _asked(broker, message)],
     )
     if version >= 4:

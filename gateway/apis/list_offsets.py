@@ -111,23 +111,28 @@ def _look_up(broker: "Broker", handle: TopicHandle, partition: int, timestamp: i
         at = broker.log.find_timestamp(handle.topic, partition, timestamp)
     if at is None:
         return Found()
-    batch = _read(broker, handle, partition, at)
-    if batch is None:
-        return Found()
-    if timestamp == MAX_TIMESTAMP:
-        record: tuple[int, int] | None = records.max_timestamp_record(batch)
-    else:
-        record = records.find_offset_by_timestamp(batch, timestamp)
-    # The header of a compressed batch may claim more than its records hold: its first record is then the best answer.
-    delta, record_timestamp = record or (0, at.max_timestamp)
+    # Compressed records were never opened before: a header may claim more than they hold, and they may be damaged. The
+    # batch's first offset is then the best answer there is; an error would only make clients ask again.
+    delta, record_timestamp = _record(_read(broker, handle, partition, at), timestamp) or (0, at.max_timestamp)
     return Found(at.base_offset + delta, record_timestamp, at.leader_epoch)
 
 
-def _read(broker: "Broker", handle: TopicHandle, partition: int, at: BatchAt) -> memoryview | None:
-    """A copy of one batch, or None when retention has just taken it."""
+def _record(batch: memoryview, timestamp: int) -> tuple[int, int] | None:
+    """Offset delta and timestamp of the record of this batch that is looked for."""
+    try:
+        if timestamp == MAX_TIMESTAMP:
+            return records.max_timestamp_record(batch)
+        return records.find_offset_by_timestamp(batch, timestamp)
+    except records.CorruptBatch:
+        return None
+
+
+def _read(broker: "Broker", handle: TopicHandle, partition: int, at: BatchAt) -> memoryview:
+    """A copy of one batch. Nothing can have taken it since it was found: the two calls are one step of the event
+    loop."""
     buffer, batches = Buffer(at.size), broker.log.read_batches(1)
     read = broker.log.read(handle.topic, partition, at.base_offset, buffer.address, at.size, batches=batches)
-    return buffer.view[: read.size] if read.size else None
+    return buffer.view[: read.size]
 
 
 API = Api(2, "ListOffsets", 1, 11, 6, handle)

@@ -93,11 +93,11 @@ def _parse_topic(cursor: Cursor, version: int) -> tuple[bytes, str | None]:
     if version < FLEXIBLE_FROM:
         return NO_ID, cursor.string()
     if version < TOPIC_IDS_FROM:
-        topic_id, name = NO_ID, cursor.compact_string()
+        asked: tuple[bytes, str | None] = (NO_ID, cursor.compact_string())
     else:
-        topic_id, name = cursor.uuid(), cursor.compact_nullable_string()
+        asked = (cursor.uuid(), cursor.compact_nullable_string())
     cursor.skip_tagged_fields()
-    return topic_id, name
+    return asked
 
 
 def _all(broker: "Broker", version: int, asked: Asked) -> list[bytes]:

@@ -107,6 +107,8 @@ def _prepare(key: int, version: int) -> guard.Plan:
 
 def warm(versions: Iterable[tuple[int, int]]) -> None:
     """Imports the library and compiles decoder and encoder of each (API key, version): 2-3 ms each. For a thread."""
+    with _lock:
+        _load()
     for key, version in versions:
         if (key, version) not in _plans:
             _prepare(key, version)
