@@ -78,6 +78,14 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(autouse=True)
+def living_broker(request: pytest.FixtureRequest) -> None:
+    """When a test has brought down the broker that all share, those after it fail at once instead of by time-outs."""
+    ended = [running.address for running in request.config.stash[BROKERS] if running.process.poll() is not None]
+    if ended:
+        pytest.fail(f"the broker at {', '.join(ended)} ended during an earlier test")
+
+
 class Brokers:
     """Brokers of ours, ended when whoever asked for them is done."""
 

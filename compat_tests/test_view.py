@@ -175,7 +175,7 @@ def test_a_topic_and_its_view_in_one_subscription(client: Client, topic: str) ->
 def test_what_is_refused(client: Client, topic: str) -> None:
     view = topic + SUFFIX
     write(client, topic, numbered(10, 2))
-    producer = client.open_producer(ProducerSettings(delivery_timeout_ms=10_000))
+    producer = client.open_producer(ProducerSettings(delivery_timeout_ms=10_000, request_timeout_ms=5_000))
     told = client.send(producer, view, [Record(b"refused", partition=0)])
     client.close_producer(producer)
     assert [delivery.code for delivery in told] == [Code.INVALID_TOPIC]
@@ -199,7 +199,7 @@ def test_a_view_without_its_topic_is_not_there(client: Client) -> None:
     with pytest.raises(ClientError) as unknown:
         client.describe_topic(name + SUFFIX)
     assert unknown.value.code == Code.UNKNOWN_TOPIC_OR_PARTITION
-    producer = client.open_producer(ProducerSettings(delivery_timeout_ms=3_000))
+    producer = client.open_producer(ProducerSettings(delivery_timeout_ms=3_000, request_timeout_ms=1_500))
     (delivery,) = client.send(producer, name + SUFFIX, [Record(b"lost")])
     client.close_producer(producer)
     assert delivery.code != 0
