@@ -1,0 +1,31 @@
+"""DeleteGroups (key 42), versions 0-2.
+
+Behaviour
+- Deletes groups without members, and their committed offsets: their end is ordered in the log before the answer leaves.
+- NON_EMPTY_GROUP, GROUP_ID_NOT_FOUND; COORDINATOR_NOT_AVAILABLE when the log has no room. A group named twice is
+  answered once, as by Kafka.
+
+Version notes: 2: compact lengths, tagged fields.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.wire import codec
+
+if TYPE_CHECKING:
+    from totalog.gateway.broker import Broker
+
+
+def handle(broker: "Broker", request: Request, message: Any) -> Any:
+    response = codec.DeleteGroupsResponse
+    results = [
+        response.DeletableGroupResult(
+            version=request.version, group_id=group_id, error_code=broker.groups.delete(group_id)
+        )
+        for group_id in dict.fromkeys(message.groups_names)
+    ]
+    return response(version=request.version, throttle_time_ms=0, results=results)
+
+
+API = Api(42, "DeleteGroups", 0, 2, 2, handle)

@@ -1,0 +1,75 @@
+"""FindCoordinator (key 10), versions 0-6.
+
+Behaviour
+- Every group, of any name and existing or not, is coordinated by this broker, from its first moment on.
+- Transactional ids are refused with UNSUPPORTED_VERSION and a message, since transactions are not served; share group
+  keys and unknown key types with INVALID_REQUEST and a message. An error here is not retriable: a client that asked
+  again and again would never tell its user why.
+
+Version notes: 1: key types, error message. 3: compact lengths, tagged fields. 4: a list of keys (KIP-699). 6: share
+group keys (KIP-932).
+
+Not implemented: coordinators of transactions and share groups.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.wire import codec
+from totalog.gateway.wire.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from totalog.gateway.broker import Broker
+
+GROUP, TRANSACTION, SHARE = 0, 1, 2
+
+
+class Found(NamedTuple):
+    """The coordinator of every key of one type, or why there is none."""
+
+    code: ErrorCode
+    message: str
+    node_id: int = -1
+    host: str = ""
+    port: int = -1
+
+
+def handle(broker: "Broker", request: Request, message: Any) -> Any:
+    version, response = request.version, codec.FindCoordinatorResponse
+    found = _find(broker, message.key_type)
+    if version < 4:
+        return response(
+            version=version,
+            throttle_time_ms=0,
+            error_code=found.code,
+            error_message=found.message or "NONE",
+            node_id=found.node_id,
+            host=found.host,
+            port=found.port,
+        )
+    coordinators = [
+        response.Coordinator(
+            version=version,
+            key=key,
+            node_id=found.node_id,
+            host=found.host,
+            port=found.port,
+            error_code=found.code,
+            error_message=found.message,
+        )
+        for key in message.coordinator_keys
+    ]
+    return response(version=version, throttle_time_ms=0, coordinators=coordinators)
+
+
+def _find(broker: "Broker", key_type: int) -> Found:
+    if key_type == GROUP:
+        return Found(ErrorCode.NONE, "", broker.node_id, broker.host, broker.port)
+    if key_type == TRANSACTION:
+        return Found(ErrorCode.UNSUPPORTED_VERSION, "transactions are not served by this broker")
+    if key_type == SHARE:
+        return Found(ErrorCode.INVALID_REQUEST, "share groups are not served by this broker")
+    return Found(ErrorCode.INVALID_REQUEST, f"coordinator key type {key_type} is not known")
+
+
+API = Api(10, "FindCoordinator", 0, 6, 3, handle)

@@ -1,0 +1,95 @@
+"""JoinGroup (key 11), versions 0-9.
+
+Behaviour
+- The answer comes when the rebalance that the join begins or takes part in ends: when every member has joined again, or
+  the longest rebalance timeout is over. A follower that joins again unchanged is answered at once with the generation
+  there is.
+- Errors: INVALID_GROUP_ID for an empty group id, INVALID_SESSION_TIMEOUT outside of group.min/max.session.timeout.ms,
+  INCONSISTENT_GROUP_PROTOCOL without protocols or without one that all members support, UNKNOWN_MEMBER_ID,
+  GROUP_MAX_SIZE_REACHED, FENCED_INSTANCE_ID, POLICY_VIOLATION at a limit of `coordinators.groups`.
+- A new member of version 4 or later that is not static gets MEMBER_ID_REQUIRED with its id and joins again (KIP-394).
+- The first join of an empty group waits for group.initial.rebalance.delay.ms, 0 unless set, and at most half a second
+  for others that have just been given an id (`coordinators.group.PENDING_HOLD_S`).
+- Static members (KIP-345) are taken in, known by their instance id, and fenced by a successor, whose start is a
+  rebalance.
+
+Version notes
+- 1: rebalance timeout; version 0 uses the session timeout. 2: throttle time. 5: instance id. 6: compact lengths, tagged
+  fields. 7: protocol type, nullable protocol name (KIP-559). 8: reason (KIP-800), not looked at. 9: the leader may be
+  told not to assign (KIP-814); it never is, since a static member's start is a rebalance.
+
+Not implemented: a static member that starts again within its session keeps its generation and assignment.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from totalog.gateway.apis.api import FRAME_SIZE_GROUP_MAX, Api, Request
+from totalog.gateway.coordinators.members import JoinAnswer, JoinRequest
+from totalog.gateway.waiting import Later
+from totalog.gateway.wire import codec
+
+if TYPE_CHECKING:
+    from totalog.gateway.broker import Broker
+
+MEMBER_ID_FROM = 4
+"""First version in which a new member is told its id before it joins."""
+
+
+async def handle(broker: "Broker", request: Request, message: Any) -> Any:
+    later: Later[JoinAnswer] = Later()
+    reply = later.set
+    broker.groups.join(_join_request(request, message), reply)
+    try:
+        answer = await later.wait()
+    finally:
+        if not later.is_set:
+            broker.groups.abandon(message.group_id, reply)
+    return _answer(request.version, answer)
+
+
+def _join_request(request: Request, message: Any) -> JoinRequest:
+    rebalance_timeout_ms = message.rebalance_timeout_ms if request.version >= 1 else -1
+    if rebalance_timeout_ms < 0:
+        rebalance_timeout_ms = message.session_timeout_ms
+    protocols: dict[str, bytes] = {}
+    for protocol in message.protocols:
+        protocols.setdefault(protocol.name, bytes(protocol.metadata))
+    return JoinRequest(
+        group_id=message.group_id,
+        member_id=message.member_id,
+        instance_id=message.group_instance_id,
+        client_id=request.client_id or "",
+        client_host=f"/{request.client_host}",  # with the slash that Kafka's tools take away again
+        session_timeout_s=message.session_timeout_ms / 1000,
+        rebalance_timeout_s=rebalance_timeout_ms / 1000,
+        protocol_type=message.protocol_type,
+        protocols=protocols,
+        takes_member_id=request.version >= MEMBER_ID_FROM,
+    )
+
+
+def _answer(version: int, answer: JoinAnswer) -> Any:
+    response = codec.JoinGroupResponse
+    return response(
+        version=version,
+        throttle_time_ms=0,
+        error_code=answer.code,
+        generation_id=answer.generation_id,
+        protocol_type=answer.protocol_type,
+        protocol_name=answer.protocol_name if version >= 7 else answer.protocol_name or "",
+        leader=answer.leader_id,
+        skip_assignment=False,
+        member_id=answer.member_id,
+        members=[
+            response.JoinGroupResponseMember(
+                version=version,
+                member_id=member.member_id,
+                group_instance_id=member.instance_id,
+                metadata=member.metadata,
+            )
+            for member in answer.members
+        ],
+    )
+
+
+API = Api(11, "JoinGroup", 0, 9, 6, handle, frame_size_max=FRAME_SIZE_GROUP_MAX)
