@@ -285,7 +285,7 @@ async def test_errors_are_per_partition_and_answered_at_once(
 ) -> None:
     put(broker, "orders", 0, batch(3))
     unknown = ErrorCode.UNKNOWN_TOPIC_ID if version >= 13 else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-    cases = [
+    cases: list[tuple[str, Asked, ErrorCode, list[Any] | None]] = [
         ("orders", Asked(0, 4), ErrorCode.OFFSET_OUT_OF_RANGE, None),
         ("orders", Asked(0, -1), ErrorCode.OFFSET_OUT_OF_RANGE, None),
         ("orders", Asked(0, 2**63 - 1), ErrorCode.OFFSET_OUT_OF_RANGE, None),
@@ -342,7 +342,7 @@ async def test_the_list_of_aborted_transactions_is_null_where_it_was_not_asked_f
 ) -> None:
     put(broker, "orders", 0, batch(1))
     got = await ask(broker, version, [("orders", [Asked(0), Asked(1), Asked(0, 9)])], isolation_level=isolation_level)
-    asked_for = [] if isolation_level else None
+    asked_for: list[Any] | None = [] if isolation_level else None
     assert [part.aborted for part in got] == [asked_for, asked_for, None]
 
 

@@ -334,6 +334,24 @@ def test_a_topic_that_was_made_anew_is_another_topic(broker: Broker) -> None:
     assert ends(broker, "orders") == [1]
 
 
+@pytest.mark.parametrize("version", [12, 13])
+def test_a_topic_may_go_while_its_batches_are_on_their_way(
+    broker: Broker, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = broker.topics.find("orders")
+    assert handle is not None
+    append = broker.log.append
+
+    def delete_and_append(group: AppendGroup, count: int) -> None:
+        broker.topics.delete(handle)
+        append(group, count)
+
+    monkeypatch.setattr(broker.log, "append", delete_and_append)
+    answers = ask(broker, version, [("orders", [(0, batch(1))]), ("prices", [(0, batch(1))])])
+    unknown = ErrorCode.UNKNOWN_TOPIC_ID if version >= 13 else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    assert answers == [(0, unknown, -1, -1, None), (0, 0, 0, 0, None)]
+
+
 def test_added_partitions_are_produced_to(broker: Broker) -> None:
     assert error(broker, 9, "prices", batch(1), partition=2) == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
     prices = broker.topics.find("prices")
@@ -364,6 +382,18 @@ class Watched:
         self._reservation.close()
 
 
+def watch_segments(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The segment of each batch that is checked from now on."""
+    segments = []
+
+    def watched_check(*arguments: int) -> int:
+        segments.append(arguments[5])
+        return check(*arguments)
+
+    monkeypatch.setattr(produce, "check", watched_check)
+    return segments
+
+
 def used_blocks(broker: Broker) -> int:
     memory = broker.log.memory()
     return int(memory.blocks_total - memory.blocks_free)
@@ -374,13 +404,7 @@ def test_a_body_of_one_topic_stays_where_it_was_received(broker: Broker, monkeyp
     received = in_reservation(broker, request(broker, 9, [("orders", [(0, first), (2, second), (9, first)])]))
     watched = Watched(received.reservation)
     received.reservation = watched  # type: ignore[assignment]
-    segments = []
-
-    def watched_check(*arguments: int) -> int:
-        segments.append(arguments[5])
-        return check(*arguments)
-
-    monkeypatch.setattr(produce, "check", watched_check)
+    segments = watch_segments(monkeypatch)
     (frame,) = produce.handle_group(broker, [received])
     assert decoded(9, frame) == [(0, 0, 0, 0, None), (2, 0, 0, 0, None), (9, 3, -1, -1, None)]
     assert segments == [watched.segment] * 2
@@ -389,18 +413,18 @@ def test_a_body_of_one_topic_stays_where_it_was_received(broker: Broker, monkeyp
     assert stored(broker, "orders", 2) == second
 
 
-def test_a_body_of_several_topics_is_copied(broker: Broker) -> None:
+def test_a_body_of_several_topics_is_copied(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = batch(3, 20_000), batch(2, 20_000)
-    used = used_blocks(broker)
+    segments = watch_segments(monkeypatch)
     received = in_reservation(broker, request(broker, 13, [("orders", [(0, first)]), ("prices", [(1, second)])]))
     watched = Watched(received.reservation)
     received.reservation = watched  # type: ignore[assignment]
     (frame,) = produce.handle_group(broker, [received])
     assert decoded(13, frame) == [(0, 0, 0, 0, None), (1, 0, 0, 0, None)]
+    assert segments == [0, 0]
     assert watched.closed >= 1
     assert stored(broker, "orders", 0) == first
     assert stored(broker, "prices", 1) == second
-    assert used_blocks(broker) > used
 
 
 @pytest.mark.parametrize("cut", [0, 50])
