@@ -39,6 +39,7 @@ __all__ = [
     "compressed",
     "damaged_batches",
     "field",
+    "nullable",
     "sealed",
     "zigzag",
 ]

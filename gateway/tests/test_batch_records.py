@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from totalog.gateway.tests.batches import (
     CODECS,
@@ -12,9 +14,12 @@ from totalog.gateway.tests.batches import (
     INT32_MAX,
     INT64_MAX,
     NOW_MS,
+    RecordIn,
+    any_records,
     build,
     changed,
     check,
+    field,
     sealed,
     zigzag,
 )
@@ -170,3 +175,111 @@ def test_wrong_bytes_are_answered_before_wrong_timestamps() -> None:
     assert check(batch_of(record(timestamp_delta=late)), timestamp_max=NOW_MS).status == lib.STATUS_BAD_TIMESTAMP
     data = batch_of(record(timestamp_delta=late), record(tail=b"\0"))
     assert check(data, timestamp_max=NOW_MS).status == lib.STATUS_INVALID_RECORD
+
+
+# Anything at all, against a second walk
+
+
+class Java:
+    """Reads as Kafka's ByteBuffer and ByteUtils do: numbers wrap, bits beyond the type are dropped."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.position = 0
+
+    def byte(self) -> int:
+        self.position += 1
+        return self.data[self.position - 1]  # IndexError at the end
+
+    def number(self, bits: int) -> int:
+        raw = 0
+        for shift in range(0, bits, 7):
+            byte = self.byte()
+            raw |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                raw %= 1 << bits
+                return raw // 2 if raw % 2 == 0 else -(raw // 2) - 1
+        raise ValueError("the number has no end")
+
+    def skip(self, size: int) -> None:
+        if size > len(self.data) - self.position:
+            raise ValueError("longer than the buffer")
+        self.position += max(size, 0)
+
+
+def walk(records: bytes, count: int, base_timestamp: int) -> list[int]:
+    """The timestamps of all records; ValueError or IndexError when Kafka would not read them."""
+    java = Java(records)
+    timestamps = []
+    for _ in range(count):
+        size = java.number(32)
+        start = java.position
+        java.byte()
+        timestamp = base_timestamp + java.number(64)
+        timestamps.append((timestamp + (1 << 63)) % (1 << 64) - (1 << 63))
+        java.number(32)
+        java.skip(java.number(32))
+        java.skip(java.number(32))
+        header_count = java.number(32)
+        if not 0 <= header_count <= len(records) - java.position:
+            raise ValueError("header count")
+        for _ in range(header_count):
+            key_size = java.number(32)
+            if key_size < 0:
+                raise ValueError("null header key")
+            java.skip(key_size)
+            java.skip(java.number(32))
+        if java.position - start != size:
+            raise ValueError("size")
+    if java.position != len(records):
+        raise ValueError("spare bytes")
+    return timestamps
+
+
+numbers = st.one_of(
+    st.sampled_from([-2, -1, 0, 1, 2, 3, 63, 64, -64, -65, INT32_MAX, -INT32_MAX - 1, INT64_MAX, -INT64_MAX - 1]).map(
+        lambda value: zigzag(value, 64)
+    ),
+    st.binary(min_size=1, max_size=11).map(lambda data: bytes(byte | 0x80 for byte in data[:-1]) + data[-1:]),
+)
+sized = st.binary(max_size=70).map(lambda data: zigzag(len(data)) + data) | st.just(b"\x01") | numbers
+header_lists = st.lists(st.tuples(sized, sized).map(b"".join), max_size=3).map(
+    lambda headers: zigzag(len(headers)) + b"".join(headers)
+)
+
+
+@st.composite
+def records_in_disorder(draw: st.DrawFn) -> tuple[bytes, int]:
+    """Bytes that are nearly records, and their count."""
+    records = []
+    for _ in range(draw(st.integers(1, 4))):
+        body = draw(st.tuples(st.just(b"\0"), numbers, numbers, sized, sized, header_lists | numbers).map(b"".join))
+        fits = draw(st.integers(0, 9)) > 0
+        records.append((zigzag(len(body)) if fits else draw(numbers)) + body)
+    data = bytearray(b"".join(records))
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+        data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+    return bytes(data), len(records)
+
+
+@settings(deadline=None, max_examples=300)
+@given(records_in_disorder(), st.sampled_from([NOW_MS, 0, -1, INT64_MAX, -INT64_MAX - 1]))
+def test_the_walk_agrees_with_another_one(records: tuple[bytes, int], base_timestamp: int) -> None:
+    data, count = records
+    append = check(batch_of(data, count=count, base_timestamp=base_timestamp), timestamp_max=NOW_MS)
+    try:
+        timestamps = walk(data, count, base_timestamp)
+    except (ValueError, IndexError):
+        assert append.status == lib.STATUS_INVALID_RECORD
+        return
+    fits = all(NOW_MS - INT64_MAX <= timestamp <= NOW_MS for timestamp in timestamps)
+    assert append.status == (lib.STATUS_OK if fits else lib.STATUS_BAD_TIMESTAMP)
+    assert append.max_timestamp == max(-1, *timestamps)
+
+
+@settings(deadline=None)
+@given(any_records)
+def test_the_other_walk_reads_what_a_producer_builds(records: list[RecordIn]) -> None:
+    data = build(records)
+    timestamps = walk(data[HEADER_SIZE:], len(records), field(data, "base timestamp"))
+    assert timestamps == [timestamp for timestamp, *_ in records]

@@ -6,7 +6,7 @@ from typing import Final
 
 import crc32c as crc32c_package
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from totalog.gateway.tests.batches import (
@@ -51,6 +51,7 @@ def test_crc_of_all_ways_is_that_of_the_package(way: int, start: int) -> None:
         assert lib.batch_crc32c(way, FENCE.from_start(piece), size) == crc32c_package.crc32c(piece), size
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000))
 def test_crc_of_any_bytes(data: bytes) -> None:
     expected = crc32c_package.crc32c(data)
