@@ -58,7 +58,7 @@ def bodies(api: Any, version: int) -> Iterator[bytes]:
 def test_sound_requests_pass_the_guard_whole(api: Any, version: int) -> None:
     for body in bodies(api, version):
         codec.decode(api.key, version, memoryview(body))
-        assert guard.Walker(memoryview(body)).walk(codec._plans[api.key, version], 0) == len(body)
+        assert codec._guards[api.key, version](memoryview(body)) == len(body)
 
 
 @EACH
@@ -139,12 +139,12 @@ def test_the_limit_of_tagged_fields_counts_over_the_whole_message() -> None:
 
 def test_a_known_tagged_field_must_have_its_declared_size() -> None:
     message_class = codec.FetchRequest
-    plan = guard.plan_struct(message_class._struct, 17, True, True)
+    check = guard.guard_of(message_class._struct, 17, True)
     sound = bytes(build(message_class, 17, {"cluster_id": "here"}).encode())
-    assert guard.Walker(memoryview(sound)).walk(plan, 0) == len(sound)
+    assert check(memoryview(sound)) == len(sound)
     at = sound.index(b"\x05here") - 1
     with pytest.raises(ProtocolViolation, match="tagged field 0"):
-        guard.Walker(memoryview(sound[:at] + b"\x06" + sound[at + 1 :] + b"\x00")).walk(plan, 0)
+        check(memoryview(sound[:at] + b"\x06" + sound[at + 1 :] + b"\x00"))
 
 
 def test_encode_makes_a_complete_frame() -> None:

@@ -17,10 +17,9 @@ Things to know about the messages:
 
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from totalog.gateway.wire import guard
 from totalog.gateway.wire.errors import ProtocolViolation
 
 _MODULES = ("consumer", "producer", "metadata", "admin")
@@ -29,7 +28,7 @@ _CONSUMER_PROTOCOL = ("ConsumerProtocolSubscription", "ConsumerProtocolAssignmen
 _lock = threading.RLock()
 _requests: dict[int, Any] = {}
 _responses: dict[int, Any] = {}
-_plans: dict[tuple[int, int], guard.Plan] = {}
+_guards: dict[tuple[int, int], Callable[[memoryview], int]] = {}
 _encodable: set[tuple[int, int]] = set()
 
 
@@ -66,10 +65,8 @@ def _load() -> None:
 def decode(key: int, version: int, body: memoryview) -> Any:
     """The request message in `body` (past the header). Raises ProtocolViolation. The version must be one that is
     served: the library reads versions below Kafka's minimum wrongly and without complaint."""
-    plan = _plans.get((key, version))
-    if plan is None:
-        plan = _prepare(key, version)
-    guard.Walker(body).walk(plan, 0)
+    guard = _guards.get((key, version)) or _prepare(key, version)
+    guard(body)
     try:
         return _requests[key].decode(body, version=version)
     except (struct.error, IndexError, ValueError, AssertionError) as error:
@@ -93,16 +90,17 @@ def _encode(answer: Any, correlation_id: int) -> bytearray:
     return frame
 
 
-def _prepare(key: int, version: int) -> guard.Plan:
-    """Makes the guard's plan and the library's decoder of one API and version."""
+def _prepare(key: int, version: int) -> Callable[[memoryview], int]:
+    """Makes the guard and the library's decoder of one API and version."""
+    from totalog.gateway.wire.guard import guard_of
+
     with _lock:
         _load()
         request = _requests[key]
         flexible = request.flexible_version_q(version)
-        plan = guard.plan_struct(request._struct, version, flexible, flexible)
         request._struct.compiled_decode_from(version, compact=flexible, tagged=flexible, data_class=request[None])
-        _plans[(key, version)] = plan
-        return plan
+        guard = _guards[(key, version)] = guard_of(request._struct, version, flexible)
+        return guard
 
 
 def warm(versions: Iterable[tuple[int, int]]) -> None:
@@ -110,7 +108,7 @@ def warm(versions: Iterable[tuple[int, int]]) -> None:
     with _lock:
         _load()
     for key, version in versions:
-        if (key, version) not in _plans:
+        if (key, version) not in _guards:
             _prepare(key, version)
         with _lock:
             answer = _responses[key]

@@ -13,6 +13,7 @@ A schema becomes a plan once per API and version: a list of steps that one small
 lengths and skips contents, so that it costs less than the decoding that follows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +65,14 @@ class Tags:
 Plan = list[Skip | Run | Array | Nullable | Tags]
 
 
-def plan_struct(struct: Any, version: int, compact: bool, tagged: bool | None) -> Plan:
+def guard_of(struct: Any, version: int, flexible: bool) -> Callable[[memoryview], int]:
+    """The check of one message class (its StructField in the library) in one version: it takes a body, returns how many
+    bytes of it are the message, and raises ProtocolViolation."""
+    plan = _plan_struct(struct, version, flexible, flexible)
+    return lambda body: Walker(body).walk(plan, 0)
+
+
+def _plan_struct(struct: Any, version: int, compact: bool, tagged: bool | None) -> Plan:
     """The plan of a StructField of the library. `tagged` None: an empty tag section, as inside tagged structs."""
     plan: Plan = []
     for field in struct.untagged_fields(version):
@@ -87,7 +95,7 @@ def _plan_field(plan: Plan, field: Any, version: int, compact: bool, tagged: boo
         fixed = element[0].size if len(element) == 1 and isinstance(element[0], Skip) else None
         plan.append(Array(field.name, 0 if compact else 4, nullable, fixed, element))
     elif field.is_struct():
-        inside = plan_struct(field, version, compact, tagged)
+        inside = _plan_struct(field, version, compact, tagged)
         if nullable:
             plan.append(Nullable(inside))
         else:
