@@ -77,6 +77,7 @@ class Group:
         """Take in a member, or let it join again. `new_id` is the id for a member that has none yet."""
         code = self.roster.check_join(request)
         if code is not ErrorCode.NONE:
+            self._give_back(request.member_id, now)
             reply(JoinAnswer(code, request.member_id))
         elif request.member_id:
             self._join_by_id(request, now, reply)
@@ -246,15 +247,20 @@ class Group:
         """A member leaves, or gives back an id it did not use. A static one may be named by its instance id alone."""
         if instance_id is not None and not member_id:
             member_id = self.roster.static_member_id(instance_id) or ""
-        elif self.roster.take_up(member_id):
-            if self.state is State.PREPARING_REBALANCE:
-                self._end_rebalance(now)
+        elif self._give_back(member_id, now):
             return ErrorCode.NONE
         code = self.roster.check(member_id, instance_id)
         if code is ErrorCode.NONE:
             self._remove(member_id, now, ErrorCode.UNKNOWN_MEMBER_ID)
             self._rebalance(now)
         return code
+
+    def _give_back(self, member_id: str, now: float) -> bool:
+        """An id that was handed out will not be used: nobody waits for it any more. False: it was not handed out."""
+        given = self.roster.take_up(member_id)
+        if given and self.state is State.PREPARING_REBALANCE:
+            self._end_rebalance(now)
+        return given
 
     def abandon(self, reply: JoinReply | SyncReply, now: float) -> None:
         """The client that waited for `reply` is gone, and `reply` will not be called. The member may come back and ask
