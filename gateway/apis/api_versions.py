@@ -57,6 +57,7 @@ def fallback(correlation_id: int) -> Frame:
 def _is_client_named(request: Request) -> bool:
     cursor = Cursor(request.frame, request.body_at)
     name, version = cursor.compact_string(), cursor.compact_string()
+    cursor.skip_tagged_fields()
     return bool(SOFTWARE_NAME.fullmatch(name) and SOFTWARE_NAME.fullmatch(version))
 
 

@@ -38,6 +38,8 @@ def handle(broker: "Broker", request: Request) -> Frame:
     transactional_id = cursor.compact_nullable_string() if flexible else cursor.nullable_string()
     cursor.int32()  # the transaction's time-out
     producer_id, producer_epoch = (cursor.int64(), cursor.int16()) if request.version >= 3 else (-1, -1)
+    if flexible:
+        cursor.skip_tagged_fields()
     code, fresh_id, fresh_epoch = _fresh(broker, transactional_id, producer_id, producer_epoch)
     parts = [pack(">ihqh", 0, code, fresh_id, fresh_epoch), tags(flexible)]
     return frame(request.correlation_id, flexible, parts)

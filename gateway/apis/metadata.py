@@ -86,6 +86,8 @@ def parse(request: Request) -> Asked:
     may_create = cursor.int8() != 0 if version >= 4 else True
     cluster_operations = cursor.int8() != 0 if 8 <= version <= 10 else False
     topic_operations = cursor.int8() != 0 if version >= 8 else False
+    if flexible:
+        cursor.skip_tagged_fields()
     return Asked(topics, may_create, cluster_operations, topic_operations)
 
 

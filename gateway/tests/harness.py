@@ -57,20 +57,18 @@ def parse_request(frame: bytes) -> Request:
 
 
 def dispatch(broker: Broker, request: Request) -> Any:
-    """The frame of the answer, without its size word."""
-    answer = apis.dispatch(broker, request)
-    if isawaitable(answer):
-        waiting = answer
+    """The frame of the answer, without its size word; None where there is none."""
 
-        async def wait() -> Any:
-            return await waiting
+    async def dispatched() -> Any:
+        answer = apis.dispatch(broker, request)
+        return await answer if isawaitable(answer) else answer
 
-        answer = trio.run(wait)
+    answer = trio.run(dispatched)
     if answer is None:
         return None
-    assert isinstance(answer, bytes | bytearray), f"{type(answer)} is not one frame"
-    assert struct.unpack_from(">i", answer)[0] == len(answer) - 4, "the size word is wrong"
-    return bytes(answer[4:])
+    frame = bytes(answer) if isinstance(answer, bytes | bytearray) else b"".join(answer.parts)
+    assert struct.unpack_from(">i", frame)[0] == len(frame) - 4, "the size word is wrong"
+    return frame[4:]
 
 
 def exchange(broker: Broker, message: Any) -> Any:
