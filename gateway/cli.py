@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from totalog.gateway.config import Config, InvalidConfig
-from totalog.gateway.memory import SIZE_MIN, parse_size, size_text
+from totalog.gateway.memory import parse_size
 
 DEFAULT_PORT = 9092
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -134,8 +134,6 @@ def serve(
         raise click.UsageError("--data-dir is not there yet: the log lives in memory only")
     if ephemeral and region is not None:
         raise click.UsageError("--ephemeral and --region exclude each other")
-    if memory is not None and memory < SIZE_MIN:
-        raise click.UsageError(f"--memory is at least {size_text(SIZE_MIN)}")
     try:
         config = Config.parse(pairs)
     except InvalidConfig as fault:

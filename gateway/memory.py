@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 from typing import Final
 
-SIZE_MIN: Final = 16 * 1024 * 1024
-"""Bytes of the smallest region that the command makes: one step in which memory is committed."""
+SIZE_STEP: Final = 16 * 1024 * 1024
+"""Bytes that a default size is a multiple of, as memory is committed in such steps."""
 
 _UNITS: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_CGROUPS: Final = Path("/proc/self/cgroup")
 
 
 def parse_size(text: str) -> int:
@@ -38,13 +39,13 @@ def default_size(region: Path | None) -> int:
     if region is not None:
         space = os.statvfs(region.parent)
         available.append(space.f_bavail * space.f_frsize)
-    return max(min(available) // 2 // SIZE_MIN, 1) * SIZE_MIN
+    return min(available) // 2 // SIZE_STEP * SIZE_STEP
 
 
 def _cgroup_limits() -> list[int]:
     """Bytes that the control groups of this process allow, those without a limit left out; versions 1 and 2."""
     files = [_CGROUPS / "memory/memory.limit_in_bytes"]
-    for line in _lines(Path("/proc/self/cgroup")):
+    for line in _lines(_OWN_CGROUPS):
         _, controllers, path = line.split(":", 2)
         if not controllers:
             group = _CGROUPS / path.lstrip("/")

@@ -196,9 +196,8 @@ class Server:
                 async with trio.open_nursery() as connections:
                     await self._accept_all(connections, ready)
                     self._finish()
-            left = len(self._connections)
-            if left:
-                log.warning("%d connections were cut off with requests in hand", left)
+            if self._connections:
+                log.warning("connections cut off with requests in hand: %d", len(self._connections))
             background.cancel_scope.cancel()
 
     async def _accept_all(self, connections: trio.Nursery, ready: Callable[[], None]) -> None:

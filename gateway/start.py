@@ -2,13 +2,16 @@
 
 import gc
 import logging
+import os
 import resource
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from totalog.engine import EngineError, Log
+from totalog.engine.region import SIZE_MIN
 from totalog.gateway import apis
 from totalog.gateway.apis import produce
 from totalog.gateway.broker import Broker, SystemClock
@@ -45,23 +48,22 @@ def serve(
     """
     limits = Limits()
     _raise_descriptor_limit()
-    listeners = _listen(host, port, limits)
-    port = listeners[0].getsockname()[1]
-    opened, where = _open_log(region, memory)
-    try:
+    with ExitStack() as held:
+        listeners = [held.enter_context(listener) for listener in _listen(host, port, limits)]
+        port = listeners[0].getsockname()[1]
+        opened, where = _open_log(region, memory)
+        held.enter_context(opened)
         name, told_port = advertised or (_reachable(host), None)
         address, told = join(host, port), join(name, told_port or port)
         tell(f"the log lives in memory, {where}; acks=all promises what acks=1 does")
         broker = Broker(opened, config, clock=SystemClock(), host=host, port=port, advertised=(name, told_port or port))
-        server = Server(service(broker, limits), listeners)
 
         def ready() -> None:
             gc.freeze()
             tell(f"ready at {address}" + ("" if told == address else f", clients are told {told}"))
 
+        server = Server(service(broker, limits), listeners)
         run_until_signal(server, ready, partial(codec.warm, _common_versions()))
-    finally:
-        opened.close()
 
 
 def service(broker: Broker, limits: Limits) -> Service:
@@ -110,19 +112,19 @@ def _open_log(region: Path | None, memory: int | None) -> tuple[Log, str]:
     """The log, and where it is, for people."""
     try:
         if region is None:
-            size = memory or default_size(None)
+            size = memory or max(default_size(None), SIZE_MIN)
             return Log.create(size=size), f"{size_text(size)} without a name, gone when this process ends"
-        if region.exists():
+        if os.path.lexists(region):
             opened = Log.attach(region)
             if memory is not None:
                 log.info("%s keeps the size it was made with, --memory does not change it", region)
             return opened, f"going on with {region}, which survives this process but not the machine"
-        size = memory or default_size(region.absolute())
+        size = memory or max(default_size(region.absolute()), SIZE_MIN)
         return Log.create(
             region, size=size
         ), f"{size_text(size)} in {region}, which survives this process but not the machine"
     except (EngineError, OSError) as fault:
-        raise CannotStart(f"cannot use {region or 'memory'}: {fault}") from None
+        raise CannotStart(str(fault)) from None
 
 
 def _reachable(host: str) -> str:

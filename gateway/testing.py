@@ -40,6 +40,7 @@ class RunningBroker:
     port: int
     process: "subprocess.Popen[bytes]" = field(repr=False)
     _log: BinaryIO = field(repr=False)
+    _said: str = field(default="", repr=False)
 
     @property
     def address(self) -> str:
@@ -52,8 +53,10 @@ class RunningBroker:
 
     @property
     def log(self) -> str:
-        """What the broker wrote to its standard error so far."""
-        return _read(self._log)
+        """What the broker wrote to its standard error so far, or to its end."""
+        if not self._log.closed:
+            self._said = _read(self._log)
+        return self._said
 
     def stop(self) -> int:
         """Stop the broker now instead of at the end of the block; its exit code."""
@@ -95,6 +98,7 @@ def broker(
                 yield running
             finally:
                 running.stop()
+                running._said = _read(log)
         finally:
             if process.poll() is None:
                 process.kill()
