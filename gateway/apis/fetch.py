@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 WAIT_S_MAX: Final = 60.0
 """Of one long poll, whatever the client asks: then it gets an answer, empty if need be, and asks again."""
 
-ANSWER_SIZE_MAX: Final = 16 * 1024 * 1024
-"""Bytes of records in one answer, besides a first batch that is larger: bounds the memory that slow readers hold."""
+ANSWER_SIZE_MAX: Final = 4 * 1024 * 1024
+"""Bytes of records in one answer, besides a first batch that is larger. It bounds the memory that slow readers hold and
+the time that the event loop copies for one of them; a consumer asks again in less time than these bytes take."""
 
 BATCHES_MAX: Final = 16_384
 """Batches of one partition in one answer."""

@@ -5,11 +5,11 @@ import warnings
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from totalog.gateway.wire import fetch
-from totalog.gateway.wire.answer import BUFFER_SIZE_MIN, Answer, BufferPool
+from totalog.gateway.wire.answer import BUFFER_SIZE_MIN, Answer, BufferPool, size_class
 from totalog.gateway.wire.errors import ProtocolViolation
 
 with warnings.catch_warnings():
@@ -250,6 +250,23 @@ def test_a_released_buffer_serves_the_next_answer() -> None:
     assert answer.parts == []
     assert pool.take(BUFFER_SIZE_MIN) is first
     assert pool.take(BUFFER_SIZE_MIN) is not first
+
+
+@given(st.integers(0, 1 << 26))
+@example(BUFFER_SIZE_MIN)
+@example(BUFFER_SIZE_MIN + 1)
+@example(BUFFER_SIZE_MIN * 2)
+@example(BUFFER_SIZE_MIN * 2 + 1)
+@example((1 << 22) + BUFFER_SIZE_MIN)
+@example((1 << 22) + BUFFER_SIZE_MIN + 1)
+def test_a_buffer_has_the_room_asked_for_and_not_much_more(size: int) -> None:
+    buffer_size = size_class(size)
+    assert size <= buffer_size <= max(BUFFER_SIZE_MIN, 2 * size + BUFFER_SIZE_MIN)
+    assert size_class(buffer_size) == buffer_size
+
+
+def test_a_power_of_two_of_records_does_not_take_the_next_one() -> None:
+    assert size_class((1 << 22) + 1000) == (1 << 22) + BUFFER_SIZE_MIN
 
 
 def test_a_pool_keeps_no_more_than_it_may() -> None:

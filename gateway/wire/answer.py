@@ -10,7 +10,8 @@ from typing import Final
 from totalog.gateway.wire._batch import ffi
 
 BUFFER_SIZE_MIN: Final = 64 * 1024
-"""Bytes of the smallest buffer; the others are this times a power of two."""
+"""Bytes of the smallest buffer; the others are a power of two and this, since what is asked for is often a power of two
+of records and a little around them."""
 
 POOL_SIZE_MAX: Final = 32 * 1024 * 1024
 """Bytes that a pool keeps for later, all buffers together; what comes back beyond goes to the allocator."""
@@ -39,7 +40,7 @@ class BufferPool:
 
     def take(self, size: int) -> Buffer:
         """A buffer of at least `size` bytes, with whatever its last user left in it."""
-        size = BUFFER_SIZE_MIN if size <= BUFFER_SIZE_MIN else 1 << (size - 1).bit_length()
+        size = size_class(size)
         kept = self._kept.get(size)
         if not kept:
             return Buffer(size, self)
@@ -51,6 +52,13 @@ class BufferPool:
         if self.size_kept + buffer.size <= self.size_max:
             self.size_kept += buffer.size
             self._kept.setdefault(buffer.size, []).append(buffer)
+
+
+def size_class(size: int) -> int:
+    """Bytes of the buffer that serves a need of `size` bytes."""
+    if size <= BUFFER_SIZE_MIN:
+        return BUFFER_SIZE_MIN
+    return BUFFER_SIZE_MIN + (1 << (max(size - BUFFER_SIZE_MIN, BUFFER_SIZE_MIN) - 1).bit_length())
 
 
 class Answer:

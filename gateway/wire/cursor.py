@@ -90,12 +90,16 @@ class Cursor:
         buffer = self.buffer
         position = self.position
         try:
-            byte: int = buffer[position]
-            if byte < 0x80:
+            value: int = buffer[position]
+            if value < 0x80:  # nearly all are this short, and most others take two bytes
                 self.position = position + 1
-                return byte
-            value = byte & 0x7F
-            for size in range(1, VARINT_SIZE_MAX):
+                return value
+            byte: int = buffer[position + 1]
+            value = value & 0x7F | (byte & 0x7F) << 7
+            if byte < 0x80:
+                self.position = position + 2
+                return value
+            for size in range(2, VARINT_SIZE_MAX):
                 byte = buffer[position + size]
                 value |= (byte & 0x7F) << (7 * size)
                 if byte < 0x80:
@@ -149,20 +153,34 @@ class Cursor:
     def array_count(self, item_size_min: int) -> int:
         """The count of an array whose items take `item_size_min` bytes or more each; a null array is refused."""
         count = self.int32()
-        return self._count(count, item_size_min) if count >= 0 else self._null("array")
+        if count < 0:
+            self._null("array")
+        if count * item_size_min > self.size - self.position:
+            self._too_many(count)
+        return count
 
     def compact_array_count(self, item_size_min: int) -> int:
         """`array_count` in the encoding of flexible versions."""
-        count = self.varint()
-        return self._count(count - 1, item_size_min) if count > 0 else self._null("array")
+        count = self.varint() - 1
+        if count < 0:
+            self._null("array")
+        if count * item_size_min > self.size - self.position:
+            self._too_many(count)
+        return count
 
     def nullable_array_count(self, item_size_min: int) -> int | None:
-        count = self.int32()
-        return self._count(count, item_size_min) if count >= 0 else None
+        start = self.position
+        if self.int32() < 0:
+            return None
+        self.position = start
+        return self.array_count(item_size_min)
 
     def compact_nullable_array_count(self, item_size_min: int) -> int | None:
-        count = self.varint()
-        return self._count(count - 1, item_size_min) if count > 0 else None
+        start = self.position
+        if self.varint() == 0:
+            return None
+        self.position = start
+        return self.compact_array_count(item_size_min)
 
     def skip_tagged_fields(self) -> None:
         """Moves past the tagged fields of a flexible version; their sizes are checked, their contents are not."""
@@ -181,9 +199,13 @@ class Cursor:
             self.skip(self.varint())
 
     def _text(self, size: int) -> str:
-        start = self.skip(size)
+        start = self.position
+        end = start + size
+        if end > self.size:
+            self._cut_off(size)
+        self.position = end
         try:
-            return str(self.buffer[start : self.position], "utf-8")
+            return str(self.buffer[start:end], "utf-8")
         except UnicodeDecodeError:
             raise ProtocolViolation(f"the string at byte {start} is not UTF-8") from None
 
@@ -196,10 +218,8 @@ class Cursor:
         self.position = start + size
         return start, size
 
-    def _count(self, count: int, item_size_min: int) -> int:
-        if count * item_size_min > self.size - self.position:
-            raise ProtocolViolation(f"an array of {count} items before byte {self.position} of {self.size}")
-        return count
+    def _too_many(self, count: int) -> NoReturn:
+        raise ProtocolViolation(f"an array of {count} items before byte {self.position} of {self.size}") from None
 
     def _null(self, what: str) -> NoReturn:
         raise ProtocolViolation(f"a null {what} where a value is required, before byte {self.position}")

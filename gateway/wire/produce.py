@@ -122,6 +122,8 @@ def encode(version: int, correlation_id: int, answers: Sequence[PartitionAnswer]
 
 def _by_topic(answers: Sequence[PartitionAnswer]) -> list[list[PartitionAnswer]]:
     """Runs of answers of the same topic."""
+    if len(answers) == 1:
+        return [[answers[0]]]
     topics: list[list[PartitionAnswer]] = []
     topic: TopicKey | None = None
     for answer in answers:
