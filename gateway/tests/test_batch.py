@@ -160,6 +160,15 @@ def test_changed_header_fields_together(values: dict[str, int], status: int) -> 
     assert check(changed(GOOD, **values)).status == status
 
 
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+@pytest.mark.parametrize("record_count", [0, -1, -INT32_MAX - 1])
+def test_a_batch_of_no_records(codec: int, record_count: int) -> None:
+    last_offset_delta = record_count - 1 if record_count > -INT32_MAX else INT32_MAX
+    values = {"record_count": record_count, "last_offset_delta": last_offset_delta, "attributes": codec}
+    assert check(sealed(changed(GOOD, **values)[:HEADER_SIZE])).status == lib.STATUS_INVALID_RECORD
+    assert check(changed(build(codec=codec), **values)).status == lib.STATUS_INVALID_RECORD
+
+
 def test_a_negative_producer_id_is_handed_on_as_none() -> None:
     assert check(changed(GOOD, producer_id=-(1 << 63))).producer_id == -1
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from totalog.gateway.tests.batches import (
     CODECS,
+    FENCE,
     HEADER_SIZE,
     INT64_MAX,
     NOW_MS,
@@ -34,7 +35,7 @@ from totalog.gateway.tests.batches import (
     zigzag,
 )
 from totalog.gateway.wire import records
-from totalog.gateway.wire._batch import lib
+from totalog.gateway.wire._batch import ffi, lib
 from totalog.gateway.wire.records import CorruptBatch, Record
 
 ALL_CODECS: Final = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
@@ -207,6 +208,18 @@ def test_records_cut_off_at_each_byte_are_refused(codec: int) -> None:
     for size in range(HEADER_SIZE, len(data) - spare):
         with pytest.raises(CorruptBatch):
             records.read_records(sealed(data[:size]))
+        with pytest.raises(CorruptBatch):
+            records.find_offset_by_timestamp(sealed(data[:size]), INT64_MAX)
+
+
+def test_a_search_stays_inside_of_its_bytes() -> None:
+    whole = build()[HEADER_SIZE:]
+    place = ffi.new("struct record_place *")
+    for size in range(len(whole)):
+        for lay in (FENCE.from_start, FENCE.before_end):
+            address = lay(whole[:size])
+            assert lib.batch_find_timestamp(address, size, len(ONE_OF_EACH), 0, INT64_MAX, place) == -1
+            assert lib.batch_find_max_timestamp(address, size, len(ONE_OF_EACH), 0, place) == -1
 
 
 @settings(deadline=None, max_examples=500)
