@@ -19,8 +19,11 @@ from totalog.gateway.config import Config
 from totalog.gateway.wire.errors import ErrorCode
 
 NAME = re.compile(r"[a-zA-Z0-9._-]+")
-RESERVED = re.compile(r"__(consumer_offsets|transaction_state|totalog.*)")
-"""Names of internal topics, which the broker makes itself; other names may begin with underscores too."""
+RESERVED = {"__consumer_offsets", "__transaction_state"}
+"""Internal topics of Kafka, which the broker makes itself; other names may begin with underscores too."""
+
+HIDDEN_PREFIX = "__totalog"
+"""Internal topics of our own: clients are never told of them, as Kafka never tells of its `__cluster_metadata`."""
 
 
 class Refused(Exception):
@@ -61,8 +64,13 @@ def unpack_settings(settings: bytes) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
+def is_hidden(name: str) -> bool:
+    return name.startswith(HIDDEN_PREFIX)
+
+
 def is_reserved(name: str) -> bool:
-    return RESERVED.fullmatch(name) is not None
+    """True for names that only internal topics have."""
+    return name in RESERVED or is_hidden(name)
 
 
 def check_new_name(name: str, *, internal: bool = False) -> None:
@@ -133,9 +141,9 @@ class Topics:
         return self._by_id.get(topic_id)
 
     def all(self) -> list[TopicHandle]:
-        """Every topic, internal ones too; no views."""
+        """Every topic that clients are told of, internal ones too; no views."""
         self._refresh()
-        return [handle for handle in self._by_name.values() if not handle.is_view]
+        return [handle for handle in self._by_name.values() if not (handle.is_view or is_hidden(handle.name))]
 
     def check_creation(self, name: str, *, internal: bool = False) -> None:
         """Raises Refused where no topic of this name may be made: a bad name, one that exists, or one that collides."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from totalog.gateway.apis.api import REPLICATION_FACTOR, Api, Request
-from totalog.gateway.apis.describe_configs import topic_entries
+from totalog.gateway.apis.describe_configs import Entry, topic_entries
 from totalog.gateway.config import InvalidConfig, parse_topic_settings
 from totalog.gateway.topics import Refused
 from totalog.gateway.wire import codec
@@ -33,6 +33,7 @@ from totalog.gateway.wire.errors import ErrorCode
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
+DETAILS_FROM = 5
 ORDER_LEVEL = "totalog.order.level"
 ORDER_LEVELS = ("0", "5")
 
@@ -41,7 +42,9 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
     named = Counter(topic.name for topic in message.topics)
     results = []
     for topic in {topic.name: topic for topic in message.topics}.values():
-        result = codec.CreateTopicsResponse.CreatableTopicResult(version=request.version, name=topic.name)
+        result = codec.CreateTopicsResponse.CreatableTopicResult(
+            version=request.version, name=topic.name, error_message=None
+        )
         try:
             if named[topic.name] > 1:
                 raise Refused(ErrorCode.INVALID_REQUEST, f"topic {topic.name} stands twice in the request")
@@ -59,18 +62,20 @@ def _create(broker: "Broker", topic: Any, result: Any, *, validate_only: bool) -
     own = _config(topic)
     if not validate_only:
         result.topic_id = UUID(bytes=broker.topics.create(topic.name, partitions=partitions, config=own).id)
-    result.num_partitions, result.replication_factor = partitions, REPLICATION_FACTOR
-    result.configs = [
-        codec.CreateTopicsResponse.CreatableTopicResult.CreatableTopicConfigs(
-            version=result.version,
-            name=entry.name,
-            value=entry.value,
-            read_only=entry.read_only,
-            config_source=entry.source,
-            is_sensitive=False,
-        )
-        for entry in topic_entries(broker.config, own)
-    ]
+    if result.version >= DETAILS_FROM:
+        result.num_partitions, result.replication_factor = partitions, REPLICATION_FACTOR
+        result.configs = [_told(result.version, entry) for entry in topic_entries(broker.config, own)]
+
+
+def _told(version: int, entry: Entry) -> Any:
+    return codec.CreateTopicsResponse.CreatableTopicResult.CreatableTopicConfigs(
+        version=version,
+        name=entry.name,
+        value=entry.value,
+        read_only=entry.read_only,
+        config_source=entry.source,
+        is_sensitive=False,
+    )
 
 
 def _partitions(broker: "Broker", topic: Any) -> int:

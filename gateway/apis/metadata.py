@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from totalog.gateway import view
 from totalog.gateway.apis.api import CLUSTER_OPERATIONS, TOPIC_OPERATIONS, VIEW_OPERATIONS, Api, Frame, Request, bits
-from totalog.gateway.topics import Refused, TopicHandle, check_new_name, is_reserved
+from totalog.gateway.topics import Refused, TopicHandle, check_new_name, is_hidden, is_reserved
 from totalog.gateway.wire.cursor import Cursor
 from totalog.gateway.wire.encode import count, frame, string, tags
 from totalog.gateway.wire.errors import ErrorCode
@@ -127,7 +127,7 @@ def _named(broker: "Broker", version: int, asked: Asked) -> list[bytes]:
 
 def _find_or_create(broker: "Broker", asked: Asked, name: str) -> TopicHandle | ErrorCode:
     handle = broker.topics.find(name)
-    if handle is not None:
+    if handle is not None and not is_hidden(name):
         return handle
     try:
         if view.is_view_name(name) or is_reserved(name):
