@@ -1,5 +1,6 @@
 """Fetch in and out, for every version, against the library's codec."""
 
+import struct
 import uuid
 import warnings
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from totalog.gateway.wire import fetch
 from totalog.gateway.wire.answer import BUFFER_SIZE_MIN, Answer, BufferPool, size_class
+from totalog.gateway.wire.cursor import encode_varint
 from totalog.gateway.wire.errors import ProtocolViolation
 
 with warnings.catch_warnings():
@@ -136,6 +138,24 @@ def test_a_damaged_body_parses_or_is_refused(version: int, follower: bool, at: i
     except ProtocolViolation:
         return
     assert sum(len(partitions) for _, partitions in request.topics) <= len(body)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_more_topics_than_there_can_be_are_refused(version: int) -> None:
+    """An entry of a few bytes costs a hundred of memory here, so the number is looked at before they are read."""
+    limits = struct.pack(">iiib", 500, 1, 1, 0)
+    head = (b"" if version >= 15 else bytes(4)) + limits + (bytes(8) if version >= 7 else b"")
+    for count in (fetch.TOPICS_MAX, fetch.TOPICS_MAX + 1):
+        if version >= 12:
+            topic = (bytes(16) if version >= 13 else b"\x01") + b"\x01\x00"
+            body = head + encode_varint(count + 1) + topic * count + b"\x01\x01\x00"
+        else:
+            body = head + struct.pack(">i", count) + bytes(6) * count + bytes(4) + bytes(2)
+        if count <= fetch.TOPICS_MAX:
+            assert len(fetch.parse(version, memoryview(body), 0).topics) == count
+        else:
+            with pytest.raises(ProtocolViolation, match="limit 65536"):
+                fetch.parse(version, memoryview(body), 0)
 
 
 Row = tuple[int, int, int, int, bool, bytes, int]
