@@ -172,12 +172,12 @@ class Log:
         return cls(Region.attach(Path(path)))
 
     def close(self) -> None:
-        """Idempotent. Buffers of open reservations must not be used any more."""
-        if self._core == ffi.NULL:
+        """Idempotent. Buffers of open reservations must not be used any more; any other call raises TypeError."""
+        if self._core is None:
             return
         for reservation in list(self._reservations.values()):
             reservation.close()
-        core, self._core = self._core, ffi.NULL
+        core, self._core = self._core, None
         lib.log_close(core)
         self.region.close()
 

@@ -20,6 +20,8 @@ static_assert(sizeof(struct pin) == 16, "pin");
 static_assert(sizeof(struct topic_entry) == 10 * LINE_SIZE, "topic_entry");
 static_assert(offsetof(struct topic_entry, extents) == 2 * LINE_SIZE, "topic_entry.extents");
 static_assert(offsetof(struct topic_entry, next_total_order) == 8 * LINE_SIZE, "topic_entry line 8");
+static_assert(offsetof(struct topic_entry, partition_count) % 8 == 0 &&
+              offsetof(struct topic_entry, extent_count) == offsetof(struct topic_entry, partition_count) + 4, "stored as one word");
 static_assert(sizeof(struct topic_counter) == LINE_SIZE, "topic_counter");
 static_assert(sizeof(struct partition_entry) == 2 * LINE_SIZE, "partition_entry");
 static_assert(sizeof(struct batch_header) == LINE_SIZE, "batch_header");

@@ -300,7 +300,8 @@ static void apply_alter(struct log *log, const struct topic_operation *operation
 {
     struct topic_state *topic = &log->sequencer->topics[operation->topic_slot];
     uint32_t before = topic->entry.partition_count;
-    log->sequencer->record_gone = topic->entry.record_entry + 1;
+    if (topic->entry.record_entry != number)       /* a successor applies again what was half applied */
+        log->sequencer->record_gone = topic->entry.record_entry + 1;
     if (add_extents(log, &topic->entry, operation->partition_count - before) != 0)
         abort();
     topic->entry.partition_count = operation->partition_count;

@@ -73,15 +73,25 @@ static void load_partition(struct log *log, struct topic_state *topic, uint32_t 
 
 static int description_valid(const struct topic_entry *entry)
 {
-    uint64_t partitions = 0;
+    uint64_t partitions = 0, before = 0;
     if (entry->state > TOPIC_DYING || entry->extent_count > EXTENTS_MAX || entry->name_size > TOPIC_NAME_SIZE)
         return 0;
     for (uint32_t i = 0; i < entry->extent_count; i++) {
         if (entry->extents[i].first > PARTITIONS_MAX || entry->extents[i].count > PARTITIONS_MAX - entry->extents[i].first)
             return 0;
+        before = partitions;
         partitions += entry->extents[i].count;
     }
-    return partitions == entry->partition_count && partitions > 0 && entry->entry_first <= entry->entry_count;
+    return before < entry->partition_count && entry->partition_count <= partitions && entry->entry_first <= entry->entry_count;
+}
+
+/* The last extent was made longer, and the process died before the partitions counted that: as it was. */
+static void cut_extents(struct topic_entry *entry)
+{
+    uint32_t before = 0;
+    for (uint32_t i = 0; i + 1 < entry->extent_count; i++)
+        before += entry->extents[i].count;
+    entry->extents[entry->extent_count - 1].count = entry->partition_count - before;
 }
 
 static int load_topic(struct log *log, uint32_t slot)
@@ -96,6 +106,7 @@ static int load_topic(struct log *log, uint32_t slot)
     }
     if (!description_valid(&topic->entry))
         return OPEN_DAMAGED;
+    cut_extents(&topic->entry);
     if (partitions_load(sequencer, slot) != 0)
         return OPEN_NO_MEMORY;
     for (uint32_t partition = 0; partition < topic->entry.partition_count; partition++) {
@@ -118,6 +129,8 @@ static int already_applied(const struct topic_entry *topic, const struct topic_o
         return topic->generation >= operation->topic_generation;
     if (operation->operation == OPERATION_TRIM)
         return 0;
+    if (operation->operation == OPERATION_DELETE && topic->state == TOPIC_LIVE)
+        return topic->generation != operation->topic_generation;
     return topic->generation != operation->topic_generation || topic->changed_position >= position;
 }
 
@@ -146,7 +159,20 @@ static int read_order_slot(struct log *log, uint64_t position, struct order_slot
     return slot->global_position == position && slot->topic_slot < TOPICS_MAX;
 }
 
-/* What was ordered, but perhaps not yet written into the lines of topics and partitions. */
+/* Whether the partition's line counts the entry already: elements rise with the entries that they name. */
+static int counted_in_partition(struct log *log, const struct partition_state *partition, uint64_t number)
+{
+    struct index index = partition_index(partition->slot, partition->index_root);
+    struct partition_element element;
+    uint64_t at = partition->element_count > 0 ? index_find(log, &index, partition->element_count - 1) : 0;
+    if (at == 0)
+        return 0;                     /* none, or its page went with batches that were released: older ones, all of them */
+    mem_invalidate(&log->mem, at, sizeof element);
+    mem_read(&log->mem, at, &element, sizeof element);
+    return element.entry >= number;
+}
+
+/* What was ordered, but perhaps not yet written into the lines of topics and partitions: all, some, or part of one. */
 static int fold_ordered(struct log *log, uint64_t applied)
 {
     struct sequencer *sequencer = log->sequencer;
@@ -164,7 +190,10 @@ static int fold_ordered(struct log *log, uint64_t applied)
             return OPEN_DAMAGED;
         if (entry.ring_sequence >= sequencer->consumed[entry.broker])
             sequencer->consumed[entry.broker] = entry.ring_sequence + 1;
-        sequencer_fold_entry(sequencer, topic, slot.entry, &entry);
+        if (slot.entry >= topic->entry.entry_count)
+            sequencer_count_in_topic(sequencer, slot.topic_slot, slot.entry, &entry);
+        if (!counted_in_partition(log, &topic->partitions[entry.partition], slot.entry))
+            sequencer_count_in_partition(sequencer, slot.topic_slot, &entry);
         int result = slot.topic_slot == 0 ? fold_operation(log, &entry, slot.entry) : OPEN_OK;
         if (result != OPEN_OK)
             return result;
@@ -295,6 +324,17 @@ static int load(struct log *log)
     return result;
 }
 
+/* How far each ring is consumed stands in the entries above `applied`, so it is published before that moves: a successor that is killed
+ * as well must not order a header twice. */
+static void publish_consumed(struct log *log)
+{
+    for (uint32_t broker = 0; broker < BROKERS_MAX; broker++) {
+        uint64_t at = FIELD(broker_position(broker), struct broker_entry, completed);
+        if (mem_load64(&log->mem, at) < log->sequencer->consumed[broker])
+            mem_publish64(&log->mem, at, log->sequencer->consumed[broker]);
+    }
+}
+
 int sequencer_take(struct log *log)
 {
     if (allocate(log) == NULL)
@@ -306,6 +346,7 @@ int sequencer_take(struct log *log)
     if (result != OPEN_OK)
         return result;
     sequencer_publish_lines(log);
+    publish_consumed(log);
     mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, applied), sequencer->ordered);
     settle_blocks(log);
     sequencer_release_after(log);

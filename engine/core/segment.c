@@ -9,17 +9,22 @@
  */
 #include "log.h"
 
+/* The kind last: blocks whose kind is BLOCK_FREE hold nothing, whatever else is said of them. */
 void segment_describe(struct log *log, uint32_t segment, uint32_t kind, uint32_t blocks, uint32_t topic_slot, uint32_t topic_generation)
 {
+    uint64_t position = block_entry_position(log, segment);
     struct block_entry entry = {0};
-    entry.kind = kind;
+    entry.kind = BLOCK_FREE;
     entry.broker = log->broker;
     entry.broker_epoch = log->broker_epoch;
     entry.block_count = blocks;
     entry.topic_slot = topic_slot;
     entry.topic_generation = topic_generation;
-    mem_write(&log->mem, block_entry_position(log, segment), &entry, LINE_SIZE);
-    mem_flush(&log->mem, block_entry_position(log, segment), LINE_SIZE);
+    mem_write(&log->mem, position, &entry, LINE_SIZE);
+    mem_flush(&log->mem, position, LINE_SIZE);
+    mem_fence(&log->mem);
+    mem_store32(&log->mem, FIELD(position, struct block_entry, kind), kind);
+    mem_flush(&log->mem, position, LINE_SIZE);
     mem_fence(&log->mem);
 }
 

@@ -38,14 +38,31 @@ void sequencer_touch_partition(struct sequencer *sequencer, uint32_t topic_slot,
     sequencer->dirty_partitions[sequencer->dirty_partition_count++] = (struct touched){topic_slot, partition};
 }
 
+static void write_part(struct log *log, uint64_t topic, const struct topic_entry *entry, uint64_t first, uint64_t end)
+{
+    mem_write(&log->mem, topic + first, (const uint8_t *)entry + first, end - first);
+    mem_flush(&log->mem, topic + first, end - first);
+    mem_fence(&log->mem);
+}
+
+/* In an order in which each step leaves a topic that can be read, and that a successor brings up to date from the record of the operation:
+ * extents are added before partitions count them, `changed_position` says that all of the description stands, and the state,
+ * in one word with the generation, comes last. */
 static void write_topic_identity(struct log *log, uint32_t slot, const struct topic_entry *entry)
 {
     uint64_t at = topic_position(slot);
-    uint64_t size = offsetof(struct topic_entry, next_total_order);
-    mem_write(&log->mem, at + 8, (const uint8_t *)entry + 8, size - 8);
-    mem_flush(&log->mem, at, size);
-    mem_fence(&log->mem);
-    /* State and generation are one word, stored last: they say that the rest holds. */
+    uint64_t counts, changed = FIELD(at, struct topic_entry, changed_position);
+    if (entry->state == TOPIC_FREE) {
+        mem_publish64(&log->mem, at, (uint64_t)entry->generation << 32 | entry->state);
+        return;
+    }
+    memcpy(&counts, &entry->partition_count, sizeof counts);
+    write_part(log, at, entry, offsetof(struct topic_entry, extents), offsetof(struct topic_entry, next_total_order));
+    mem_publish64(&log->mem, FIELD(at, struct topic_entry, partition_count), counts);
+    write_part(log, at, entry, offsetof(struct topic_entry, id), offsetof(struct topic_entry, partition_count));
+    write_part(log, at, entry, offsetof(struct topic_entry, retention_bytes), offsetof(struct topic_entry, changed_position));
+    write_part(log, at, entry, offsetof(struct topic_entry, record_entry), offsetof(struct topic_entry, extents));
+    mem_publish64(&log->mem, changed, entry->changed_position);
     mem_publish64(&log->mem, at, (uint64_t)entry->generation << 32 | entry->state);
 }
 
@@ -173,25 +190,25 @@ static void take_snapshot(struct log *log)
     log->counters.snapshots++;
 }
 
-void sequencer_fold_entry(struct sequencer *sequencer, struct topic_state *topic, uint64_t number, const struct order_entry *entry)
+/* Absolute values from the entry, not sums: a successor counts again what its predecessor had half written down. */
+void sequencer_count_in_topic(struct sequencer *sequencer, uint32_t topic_slot, uint64_t number, const struct order_entry *entry)
 {
-    uint32_t slot = (uint32_t)(topic - sequencer->topics);
-    struct partition_state *partition = &topic->partitions[entry->partition];
-    uint64_t span = (uint64_t)entry->last_offset_delta + 1;
-    if (number >= topic->entry.entry_count) {
-        topic->entry.entry_count = number + 1;
-        topic->entry.next_total_order = entry->total_order + span;
-        topic->entry.bytes_appended += entry->size;
-        topic->entry.max_timestamp = entry->topic_max_timestamp;
-        sequencer_touch_topic(sequencer, slot);
-    }
-    if (entry->base_offset >= partition->next_offset) {
-        partition->element_count++;
-        partition->next_offset = entry->base_offset + span;
-        partition->bytes_appended += entry->size;
-        partition->max_timestamp = entry->partition_max_timestamp;
-        sequencer_touch_partition(sequencer, slot, entry->partition);
-    }
+    struct topic_entry *topic = &sequencer->topics[topic_slot].entry;
+    topic->entry_count = number + 1;
+    topic->next_total_order = entry->total_order + entry->last_offset_delta + 1;
+    topic->bytes_appended = entry->topic_bytes + entry->size;
+    topic->max_timestamp = entry->topic_max_timestamp;
+    sequencer_touch_topic(sequencer, topic_slot);
+}
+
+void sequencer_count_in_partition(struct sequencer *sequencer, uint32_t topic_slot, const struct order_entry *entry)
+{
+    struct partition_state *partition = &sequencer->topics[topic_slot].partitions[entry->partition];
+    partition->element_count++;
+    partition->next_offset = entry->base_offset + entry->last_offset_delta + 1;
+    partition->bytes_appended = entry->partition_bytes + entry->size;
+    partition->max_timestamp = entry->partition_max_timestamp;
+    sequencer_touch_partition(sequencer, topic_slot, entry->partition);
 }
 
 /* Room for one more entry in both indexes. */
@@ -275,7 +292,8 @@ static int order_batch(struct log *log, uint32_t slot, struct order_entry *entry
     sequencer->live[entry->segment]++;
     if (order.producer_id >= 0)
         sequencer_remember(sequencer, &order);
-    sequencer_fold_entry(sequencer, topic, number, entry);
+    sequencer_count_in_topic(sequencer, slot, number, entry);
+    sequencer_count_in_partition(sequencer, slot, entry);
     return STATUS_OK;
 }
 

@@ -92,8 +92,8 @@ void sequencer_release_after(struct log *log);
 void sequencer_touch_topic(struct sequencer *sequencer, uint32_t topic_slot);
 void sequencer_touch_partition(struct sequencer *sequencer, uint32_t topic_slot, uint32_t partition);
 void sequencer_publish_lines(struct log *log);                          /* touched topics and partitions, into the region */
-void sequencer_fold_entry(struct sequencer *sequencer, struct topic_state *topic, uint64_t number, const struct order_entry *entry);
-
+void sequencer_count_in_topic(struct sequencer *sequencer, uint32_t topic_slot, uint64_t number, const struct order_entry *entry);
+void sequencer_count_in_partition(struct sequencer *sequencer, uint32_t topic_slot, const struct order_entry *entry);
 void sequencer_remember(struct sequencer *sequencer, const struct order_slot *slot);   /* an idempotent batch, for its producer */
 
 /* pages.c */

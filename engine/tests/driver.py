@@ -1,0 +1,254 @@
+"""Few words for tests that fill groups of batches, and read back what the log holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+from totalog.engine import Log, Reservation, Topic
+from totalog.engine._core import ffi, lib
+
+SIZE_SMALL = lib.FIXED_SIZE + 256 * (lib.BLOCK_SIZE + 256)
+"""Bytes of a region of about 250 blocks: all of it is committed when it is formatted."""
+READ_ROOM = 4 << 20
+"""Bytes that `read_all` copies at once."""
+
+_FORMATS = {
+    "uint64_t": "<u8",
+    "int64_t": "<i8",
+    "uint32_t": "<u4",
+    "int32_t": "<i4",
+    "uint16_t": "<u2",
+    "int16_t": "<i2",
+}
+
+
+def topic_id(number: int) -> bytes:
+    return UUID(int=number + 1).bytes
+
+
+def payload(number: int, size: int = 72) -> bytes:
+    """Bytes that no other number has."""
+    return (number.to_bytes(8, "little") * (size // 8 + 1))[:size]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a caller says of one batch."""
+
+    topic: Topic
+    partition: int
+    payload: bytes
+    records: int = 1
+    max_timestamp: int = 0
+    producer_id: int = -1
+    producer_epoch: int = -1
+    base_sequence: int = -1
+    flags: int = 0
+    reservation: Reservation | None = None
+    """The payload lies in it already, at `position`."""
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    base_offset: int
+    total_order: int
+    global_position: int
+    log_start_offset: int
+    leader_epoch: int
+
+
+def append(log: Log, batches: Sequence[Batch]) -> list[Answer]:
+    """Appends the batches as one group."""
+    group = log.group(max(len(batches), 1))
+    kept = [ffi.from_buffer(batch.payload) for batch in batches]
+    for index, batch in enumerate(batches):
+        fill(group[index], batch, int(ffi.cast("uintptr_t", kept[index])))
+    log.append(group, len(batches))
+    return [answer_of(group[index]) for index in range(len(batches))]
+
+
+def append_one(log: Log, batch: Batch) -> Answer:
+    return append(log, [batch])[0]
+
+
+def fill(target: Any, batch: Batch, source: int) -> None:
+    reservation = batch.reservation
+    target.source = source if reservation is None else reservation.address + batch.position
+    target.segment = 0 if reservation is None else reservation.segment
+    target.size = len(batch.payload)
+    target.topic_slot, target.topic_generation = batch.topic.slot, batch.topic.generation
+    target.partition = batch.partition
+    target.record_count, target.last_offset_delta = batch.records, batch.records - 1
+    target.producer_id, target.producer_epoch = batch.producer_id, batch.producer_epoch
+    target.base_sequence = batch.base_sequence
+    target.max_timestamp, target.flags, target.status = batch.max_timestamp, batch.flags, lib.STATUS_OK
+
+
+def answer_of(source: Any) -> Answer:
+    return Answer(
+        source.status,
+        source.base_offset,
+        source.total_order,
+        source.global_position,
+        source.log_start_offset,
+        source.leader_epoch,
+    )
+
+
+def append_type() -> np.dtype[np.void]:
+    """The dtype of `struct append`, for tests that need many batches."""
+    described = [(name, field) for name, field in ffi.typeof("struct append").fields or [] if name != "padding1"]
+    return np.dtype(
+        {
+            "names": [name for name, _ in described],
+            "formats": [_FORMATS[field.type.cname] for _, field in described],
+            "offsets": [field.offset for _, field in described],
+            "itemsize": ffi.sizeof("struct append"),
+        }
+    )
+
+
+class Bulk:
+    """Appends many small batches, in groups of `room`, with fields set by array."""
+
+    def __init__(self, log: Log, room: int = 1024, size: int = 8) -> None:
+        self.log = log
+        self.room = room
+        self.group = log.group(room)
+        self.appends: npt.NDArray[np.void] = np.frombuffer(ffi.buffer(self.group._appends), dtype=append_type())
+        self.payloads = np.zeros((room, size), dtype=np.uint8)
+        self.next = 0
+
+    def append(self, topic: Topic, count: int, **fields: Any) -> npt.NDArray[np.void]:
+        """`count` batches whose payload begins with a running number. `fields`: per batch, or one for all.
+
+        Returns copies of the filled `struct append`s, after checking that each was stored.
+        """
+        parts = []
+        for first in range(0, count, self.room):
+            some = min(self.room, count - first)
+            parts.append(self._append_group(topic, first, some, fields))
+        return np.concatenate(parts)
+
+    def _append_group(self, topic: Topic, first: int, count: int, fields: dict[str, Any]) -> npt.NDArray[np.void]:
+        appends = self.appends[:count]
+        self.payloads[:count, :8].view("<u8")[:, 0] = np.arange(self.next, self.next + count)
+        self.next += count
+        appends["source"] = self.payloads.ctypes.data + np.arange(count) * self.payloads.shape[1]
+        appends["size"] = self.payloads.shape[1]
+        appends["segment"] = 0
+        appends["topic_slot"], appends["topic_generation"] = topic.slot, topic.generation
+        defaults = {
+            "partition": 0,
+            "record_count": 1,
+            "last_offset_delta": 0,
+            "producer_id": -1,
+            "producer_epoch": -1,
+            "base_sequence": -1,
+            "max_timestamp": 0,
+            "flags": 0,
+        }
+        for name, value in (defaults | fields).items():
+            appends[name] = value[first : first + count] if isinstance(value, np.ndarray) else value
+        appends["status"] = lib.STATUS_OK
+        self.log.append(self.group, count)
+        return appends.copy()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One batch as a read gave it back."""
+
+    base_offset: int
+    leader_epoch: int
+    payload: bytes
+
+
+class Reader:
+    """Room for reads of one log."""
+
+    def __init__(self, log: Log, room: int = READ_ROOM, batches: int = 4096) -> None:
+        self.log = log
+        self.room = room
+        self.buffer = ffi.new("uint8_t[]", room)
+        self.target = int(ffi.cast("uintptr_t", self.buffer))
+        self.batches = log.read_batches(batches)
+
+    def read(
+        self, topic: Topic, partition: int, offset: int, size_max: int | None = None, *, whole_first: bool = True
+    ) -> tuple[Any, list[Found]]:
+        size_max = self.room if size_max is None else size_max
+        assert size_max <= self.room
+        result = self.log.read(
+            topic, partition, offset, self.target, size_max, batches=self.batches, whole_first=whole_first
+        )
+        found, at = [], 0
+        for index in range(result.count):
+            batch = self.batches[index]
+            found.append(
+                Found(batch.base_offset, batch.leader_epoch, bytes(ffi.buffer(self.buffer + at, batch.size)))
+            )
+            at += batch.size
+        assert at == result.size
+        return result, found
+
+    def read_all(self, topic: Topic, partition: int) -> list[Found]:
+        """Everything from the log start to the end."""
+        everything: list[Found] = []
+        offset = self.log.bounds(topic, partition).log_start_offset
+        while True:
+            result, found = self.read(topic, partition, offset)
+            assert result.status == lib.STATUS_OK
+            assert result.size_needed == 0, "the read room is too small"
+            if everything and found and found[0].base_offset == everything[-1].base_offset:
+                found = found[1:]  # the offset lies inside the last batch, which comes once more
+            if not found:
+                return everything
+            everything += found
+            offset = found[-1].base_offset + 1
+
+
+def blocks_used(log: Log) -> int:
+    memory = log.memory()
+    return memory.blocks_total - memory.blocks_free
+
+
+def settle(log: Log, now_ms: int = 0) -> None:
+    """Upkeep until nothing is left to do."""
+    while log.maintain(now_ms):
+        pass
+
+
+def peek(log: Log, position: int, size: int) -> bytes:
+    """Region bytes as they stand."""
+    target = ffi.new("uint8_t[]", size)
+    assert lib.core_peek(log._core, position, target, size) == lib.STATUS_OK
+    return bytes(ffi.buffer(target))
+
+
+def peek_struct(log: Log, position: int, struct: str) -> Any:
+    """A shared struct as it stands in the region."""
+    value = ffi.new(f"struct {struct} *")
+    assert lib.core_peek(log._core, position, ffi.cast("uint8_t *", value), ffi.sizeof(value[0])) == lib.STATUS_OK
+    return value
+
+
+def claimed_blocks(log: Log) -> list[tuple[int, int, int, int]]:
+    """What the block table says of each claimed run's first block: (block, kind, blocks, topic slot)."""
+    header = peek_struct(log, 0, "region_header")
+    bitmap = int.from_bytes(peek(log, header.bitmap_position, (header.block_count + 7) // 8), "little")
+    runs, block = [], 0
+    while block < header.block_count:
+        if not bitmap >> block & 1:
+            block += 1
+            continue
+        entry = peek_struct(log, header.block_table_position + block * ffi.sizeof("struct block_entry"), "block_entry")
+        runs.append((block, entry.kind, entry.block_count, entry.topic_slot))
+        block += max(entry.block_count, 1)
+    return runs

@@ -1,0 +1,139 @@
+"""A second engine whose core notes every store into the region, so that tests can take stores back (see journal.h).
+
+It is compiled once, under build/journal, and imported beside the real one: its modules are bound to its own core.
+"""
+
+import functools
+import mmap
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from totalog.engine import core_build
+
+HERE = Path(__file__).resolve().parent
+WORK = core_build.ROOT / "build/journal"
+MODULE = core_build.Module(
+    "totalog._core",
+    "engine/core/*.c",
+    (*core_build.CORE_DECLARATIONS, "engine/tests/journal_face.h"),
+    keeps_gil=True,
+)
+ENGINE = "totalog.engine"
+
+
+def compile_core() -> Path:
+    build = core_build.Build(WORK, WORK / "objects", warnings_are_errors=True)
+    build.work.mkdir(parents=True, exist_ok=True)
+    core = core_build.ROOT / "engine/core"
+    objects = [build.compile_wrapper(MODULE)]
+    for source in [*sorted(core.glob("*.c")), HERE / "journal.c"]:
+        flags = ["-I", str(core), "-I", str(HERE), "-D_GNU_SOURCE=", "-include", str(HERE / "journal.h")]
+        objects.append(build.compile(source, build.work / f"{source.name}.o", flags))
+    build.link(MODULE, objects)
+    return WORK / MODULE.library
+
+
+@functools.cache
+def core() -> ModuleType:
+    loader = ExtensionFileLoader("_core", str(compile_core()))
+    spec = spec_from_loader("_core", loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+class Modules(NamedTuple):
+    """The engine's modules, bound to the journalling core. (Typed as Any: they are twins of modules that have types.)"""
+
+    engine: Any
+    region: Any
+    tables: Any
+    driver: Any
+
+
+@functools.cache
+def modules() -> Modules:
+    ours = {name: module for name, module in sys.modules.items() if f"{name}.".startswith(f"{ENGINE}.")}
+    parent = sys.modules["totalog"]
+    for name in ours:
+        del sys.modules[name]
+    sys.modules[f"{ENGINE}._core"] = core()
+    try:
+        import totalog.engine as engine
+        from totalog.engine import region, tables
+        from totalog.engine.tests import driver
+    finally:
+        for name in [name for name in sys.modules if f"{name}.".startswith(f"{ENGINE}.")]:
+            del sys.modules[name]
+        sys.modules.update(ours)
+        parent.engine = ours[ENGINE]  # type: ignore[attr-defined]
+    return Modules(engine, region, tables, driver)
+
+
+class Stage:
+    """One region in memory, and the stores that were made into it since `rewind` was last asked to remember."""
+
+    def __init__(self, *, size: int, coherent: bool = True) -> None:
+        self.lib = core().lib
+        made = modules().region.Region.create(None, size, coherent)
+        self.descriptor, self.size = made.descriptor, made.size
+        self.map = mmap.mmap(self.descriptor, self.size)
+        self.base = int(core().ffi.cast("uintptr_t", core().ffi.from_buffer(self.map)))
+
+    def open(self) -> Any:
+        """Attaches, as a process that starts does."""
+        return modules().engine.Log(modules().region.Region(os.dup(self.descriptor), self.size, None))
+
+    def kill(self, log: Any) -> None:
+        """Ends the log as a kill does: nothing more is stored."""
+        handle, log._core = log._core, None
+        if handle is not None:
+            self.lib.log_close(handle)
+            log.region.close()
+
+    def close(self) -> None:
+        self.lib.journal_stop()
+        os.close(self.descriptor)
+
+    def ordered(self) -> int:
+        """The commit point as it stands in the region now."""
+        position = self.lib.CONTROL_POSITION + core().ffi.offsetof("struct control", "ordered")
+        return int.from_bytes(self.map[position : position + 8], "little")
+
+    def crashes(
+        self, log: Any, action: Callable[[Any], object], *, descending: bool = False, stride: int = 1, nested: int = 0
+    ) -> Iterator[tuple[int, Any]]:
+        """Runs `action`, then yields for each of its stores (commit point, log): what a kill there leaves to a successor.
+
+        From the last store to the first; every `nested`-th time the successor is killed too, at each tenth store of its
+        own start. What the test does with the log is taken back before the next one; in the end the region is as it was
+        before the action, and `log` is gone.
+        """
+        self.lib.journal_start(descending)
+        action(log)
+        self.kill(log)
+        points = range(self.lib.journal_count(), -1, -stride)
+        for number, point in enumerate(points):
+            self.lib.journal_undo(self.base, point)
+            yield from self._successor(point)
+            if nested and number % nested == 0:
+                self.kill(self.open())
+                for inner in range(self.lib.journal_count() - 1, point, -10):
+                    self.lib.journal_undo(self.base, inner)
+                    yield from self._successor(inner)
+        self.lib.journal_undo(self.base, 0)
+        self.lib.journal_stop()
+
+    def _successor(self, point: int) -> Iterator[tuple[int, Any]]:
+        ordered = self.ordered()
+        found = self.open()
+        yield ordered, found
+        self.kill(found)
+        self.lib.journal_undo(self.base, point)

@@ -1,0 +1,281 @@
+"""A process killed between any two stores into the region: its successor finds everything that was ordered, once.
+
+Each test runs one step of the log, takes its stores back one by one, and starts a successor on what is left. See
+journal.h for how; `check` says what has to hold.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from totalog.engine.tests import driver, journal
+from totalog.engine.topic import Topic
+
+VIEW = -1
+Action = Callable[[Any], object]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One live batch."""
+
+    partition: int
+    base_offset: int
+    span: int
+    total_order: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a log holds of one topic."""
+
+    topic: Topic
+    starts: dict[int, int]
+    ends: dict[int, int]
+    batches: dict[tuple[int, int], Placed]  # by partition and base offset
+    view: list[bytes]
+
+
+def contents(log: Any) -> dict[tuple[int, int], Contents]:
+    """Everything that the log holds, by slot and generation, after comparing partitions, view and index with each other."""
+    reader = journal.modules().driver.Reader(log, room=1 << 20)
+    return {(topic.slot, topic.generation): contents_of(log, reader, topic) for topic in log.topics()}
+
+
+def contents_of(log: Any, reader: Any, topic: Topic) -> Contents:
+    table = journal.modules().tables.entries(log._core, topic)
+    live = table[table["state"] == 0]
+    spans = {(int(e["partition"]), int(e["base_offset"])): e for e in live}
+    batches, starts, ends = {}, {}, {}
+    for partition in range(topic.partitions):
+        bounds = log.bounds(topic, partition)
+        starts[partition], ends[partition] = bounds.log_start_offset, bounds.next_offset
+        at = None
+        for found in reader.read_all(topic, partition):
+            entry = spans[partition, found.base_offset]
+            assert at is None or found.base_offset == at, "offsets are dense"
+            at = found.base_offset + int(entry["last_offset_delta"]) + 1
+            assert at > bounds.log_start_offset
+            batches[partition, found.base_offset] = Placed(
+                partition, found.base_offset, at - found.base_offset, int(entry["total_order"]), found.payload
+            )
+        assert at is None or at == bounds.next_offset
+        assert at is not None or bounds.log_start_offset == bounds.next_offset
+        kept = sum(len(b.payload) for b in batches.values() if b.partition == partition)
+        assert log.size_bytes(topic, partition) == kept
+    assert spans.keys() == batches.keys(), "live entries are those that partitions show"
+    view = log.bounds(topic, VIEW)
+    starts[VIEW], ends[VIEW] = view.log_start_offset, view.next_offset
+    in_order = sorted(batches.values(), key=lambda batch: batch.total_order)
+    shown = reader.read_all(topic, VIEW)
+    assert [(b.total_order, b.payload) for b in in_order] == [(f.base_offset, f.payload) for f in shown]
+    assert log.size_bytes(topic, VIEW) == sum(len(b.payload) for b in in_order)
+    return Contents(topic, starts, ends, batches, [found.payload for found in shown])
+
+
+def check_between(found: Contents, before: Contents, after: Contents) -> None:
+    """Each number lies between those before and after the step; what both bounds allow is there, bit for bit."""
+    assert found.topic in (before.topic, after.topic)
+    known = before.batches | after.batches
+    for partition in (VIEW, *range(found.topic.partitions)):
+        assert before.starts.get(partition, 0) <= found.starts[partition] <= after.starts[partition]
+        assert before.ends.get(partition, 0) <= found.ends[partition] <= after.ends[partition]
+    expected = {
+        place: batch
+        for place, batch in known.items()
+        if batch.base_offset < found.ends.get(batch.partition, 0)
+        and batch.base_offset + batch.span > found.starts[batch.partition]
+    }
+    assert found.batches == expected
+
+
+class Bench:
+    """A region in memory on which a scenario is built step by step, each step tried with every kill."""
+
+    def __init__(self, *, coherent: bool = True) -> None:
+        self.driver = journal.modules().driver
+        self.stage = journal.Stage(size=self.driver.SIZE_SMALL, coherent=coherent)
+        self.log = self.stage.open()
+        self.clean = self.blocks_when_empty(self.log)
+
+    def blocks_when_empty(self, log: Any) -> int:
+        """Blocks in use after the last topic is gone: block 0, the reserve, and where topic operations are recorded."""
+        for topic in log.topics():
+            log.delete_topic(topic)
+        log.delete_topic(log.create_topic("last", id=b"l" * 16, partitions=1))
+        self.driver.settle(log)
+        return int(self.driver.blocks_used(log))
+
+    def run(self, action: Action) -> None:
+        """A step that no one kills."""
+        action(self.log)
+
+    def try_kills(
+        self,
+        action: Action,
+        *,
+        check_all: bool = True,
+        stride: int = 1,
+        descending: bool = False,
+        nested: int = 0,
+    ) -> None:
+        """A step, killed at every store; then once more, to its end."""
+        stage = self.stage
+        before, ordered_before = contents(self.log), stage.ordered()
+        after: dict[tuple[int, int], Contents] = {}
+        ordered_after = ordered_before
+        for ordered, found in stage.crashes(self.log, action, stride=stride, descending=descending, nested=nested):
+            now = contents(found)
+            if not after:
+                after, ordered_after = now, ordered
+            assert ordered_before <= ordered <= found.frontiers().ordered <= ordered_after
+            check_found(now, before, after, complete=ordered == ordered_after)
+            if check_all:
+                self.check_goes_on(found, now)
+        self.log = stage.open()
+        action(self.log)
+        assert {key: value.batches for key, value in contents(self.log).items()} == {
+            key: value.batches for key, value in after.items()
+        }
+
+    def check_goes_on(self, log: Any, now: dict[tuple[int, int], Contents]) -> None:
+        """The successor takes batches, trims, deletes, and has all its memory in the end."""
+        for place in now.values():
+            topic = place.topic
+            for partition in range(topic.partitions):
+                batch = self.driver.Batch(topic, partition, b"more", max_timestamp=5)
+                assert self.driver.append_one(log, batch).base_offset == place.ends[partition]
+                log.trim(topic, partition, place.starts[partition])
+            shown = [found.payload for found in self.driver.Reader(log).read_all(topic, VIEW)]
+            assert shown[-topic.partitions :] == [b"more"] * topic.partitions
+            log.trim(topic, VIEW, log.bounds(topic, VIEW).next_offset)
+            assert log.size_bytes(topic, VIEW) == 0
+        assert self.blocks_when_empty(log) == self.clean, self.driver.claimed_blocks(log)
+
+
+def check_found(
+    now: dict[tuple[int, int], Contents],
+    before: dict[tuple[int, int], Contents],
+    after: dict[tuple[int, int], Contents],
+    *,
+    complete: bool,
+) -> None:
+    assert before.keys() & after.keys() <= now.keys() <= before.keys() | after.keys()
+    for key, found in now.items():
+        empty = Contents(found.topic, {VIEW: 0}, {VIEW: 0}, {}, [])
+        check_between(found, before.get(key, empty), after.get(key, found))
+    if complete:
+        assert now.keys() == after.keys()
+        assert {key: found.ends for key, found in now.items()} == {key: found.ends for key, found in after.items()}
+        assert [found.topic for found in now.values()] == [found.topic for found in after.values()]
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.stage.kill(made.log)
+    made.stage.close()
+
+
+def topic_named(log: Any, name: str) -> Topic:
+    topic = log.find_topic(name)
+    assert topic is not None
+    return topic  # type: ignore[no-any-return]
+
+
+def create(name: str, partitions: int, **more: Any) -> Action:
+    return lambda log: log.create_topic(name, id=name[:1].encode() * 16, partitions=partitions, **more)
+
+
+def append(name: str, *partitions: int, first: int = 0, **more: Any) -> Action:
+    """One group: a batch to each of the partitions."""
+    Batch = driver.Batch
+
+    def run(log: Any) -> None:
+        topic = topic_named(log, name)
+        batches = [
+            Batch(topic, partition, driver.payload(first + number), max_timestamp=number, **more)
+            for number, partition in enumerate(partitions)
+        ]
+        answers = journal.modules().driver.append(log, batches)
+        assert [answer.status for answer in answers] == [0] * len(batches)
+
+    return run
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_append(bench: Bench, descending: bool) -> None:
+    bench.run(create("a", 2))
+    bench.try_kills(append("a", 0), descending=descending, nested=5)
+    bench.try_kills(append("a", 1, 0, 1, first=10, records=3), descending=descending, nested=10)
+
+
+def test_append_over_page_boundaries(bench: Bench) -> None:
+    """The 33rd entry makes the order index a tree; the 257th element does so for a partition."""
+    bench.run(create("a", 2))
+    bench.run(append("a", *[0] * 32))
+    bench.try_kills(append("a", 0, first=100), nested=10)
+    bench.run(append("a", *[0] * 223, first=1000))
+    bench.try_kills(append("a", 0, 1, first=2000), stride=2)
+
+
+def test_segments_roll(bench: Bench) -> None:
+    bench.run(create("a", 1))
+    big = bytes(40_000)
+    bench.run(lambda log: append_payloads(log, "a", [big]))
+    bench.try_kills(lambda log: append_payloads(log, "a", [big, big]))
+
+
+def test_reservation(bench: Bench) -> None:
+    bench.run(create("a", 1))
+
+    def receive(log: Any) -> None:
+        topic = topic_named(log, "a")
+        reservation = log.reserve(100_000)
+        reservation.buffer[:72] = driver.payload(7)
+        batch = bench.driver.Batch(topic, 0, driver.payload(7), reservation=reservation)
+        assert bench.driver.append_one(log, batch).status == 0
+        reservation.close()
+        aborted = log.reserve(200_000)
+        aborted.close()
+
+    bench.try_kills(receive)
+
+
+def test_topic_operations(bench: Bench) -> None:
+    bench.try_kills(create("a", 3, settings=b"first"), nested=10)
+    bench.run(create("b", 1))
+    bench.run(append("a", 0, 1, 2))
+
+    def alter(log: Any) -> None:
+        log.alter_topic(topic_named(log, "a"), partitions=5, settings=b"second", retention_bytes=10_000)
+
+    for descending in (False, True):
+        bench.try_kills(alter, nested=10, descending=descending)
+    bench.try_kills(lambda log: log.delete_topic(topic_named(log, "a")), nested=10)
+    bench.try_kills(create("c", 2))
+
+
+@pytest.mark.parametrize("partition", [0, 1, VIEW])
+def test_trim(bench: Bench, partition: int) -> None:
+    bench.run(create("a", 2))
+    bench.run(append("a", *[0, 1] * 30, records=2))
+    bench.try_kills(lambda log: log.trim(topic_named(log, "a"), partition, 41), stride=2, nested=25)
+
+
+@pytest.mark.parametrize("order_level", [0, 5])
+def test_retention(bench: Bench, order_level: int) -> None:
+    bench.run(create("a", 2, order_level=order_level, retention_bytes=72 * 20, retention_ms=1000))
+    bench.run(append("a", *[0, 1] * 20))
+    bench.try_kills(append("a", 0, 0, 1, first=100), stride=2, nested=25)
+    bench.try_kills(lambda log: log.maintain(1035), stride=2, nested=25)
+
+
+def append_payloads(log: Any, name: str, payloads: list[bytes]) -> None:
+    of = journal.modules().driver
+    answers = of.append(log, [of.Batch(topic_named(log, name), 0, payload) for payload in payloads])
+    assert [answer.status for answer in answers] == [0] * len(payloads)
