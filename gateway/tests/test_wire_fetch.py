@@ -140,7 +140,7 @@ def test_a_damaged_body_parses_or_is_refused(version: int, follower: bool, at: i
     assert sum(len(partitions) for _, partitions in request.topics) <= len(body)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [4, 7, 12, 13, 15])
 def test_more_topics_than_there_can_be_are_refused(version: int) -> None:
     """An entry of a few bytes costs a hundred of memory here, so the number is looked at before they are read."""
     limits = struct.pack(">iiib", 500, 1, 1, 0)

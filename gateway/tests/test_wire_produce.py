@@ -107,7 +107,7 @@ def test_a_damaged_body_is_refused_or_lies_inside_the_frame(version: int, at: in
         assert size == -1 or 0 <= records_at <= records_at + size <= len(body)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [3, 9, 13])
 def test_more_partitions_than_a_region_holds_are_refused_before_they_are_read(version: int) -> None:
     """65,536 empty partitions pass, one more does not: each costs eight bytes of the client and a hundred here."""
     partition = struct.pack(">i", 0) + (b"\x00\x00" if version >= 9 else b"\xff\xff\xff\xff")
@@ -126,7 +126,7 @@ def test_more_partitions_than_a_region_holds_are_refused_before_they_are_read(ve
                 produce.parse(version, memoryview(body), 0)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [3, 9, 13])
 def test_more_topics_than_a_region_holds_are_refused(version: int) -> None:
     count = produce.PARTITIONS_MAX + 1
     if version >= 9:
