@@ -87,7 +87,7 @@ FIELD_VALUES: Final = [
     ("length", 48, lib.STATUS_CORRUPT),
     ("length", 49, lib.STATUS_CORRUPT),  # the CRC covers other bytes
     ("length", len(GOOD) - 12 + 1, lib.STATUS_INVALID_RECORD),  # cut off
-    ("length", INT32_MAX, lib.STATUS_INVALID_RECORD),
+    ("length", INT32_MAX, lib.STATUS_INVALID_RECORD),  # Kafka fails without a code
     ("leader epoch", 0, lib.STATUS_OK),
     ("leader epoch", INT32_MAX, lib.STATUS_OK),
     ("magic", -1, lib.STATUS_CORRUPT),
@@ -98,7 +98,7 @@ FIELD_VALUES: Final = [
     ("attributes", 6, lib.STATUS_UNSUPPORTED_CODEC),
     ("attributes", 7, lib.STATUS_UNSUPPORTED_CODEC),
     ("attributes", 0x08, lib.STATUS_BAD_TIMESTAMP),  # Kafka makes it CreateTime, except on LogAppendTime topics
-    ("attributes", 0x10, lib.STATUS_OK),  # transactional
+    ("attributes", 0x10, lib.STATUS_OK),  # transactional: whether that is right hangs on the request
     ("attributes", 0x20, lib.STATUS_INVALID_RECORD),  # control
     ("attributes", 0x30, lib.STATUS_INVALID_RECORD),
     ("attributes", 0x40, lib.STATUS_OK),  # delete horizon
@@ -230,7 +230,7 @@ def test_the_largest_batch_passes_and_one_byte_more_does_not() -> None:
         (bytes(8) + struct.pack(">i", 14), lib.STATUS_OK),
         (bytes(8) + struct.pack(">i", -1), lib.STATUS_CORRUPT),
         (bytes(8) + struct.pack(">i", 100) + bytes(4) + b"\x03", lib.STATUS_CORRUPT),
-        (bytes(8) + struct.pack(">i", INT32_MAX) + bytes(4) + b"\x02", lib.STATUS_OK),
+        (bytes(8) + struct.pack(">i", INT32_MAX) + bytes(4) + b"\x02", lib.STATUS_OK),  # Kafka fails without a code
         (GOOD, lib.STATUS_INVALID_RECORD),
         (changed(GOOD, magic=1), lib.STATUS_INVALID_RECORD),
         (GOOD[:-1], lib.STATUS_OK),

@@ -177,7 +177,7 @@ def _opened(batch: Bytes) -> Iterator[tuple[_Header, memoryview]]:
 
 def _decompress(codec: int, stored: memoryview, target: memoryview) -> int:
     """Opens `stored` into `target` and returns how many bytes that gave; CorruptBatch when damaged or too many."""
-    import cramjam  # 5 ms and some megabytes that a broker without look-ups by time never needs
+    import cramjam  # here, because a broker without look-ups into compressed batches never needs it
 
     try:
         match codec:
