@@ -99,11 +99,11 @@ def create_partitions(body: bytes) -> Any:
     ("body", "reason"),
     [
         (b"\xff" * 100_000, "longer than 5 bytes"),
-        (b"\xff\xff\xff\xff\x0f", "elements where"),
-        (b"\x02\x7fname56789", "126 bytes are declared where 9 are left"),
+        (b"\xff\xff\xff\xff\x0f", "topics has the length 4294967294"),
+        (b"\x02\x7fname56789", "declares more than its 11 bytes"),
         (b"\x02\x00" + b"\x00" * 12, "name has the length -1"),
         (b"\x00" + b"\x00" * 6, "topics has the length -1"),
-        (b"\x02\x02n\x00\x00\x00\x01\xff\xff\xff\xff\x0f", "elements where"),
+        (b"\x02\x02n\x00\x00\x00\x01\xff\xff\xff\xff\x0f", "assignments has the length 4294967294"),
         (b"\x02\x02\xff\x00\x00\x00\x01\x00\x00" + b"\x00" * 6, "does not parse"),
     ],
 )
