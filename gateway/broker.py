@@ -64,6 +64,7 @@ class Broker:
         self.host, self.port = advertised or (host, port)
         self.node_id = NODE_ID
         self.topics = Topics(log, config)
+        self.state_topic = self.topics.find(STATE_TOPIC) or self.topics.create(STATE_TOPIC, partitions=1, internal=True)
         self.appended = Bell()
         """Rung with a topic's slot after an append; long polls wait on it."""
         self.timers = Timers()
@@ -85,10 +86,6 @@ class Broker:
     def cluster_id(self) -> str:
         """The same for the life of the region: 22 characters of URL-safe base64, as Kafka writes its own."""
         return base64.urlsafe_b64encode(self.state_topic.id).rstrip(b"=").decode("ascii")
-
-    @cached_property
-    def state_topic(self) -> TopicHandle:
-        return self.topics.find(STATE_TOPIC) or self.topics.create(STATE_TOPIC, partitions=1, internal=True)
 
     @cached_property
     def producer_ids(self) -> ProducerIds:

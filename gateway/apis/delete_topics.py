@@ -79,6 +79,7 @@ def _delete(broker: "Broker", handle: TopicHandle | None, result: Any) -> None:
     if handle.topic.internal:
         raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"{handle.name} is an internal topic")
     broker.topics.delete(handle)
+    broker.appended.ring(handle.topic.slot)  # who waits for records of it learns that it is gone
 
 
 API = Api(20, "DeleteTopics", 1, 6, 4, handle)

@@ -8,9 +8,9 @@ Behaviour
 - A transactional id is refused with UNSUPPORTED_VERSION: transactions are not served. What counts is that clients give
   up and say why. The Java client, kafka-python and others treat every error that they do not know here as fatal and
   show its text ("the version of API is not supported"), where INVALID_REQUEST would speak of a malformed request.
-  librdkafka stops at once only for errors that would be lies here (not authorized, time-out too large); with this one
-  it warns "Failed to acquire transactional PID ..." every half second and fails init_transactions() when its time is
-  over.
+  librdkafka is different: it stops at once only for errors that would be lies here (not authorized, time-out too
+  large). With this one it warns "Failed to acquire transactional PID ...: API version not supported" every half second,
+  and that is the error of init_transactions() when its time is over.
 - Written by hand: idempotent producers ask this before their first record, which must not wait for the codec.
 
 Version notes: 2: compact lengths and tagged fields. 3: producer id and epoch. 4, 5: further errors may be answered.

@@ -23,7 +23,7 @@ Not implemented: version 0, which Kafka gave up too.
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from totalog.engine import BatchAt
+from totalog.engine import BatchAt, UnknownTopic
 from totalog.gateway import waiting
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.topics import TopicHandle
@@ -67,7 +67,9 @@ async def handle(broker: "Broker", request: Request, message: Any) -> Any:
             if named[topic.name, asked.partition_index] > 1:
                 found = Found(code=ErrorCode.INVALID_REQUEST)
             else:
-                found = await _find(broker, version, handle, asked)
+                found = _find(broker, version, handle, asked)
+                if asked.timestamp >= 0 or asked.timestamp == MAX_TIMESTAMP:
+                    await waiting.yield_once()
             partitions.append(
                 response.ListOffsetsTopicResponse.ListOffsetsPartitionResponse(
                     version=version,
@@ -82,9 +84,16 @@ async def handle(broker: "Broker", request: Request, message: Any) -> Any:
     return response(version=version, throttle_time_ms=0, topics=topics)
 
 
-async def _find(broker: "Broker", version: int, handle: TopicHandle | None, asked: Any) -> Found:
+def _find(broker: "Broker", version: int, handle: TopicHandle | None, asked: Any) -> Found:
     if handle is None or not handle.has_partition(asked.partition_index):
         return Found(code=ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+    try:
+        return _find_in(broker, version, handle, asked)
+    except UnknownTopic:  # deleted while others had their turn
+        return Found(code=ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+
+
+def _find_in(broker: "Broker", version: int, handle: TopicHandle, asked: Any) -> Found:
     if asked.timestamp < 0 and version < FIRST_VERSIONS.get(asked.timestamp, version + 1):
         return Found(code=ErrorCode.UNSUPPORTED_VERSION)
     partition = handle.read_partition(asked.partition_index)
@@ -98,9 +107,7 @@ async def _find(broker: "Broker", version: int, handle: TopicHandle | None, aske
         return Found(bounds.log_start_offset, leader_epoch=bounds.leader_epoch)
     if asked.timestamp in (LATEST_TIERED, EARLIEST_PENDING_UPLOAD):
         return Found()
-    found = _look_up(broker, handle, partition, asked.timestamp)
-    await waiting.yield_once()
-    return found
+    return _look_up(broker, handle, partition, asked.timestamp)
 
 
 def _look_up(broker: "Broker", handle: TopicHandle, partition: int, timestamp: int) -> Found:

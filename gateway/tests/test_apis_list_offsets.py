@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from totalog.engine import Log
+from totalog.gateway import waiting
 from totalog.gateway.broker import Broker
 from totalog.gateway.tests import batches
 from totalog.gateway.tests.harness import REGION_SIZE, ask, make_broker
@@ -178,3 +179,20 @@ def test_a_compressed_batch_that_cannot_be_opened_answers_its_first_offset() -> 
         broker.append_internal(topic, 0, broken)
         assert find(broker, 11, "orders", 0, T + 5) == (0, 1, 10)
         assert find(broker, 11, "orders", 0, MAX_TIMESTAMP) == (0, 1, 10)
+
+
+def test_a_topic_may_be_deleted_between_two_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up by time lets others have their turn, and one of them may delete the topic."""
+    with Log.create(size=REGION_SIZE) as log:
+        broker = make_broker(log)
+        topic = broker.topics.create("orders", partitions=2)
+        append(broker, 0, [0])
+
+        async def delete() -> None:
+            if broker.topics.find("orders"):
+                broker.topics.delete(topic)
+
+        monkeypatch.setattr(waiting, "yield_once", delete)
+        first, second = list_offsets(broker, 11, [("orders", 0, T), ("orders", 1, T)])
+        assert (first.error_code, first.offset) == (0, 0)
+        assert second.error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION

@@ -165,6 +165,14 @@ def test_a_topic_is_gone_when_the_answer_is_there(broker: Broker, version: int) 
     assert create(broker).error_code == 0
 
 
+def test_a_deletion_wakes_who_waits_for_records(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = broker.topics.create("orders", partitions=2)
+    rung: list[object] = []
+    monkeypatch.setattr(broker.appended, "ring", rung.append)
+    delete(broker, 6, "orders", "nothing")
+    assert rung == [handle.topic.slot]
+
+
 def test_deleting_by_id(broker: Broker) -> None:
     handle = broker.topics.create("orders", partitions=2)
     ids = [uuid.UUID(bytes=handle.id), uuid.UUID(int=5)]
