@@ -157,7 +157,8 @@ class Log:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str] | None = None, *, size: int, coherent: bool = True) -> "Log":
-        """A new region of `size` bytes: a sealed memfd, or a file with mode 0600 that must not exist.
+        """A new region with `size` bytes for batches and indexes: a sealed memfd, or a file with mode 0600 that must not
+        exist. The tables of the region come on top and take memory as they are used.
 
         Errors: RegionError, OutOfMemory.
         """

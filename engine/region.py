@@ -24,8 +24,15 @@ from totalog.engine.errors import (
     RegionRefused,
 )
 
-SIZE_MIN = lib.FIXED_SIZE + 64 * lib.BLOCK_SIZE
-"""Bytes: the fixed part and a few blocks."""
+SIZE_MIN = 64 * lib.BLOCK_SIZE
+"""Bytes of blocks: what the smallest log that is worth having takes."""
+
+
+def file_size(size: int) -> int:
+    """Bytes of a region with `size` bytes of blocks: its tables come on top, and take memory only as they are used."""
+    blocks = size // lib.BLOCK_SIZE + 1  # block 0 is never used
+    tables = lib.FIXED_SIZE + blocks // 8 + blocks * ffi.sizeof("struct block_entry") + 2 * lib.BLOCK_SIZE
+    return tables - tables % lib.BLOCK_SIZE + blocks * lib.BLOCK_SIZE
 
 
 class Region:
@@ -38,10 +45,10 @@ class Region:
 
     @classmethod
     def create(cls, path: Path | None, size: int, coherent: bool) -> "Region":
-        """A new region of `size` bytes (sparse). A file gets mode 0600 and must not exist; a memfd is sealed."""
+        """A new region with `size` bytes of blocks (sparse). A file gets mode 0600 and must not exist; a memfd is sealed."""
         if size < SIZE_MIN:
-            raise RegionError(f"a region needs at least {SIZE_MIN >> 20} MiB, not {size >> 20} MiB: give more memory")
-        size -= size % lib.BLOCK_SIZE
+            raise RegionError(f"a log needs at least {SIZE_MIN >> 20} MiB, not {size / 2**20:.3g} MiB: give more memory")
+        size = file_size(size)
         descriptor = _new_memfd(size) if path is None else _new_file(path, size)
         try:
             error = lib.region_format(
