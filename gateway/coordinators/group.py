@@ -63,11 +63,12 @@ class Group:
         self.generation_id = 0
         self.protocol_name: str | None = None
         self.leader_id: str | None = None
+        """Of the generation: the member that came first."""
         self._initial_delay_s = initial_delay_s
-        # Of the rebalance being prepared: when it may end at the earliest, when it ends in any case, and until when it
-        # waits for unused member ids (known once everyone else is there).
+        # Of the rebalance being prepared: when it may end at the earliest, when it ends in any case, and how long it
+        # waits for unused member ids at most (known once everyone else is there; ids handed out later add nothing).
         self._join_from = self._join_until = 0.0
-        self._hold_until: float | None = None
+        self._hold_until = math.inf
         # Of the generation: when members that did not sync are removed.
         self._sync_until = math.inf
 
@@ -131,7 +132,7 @@ class Group:
             self._join_until = now + self.roster.rebalance_timeout_s()
             first = self.state is State.EMPTY
             self._join_from = min(now + self._initial_delay_s, self._join_until) if first else now
-            self._hold_until = None
+            self._hold_until = math.inf
             self._sync_until = math.inf
             self.state = State.PREPARING_REBALANCE
             for member in self.roster.members.values():
@@ -144,27 +145,28 @@ class Group:
             return
         self.generation_id += 1
         for member in [member for member in self.roster.members.values() if member.join_reply is None]:
-            self._forget(member.id)
+            self.roster.remove(member.id)
         if not self.roster.members:
-            self.state, self.protocol_name = State.EMPTY, None
+            self.state, self.leader_id = State.EMPTY, None
             return
-        if self.leader_id is None:
-            self.leader_id = next(iter(self.roster.members))
+        self.leader_id = next(iter(self.roster.members))
         self.state = State.COMPLETING_REBALANCE
         self.protocol_name = self.roster.select_protocol(self.leader_id)
         self._sync_until = now + self.roster.rebalance_timeout_s()
         for member in self.roster.members.values():
             member.synced = False
-            self.roster.assign(member, b"")
             member.answer_join(self._join_answer(member), now)
 
     def _must_wait(self, now: float) -> bool:
         """For the initial delay, for members that have not joined again, or for ids that were just handed out."""
         if now < self._join_from or not self.roster.all_joined():
             return True
-        if self._hold_until is None:
-            self._hold_until = self.roster.last_offer_at() + PENDING_HOLD_S
-        return now < self._hold_until and bool(self.roster.pending)
+        self._hold_until = self._held_until()
+        return now < self._hold_until
+
+    def _held_until(self) -> float:
+        """Until when the unused member ids hold the rebalance."""
+        return min(self._hold_until, self.roster.last_offer_at() + PENDING_HOLD_S)
 
     def _join_answer(self, member: Member) -> JoinAnswer:
         """What the member is told of the current generation: everything if it leads, little if it follows."""
@@ -270,21 +272,16 @@ class Group:
                 member.join_reply = member.sync_reply = None
                 member.heard(now)
                 if not member.id_known:
-                    self._forget(member.id)
+                    self.roster.remove(member.id)
                 if self.state is State.PREPARING_REBALANCE:
                     self._end_rebalance(now)
                 return
 
     def _remove(self, member_id: str, now: float, code: ErrorCode) -> None:
         """Take a member out and answer what it waits for with `code`. The caller rebalances."""
-        member = self._forget(member_id)
+        member = self.roster.remove(member_id)
         member.answer_join(JoinAnswer(code, member_id), now)
         member.answer_sync(SyncAnswer(code), now)
-
-    def _forget(self, member_id: str) -> Member:
-        if member_id == self.leader_id:
-            self.leader_id = None
-        return self.roster.remove(member_id)
 
     # Time
 
@@ -294,7 +291,7 @@ class Group:
         if self.state is not State.PREPARING_REBALANCE:
             return min(deadline, self._sync_until)
         if self.roster.all_joined():
-            deadline = min(deadline, max(self._join_from, self._hold_until or 0.0))
+            deadline = min(deadline, max(self._join_from, self._held_until()))
         return min(deadline, self._join_until)
 
     def tick(self, now: float) -> None:

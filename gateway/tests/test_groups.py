@@ -199,6 +199,19 @@ def test_unused_id_holds_the_first_join_for_half_a_second_only(world: World) -> 
     assert world.heartbeat(never_used, 1) is ErrorCode.UNKNOWN_MEMBER_ID
 
 
+def test_each_rebalance_waits_anew_for_ids_just_handed_out(world: World) -> None:
+    first, second = (world.join(takes_member_id=True).answer.member_id for _ in range(2))
+    world.join(first)
+    world.advance(PENDING_HOLD_S)
+    world.sync(first, 1)
+    newcomer = world.join(takes_member_id=True).answer.member_id
+    waiting = world.join(first)
+    assert not waiting.answered
+    world.join(newcomer)
+    assert len(waiting.answer.members) == 2
+    assert second not in [member.member_id for member in waiting.answer.members]
+
+
 def test_old_unused_id_does_not_hold_a_rebalance(world: World) -> None:
     (member,), _ = world.stable(1)
     world.join(takes_member_id=True)
@@ -369,6 +382,7 @@ def test_leader_that_never_syncs_is_removed(world: World) -> None:
 def test_follower_that_never_syncs_is_removed(world: World) -> None:
     (leader, follower), generation = world.stable(2, rebalance_s=7, session_s=30)
     world.join(leader, rebalance_s=7, session_s=30)
+    world.advance(3)
     world.join(follower, rebalance_s=7, session_s=30)
     world.sync(leader, generation + 1, {leader: b"", follower: b""})
     world.advance(6.9)
@@ -376,6 +390,20 @@ def test_follower_that_never_syncs_is_removed(world: World) -> None:
     world.advance(0.1)
     assert world.heartbeat(leader, generation + 1) is ErrorCode.REBALANCE_IN_PROGRESS
     assert world.sync(follower, generation + 1).code is ErrorCode.UNKNOWN_MEMBER_ID
+
+
+def test_time_to_sync_ends_with_its_generation(world: World) -> None:
+    (leader, follower), generation = world.stable(2, rebalance_s=30, session_s=30)
+    world.join(leader, session_s=30)
+    world.join(follower, session_s=30)
+    world.advance(20)
+    waiting = world.join(leader, session_s=30, protocols={"range": b"new"})
+    world.join(takes_member_id=True, session_s=11)
+    assert world.heartbeat(follower, generation + 1) is ErrorCode.REBALANCE_IN_PROGRESS
+    world.advance(15)
+    assert not waiting.answered
+    world.join(follower, session_s=30)
+    assert len(waiting.answer.members) == 2
 
 
 # Syncing

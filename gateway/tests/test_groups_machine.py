@@ -153,7 +153,7 @@ class Members(RuleBasedStateMachine):
         self.take_answers()
 
     def teardown(self) -> None:
-        """Everybody is silent, long enough for all that may take time: those who wait are answered, members are gone."""
+        """Everybody is silent, long enough for all that may take time: who waits is answered, members are gone."""
         waiting = [reply for client in self.all for reply in client.joins]
         syncing = [reply for client in self.all for _, reply in client.syncs]
         self.world.advance(2 * REBALANCE_S + SESSION_S)
