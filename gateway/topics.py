@@ -73,9 +73,8 @@ def is_reserved(name: str) -> bool:
     return name in RESERVED or is_hidden(name)
 
 
-def check_new_name(name: str, *, internal: bool = False) -> None:
-    """Raises Refused for a name that no new topic may have: Kafka's rules, no name of a view, and those of internal
-    topics for internal topics only."""
+def check_name(name: str) -> None:
+    """Raises Refused for what is no topic name by Kafka's rules."""
     problem = None
     if not name:
         problem = "a topic name cannot be empty"
@@ -85,12 +84,20 @@ def check_new_name(name: str, *, internal: bool = False) -> None:
         problem = f"a topic name has at most {view.NAME_SIZE_MAX} characters, this one has {len(name)}"
     elif not NAME.fullmatch(name):
         problem = f"topic name {name!r} has characters other than a-z, A-Z, 0-9, '.', '_' and '-'"
-    elif view.is_view_name(name):
-        problem = f"names that end in {view.SUFFIX} are those of total-order views and cannot be created"
-    elif is_reserved(name) and not internal:
-        problem = f"{name} is an internal topic: the broker makes it when it is needed"
     if problem:
         raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, problem)
+
+
+def check_new_name(name: str, *, internal: bool = False) -> None:
+    """Raises Refused for a name that no new topic may have: no topic name, one of a view, or, unless it is to be an
+    internal topic, one of those."""
+    check_name(name)
+    if view.is_view_name(name):
+        message = f"names that end in {view.SUFFIX} are those of total-order views and cannot be created"
+        raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, message)
+    if is_reserved(name) and not internal:
+        message = f"{name} is an internal topic: the broker makes it when it is needed"
+        raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, message)
 
 
 def _collision_key(name: str) -> str:

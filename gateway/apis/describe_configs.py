@@ -6,7 +6,8 @@ Behaviour
 - A value says where it comes from: the topic (1), the command line (4) or the default (5); with synonyms, all of them
   in the order in which they count.
 - The broker is asked for by its id; the empty name asks for cluster-wide dynamic settings, of which there are none.
-- Unknown topics are UNKNOWN_TOPIC_OR_PARTITION, other brokers and other resources INVALID_REQUEST.
+- Unknown topics are UNKNOWN_TOPIC_OR_PARTITION, bad names INVALID_TOPIC_EXCEPTION, other brokers and other resources
+  INVALID_REQUEST.
 
 Version notes: 1: sources and synonyms (KIP-226). 3: types and documentation (KIP-569). 4: compact lengths, tagged
 fields.
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.config import BROKER, TOPIC, Config, Setting, as_text
-from totalog.gateway.topics import Refused
+from totalog.gateway.topics import Refused, check_name
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -106,6 +107,7 @@ def _entries(broker: "Broker", resource_type: int, name: str) -> list[Entry]:
     if resource_type == TOPIC_RESOURCE:
         topic = broker.topics.find(name)
         if topic is None:
+            check_name(name)
             raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"topic {name} does not exist")
         return topic_entries(broker.config, topic.config, read_only=topic.is_view)
     if resource_type == BROKER_RESOURCE:

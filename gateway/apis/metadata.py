@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from totalog.gateway import view
 from totalog.gateway.apis.api import CLUSTER_OPERATIONS, TOPIC_OPERATIONS, VIEW_OPERATIONS, Api, Frame, Request, bits
-from totalog.gateway.topics import Refused, TopicHandle, check_new_name, is_hidden, is_reserved
+from totalog.gateway.topics import Refused, TopicHandle, check_name, is_hidden, is_reserved
 from totalog.gateway.wire.cursor import Cursor
 from totalog.gateway.wire.encode import count, frame, string, tags
 from totalog.gateway.wire.errors import ErrorCode
@@ -133,7 +133,7 @@ def _find_or_create(broker: "Broker", asked: Asked, name: str) -> TopicHandle | 
         if view.is_view_name(name) or is_reserved(name):
             return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         if not (asked.may_create and broker.config.boolean("auto.create.topics.enable")):
-            check_new_name(name)
+            check_name(name)
             return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         return broker.topics.create(name, partitions=broker.config.integer("num.partitions"))
     except Refused as refused:

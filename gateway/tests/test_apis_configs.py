@@ -114,6 +114,8 @@ def test_there_are_no_cluster_wide_dynamic_settings(broker: Broker) -> None:
     [
         (TOPIC_RESOURCE, "nothing", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
         (TOPIC_RESOURCE, "nothing.total-order", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+        (TOPIC_RESOURCE, "", ErrorCode.INVALID_TOPIC_EXCEPTION),
+        (TOPIC_RESOURCE, "a b", ErrorCode.INVALID_TOPIC_EXCEPTION),
         (BROKER_RESOURCE, "7", ErrorCode.INVALID_REQUEST),
         (8, "0", ErrorCode.INVALID_REQUEST),
         (32, "group", ErrorCode.INVALID_REQUEST),
