@@ -33,10 +33,10 @@ NOTHING = Commit(-1, -1, "", -1)
 
 
 class Found(NamedTuple):
-    """What a group has committed for one topic, by partition. The version says whether name or id is sent."""
+    """What a group has committed for one topic, by partition."""
 
-    name: str
-    topic_id: UUID | None
+    topic: dict[str, str | UUID | None]
+    """The field that names the topic in this version."""
     commits: Mapping[int, Commit]
     code: ErrorCode = ErrorCode.NONE
 
@@ -58,23 +58,27 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
 
 
 def _look_up(broker: "Broker", version: int, group_id: str, asked: Any) -> list[Found]:
+    by_id = version >= TOPIC_ID_FROM
     if asked is None:
         return [
-            Found(name, _topic_id(broker, name) if version >= TOPIC_ID_FROM else None, commits)
+            Found({"topic_id": _topic_id(broker, name)} if by_id else {"name": name}, dict(sorted(commits.items())))
             for name, commits in broker.offsets.fetch_all(group_id).items()
         ]
     found = []
-    for topic in {topic.topic_id if version >= TOPIC_ID_FROM else topic.name: topic for topic in asked}.values():
-        name, code = topic.name, ErrorCode.NONE
-        if version >= TOPIC_ID_FROM:
-            handle = None if topic.topic_id is None else broker.topics.find_id(topic.topic_id.bytes)
-            name, code = (handle.name, code) if handle is not None else ("", ErrorCode.UNKNOWN_TOPIC_ID)
+    for topic in {topic.topic_id if by_id else topic.name: topic for topic in asked}.values():
+        name = _topic_name(broker, topic.topic_id) if by_id else topic.name
         commits = {
-            partition: broker.offsets.fetch(group_id, name, partition) or NOTHING
+            partition: (broker.offsets.fetch(group_id, name, partition) if name else None) or NOTHING
             for partition in topic.partition_indexes
         }
-        found.append(Found(name, topic.topic_id, commits, code))
+        code = ErrorCode.UNKNOWN_TOPIC_ID if name is None else ErrorCode.NONE
+        found.append(Found({"topic_id": topic.topic_id} if by_id else {"name": topic.name}, commits, code))
     return found
+
+
+def _topic_name(broker: "Broker", topic_id: UUID | None) -> str | None:
+    handle = None if topic_id is None else broker.topics.find_id(topic_id.bytes)
+    return None if handle is None else handle.name
 
 
 def _topic_id(broker: "Broker", name: str) -> UUID | None:
@@ -87,8 +91,7 @@ def _answers(version: int, topic: Any, partition: Any, found: list[Found]) -> li
     return [
         topic(
             version=version,
-            name=each.name,
-            topic_id=each.topic_id,
+            **each.topic,
             partitions=[
                 partition(
                     version=version,
