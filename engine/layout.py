@@ -1,5 +1,6 @@
 """The region's layout as Python sees it: read from the compiled core, so that it cannot disagree with it."""
 
+import functools
 import hashlib
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ STRUCTS = (
 )
 LIMIT_ENDINGS = ("_MAX", "_SIZE", "_SLOTS", "_POSITION", "_BATCHES", "_PER_PAGE")
 LIMITS = tuple(name for name in dir(lib) if name.endswith(LIMIT_ENDINGS))
+CONSTANTS = tuple(name for name in dir(lib) if name.isupper() and not name.startswith(("OPEN_", "LIMIT_")))
+"""All that may stand in a region or decide where something stands: the limits, and the values of the enums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,21 @@ def fields(struct: str) -> list[Field]:
     return [Field(struct, name, field.offset, ffi.sizeof(field.type), field.type.cname) for name, field in described]
 
 
+def table() -> str:
+    """One line for each constant, struct and field: all that two builds must agree on to share a region."""
+    lines = [f"{name} = {getattr(lib, name)}" for name in CONSTANTS]
+    for struct in STRUCTS:
+        size = ffi.sizeof(f"struct {struct}")
+        lines.append(f"struct {struct}: {size} bytes")
+        lines += [f"  {field.position:>4} {field.size:>4} {field.type} {field.name}" for field in fields(struct)]
+    return "\n".join(lines) + "\n"
+
+
+@functools.cache
 def layout_id() -> int:
-    """64 bits over every field and every limit. A region that another layout made has another id."""
-    text = [f"{limit}={getattr(lib, limit)}" for limit in LIMITS]
-    text += [repr(field) for struct in STRUCTS for field in fields(struct)]
-    return int.from_bytes(hashlib.blake2b("\n".join(text).encode(), digest_size=8).digest(), "little")
+    """64 bits over the table. A region that another layout made has another id."""
+    return id_of(table())
+
+
+def id_of(table: str) -> int:
+    return int.from_bytes(hashlib.blake2b(table.encode(), digest_size=8).digest(), "little")

@@ -31,13 +31,13 @@ int commit_range(struct log *log, uint64_t position, uint64_t size)
         return -1;
     /* A file system without fallocate, or a device: the kernel populates, and answers instead of raising SIGBUS. */
     uint64_t first = position & ~(uint64_t)4095;
-    return madvise(mem_at(&log->mem, first, position + size - first), position + size - first, MADV_POPULATE_WRITE);
+    return madvise(mem_pages(&log->mem, first, position + size - first), position + size - first, MADV_POPULATE_WRITE);
 }
 
 static void populate(struct log *log, uint64_t position, uint64_t size)
 {
     /* Mapping ahead only saves page faults later: where the kernel is too old for it, they happen. */
-    (void)madvise(mem_at(&log->mem, position, size), size, MADV_POPULATE_WRITE);
+    (void)madvise(mem_pages(&log->mem, position, size), size, MADV_POPULATE_WRITE);
 }
 
 static uint64_t area_position(const struct log *log, enum area area)
@@ -113,7 +113,7 @@ static void *committer_main(void *argument)
     return NULL;
 }
 
-int committer_start(struct log *log)
+static int committer_start(struct log *log)
 {
     struct committer *committer = &log->committer;
     if (pthread_mutex_init(&committer->lock, NULL) != 0 || pthread_cond_init(&committer->wake, NULL) != 0)
@@ -140,9 +140,10 @@ void committer_stop(struct log *log)
 void commit_ahead(struct log *log, uint32_t claimed_end)
 {
     uint64_t committed = committed_blocks(log);
-    if (claimed_end + COMMIT_STEP_BLOCKS <= committed || committed >= log->block_count || !log->committer.running)
-        return;
     struct committer *committer = &log->committer;
+    if (claimed_end + COMMIT_STEP_BLOCKS <= committed || committed >= log->block_count || committer->stop ||
+        (!committer->running && committer_start(log) != 0))
+        return;                       /* without the thread, writers commit for themselves */
     pthread_mutex_lock(&committer->lock);
     committer->wanted = 1;
     pthread_cond_signal(&committer->wake);

@@ -144,7 +144,6 @@ void log_counters(struct log *log, struct log_counters *counters);
 void log_blocks(struct log *log, uint64_t *total, uint64_t *used, uint64_t *committed);
 /* Flushed lines, fences and invalidated lines so far. */
 void log_memory_operations(struct log *log, uint64_t *flushes, uint64_t *fences, uint64_t *invalidates);
-uint64_t log_base_address(struct log *log);
 
 /* One allocation at a time, for tests and benches: the bitmap alone. */
 uint32_t core_claim(struct log *log, uint32_t blocks);

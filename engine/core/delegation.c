@@ -9,11 +9,6 @@
  */
 #include "log.h"
 
-int ring_room(const struct log *log)
-{
-    return log->ring_next - log->ring_taken < RING_SLOTS;
-}
-
 void ring_put(struct log *log, struct batch_header *header, uint32_t append)
 {
     uint64_t sequence = log->ring_next++;

@@ -67,14 +67,13 @@ static struct log *map(int fd, uint64_t size)
         return NULL;
     }
     log->fd = fd;
-    log->mem.base = base;
-    log->mem.size = size;
+    mem_use(&log->mem, base, size);
     return log;
 }
 
 static void unmap(struct log *log)
 {
-    munmap(log->mem.base, log->mem.size);
+    munmap(mem_pages(&log->mem, 0, log->mem.size), log->mem.size);
     free(log);
 }
 
@@ -165,7 +164,8 @@ struct log *log_open(int32_t fd, uint64_t size, uint64_t layout_id, uint32_t bro
     }
     if (*error == OPEN_OK)
         *error = sequencer_take(log);
-    if (*error != OPEN_OK || committer_start(log) != 0) {
+    if (*error != OPEN_OK) {
+        committer_stop(log);
         sequencer_release(log);
         unmap(log);
         return NULL;
@@ -460,11 +460,6 @@ void log_memory_operations(struct log *log, uint64_t *flushes, uint64_t *fences,
     *invalidates = log->mem.invalidate_count;
 }
 
-uint64_t log_base_address(struct log *log)
-{
-    return (uint64_t)(uintptr_t)log->mem.base;
-}
-
 /* ---- single pieces, for tests and benches ------------------------------------------------------------------------------- */
 
 uint32_t core_claim(struct log *log, uint32_t blocks)
@@ -533,7 +528,7 @@ uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, ui
         racers[i] = (struct racer){.rounds = rounds, .blocks = blocks, .owners = owners};
         racers[i].log = *log;
         racers[i].log.recent_count = 0;
-        racers[i].log.committer.running = 0;
+        racers[i].log.committer = (struct committer){.stop = 1};
         if (pthread_create(&handles[i], NULL, race, &racers[i]) != 0)
             abort();
     }

@@ -4,12 +4,14 @@
  * Sizes and positions are asserted in layout_check.h and pinned by a golden table in the tests.
  *
  * Rules: sized integers, padding written out, positions and numbers instead of pointers, one writer for each 64-byte
- * line. "W:" names the writer. A `position` is a count of bytes from the start of the region. The fixed part:
+ * line. A test reads the writers from here: "W: writer" stands above a struct that has one, and in a comment that begins with "line 1." or
+ * "lines 1-2." above the fields of those lines where they have several. A `position` is a count of bytes from the start of the region. The fixed part:
  *
  *     region header, control block, broker table, pin table, topic table, partition table, batch rings, completions,
  *     order ring, producer snapshots; then, sized by the region: segment bitmap, block table, blocks.
  */
 
+#define LAYOUT_REVISION 2              /* grows when the meaning of something changes that keeps its name and size */
 #define LINE_SIZE 64
 #define BLOCK_SIZE 65536               /* bytes; one bit of the segment bitmap */
 #define INDEX_PAGE_SIZE 4096           /* bytes; sixteen to a block */
@@ -59,7 +61,7 @@ enum { ENTRY_LIVE = 0, ENTRY_RELEASED = 1 };
 /* ---- region header. W: the formatter, once ---------------------------------------------------------------------- */
 struct region_header {
     uint64_t magic;
-    uint64_t layout_id;             /* hash of this file; another build refuses to attach */
+    uint64_t layout_id;             /* hash over every constant, struct and field; another build refuses to attach */
     uint64_t region_size;           /* bytes */
     uint32_t coherence;
     uint32_t block_count;
@@ -84,10 +86,10 @@ struct control {
     uint32_t topic_slots;           /* slots of the topic table at or above it were never used */
     uint32_t partition_slots;
     uint64_t padding1[3];
-    /* line 2. W: replica (each directory has a frontier of its own in the broker table; this is the combined one). */
+    /* line 2. W: replica. Of all directories together; each has its own in the broker table. */
     uint64_t replicated;
     uint64_t padding2[7];
-    /* line 3. W: any, by atomic maximum: blocks below it have memory behind them. */
+    /* line 3. W: anyone, by atomic maximum. Blocks below it have memory behind them. */
     uint64_t committed_blocks;
     uint64_t padding3[7];
 };
@@ -317,7 +319,7 @@ struct snapshot_header {
     uint64_t padding[5];
 };
 
-/* ---- a topic operation, as its bytes stand in a segment of topic 0; the settings follow --------------------------------------- */
+/* ---- a topic operation, as its bytes stand in a segment of topic 0; the settings follow. W: that broker, before it is published ---- */
 struct topic_operation {
     uint32_t operation;
     uint32_t topic_slot;            /* of what exists: all but OPERATION_CREATE */

@@ -105,8 +105,7 @@ static inline uint64_t round_up(uint64_t size, uint64_t to) { return (size + to 
 int commit_range(struct log *log, uint64_t position, uint64_t size);           /* 0, or -1 where there is no memory */
 int commit_area(struct log *log, enum area area, uint64_t size);               /* the first `size` bytes of it */
 int commit_blocks(struct log *log);                                            /* one more step; -1: none left */
-void commit_ahead(struct log *log, uint32_t claimed_end);                      /* wakes the committer when fresh blocks go */
-int committer_start(struct log *log);
+void commit_ahead(struct log *log, uint32_t claimed_end);                      /* wakes (or starts) the committer when fresh blocks go */
 void committer_stop(struct log *log);
 
 /* ---- bitmap.c ---- */
@@ -124,10 +123,8 @@ void segment_unpin(struct log *log, int pin);
 int segment_pinned(struct log *log, uint32_t segment);
 
 /* ---- delegation.c ---- */
-uint64_t ring_reserve(struct log *log);                                        /* the next slot; the caller keeps within RING_SLOTS */
 void ring_put(struct log *log, struct batch_header *header, uint32_t append);
 void ring_publish(struct log *log);
-int ring_room(const struct log *log);
 void delegation_seal(struct log *log, uint32_t segment);
 void delegation_seal_open(struct log *log, uint32_t topic_slot);
 int delegation_place(struct log *log, uint32_t topic_slot, uint32_t topic_generation, uint32_t size, uint32_t *segment, uint32_t *position);

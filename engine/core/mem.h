@@ -150,6 +150,18 @@ static inline void mem_raise64(struct mem *mem, uint64_t position, uint64_t valu
         ;
 }
 
+static inline void mem_use(struct mem *mem, void *base, uint64_t size)
+{
+    mem->base = base;
+    mem->size = size;
+}
+
+/* A range of addresses for the kernel (madvise, munmap); never dereferenced. */
+static inline void *mem_pages(const struct mem *mem, uint64_t position, uint64_t size)
+{
+    return mem_at(mem, position, size);
+}
+
 /* Private until published: where a body is received, or checked before it is published. */
 static inline uint8_t *mem_reserved(const struct mem *mem, uint64_t position, uint64_t size)
 {

@@ -20,6 +20,7 @@ struct producer_table {
     struct slot slots[PRODUCERS_MAX];
     uint32_t used;                    /* slots ever used */
     uint32_t oldest, newest;
+    int area;                         /* where the newest snapshot stands; the next one goes to the other */
 };
 
 struct producer_table *producers_new(void)
@@ -29,6 +30,7 @@ struct producer_table *producers_new(void)
         return NULL;
     memset(table->buckets, 0xff, sizeof table->buckets);
     table->oldest = table->newest = NONE;
+    table->area = 1;
     return table;
 }
 
@@ -162,8 +164,9 @@ static uint64_t mix(uint64_t sum, const void *bytes, size_t size)
 }
 
 /* Oldest first, so that restoring in this order restores the order of use as well. */
-int producers_snapshot(struct log *log, struct producer_table *table, uint64_t position, int area)
+int producers_snapshot(struct log *log, struct producer_table *table, uint64_t position)
 {
+    int area = 1 - table->area;
     uint64_t at = SNAPSHOT_POSITION + (uint64_t)area * SNAPSHOT_SIZE;
     uint64_t size = sizeof(struct snapshot_header) + (uint64_t)table->used * sizeof(struct producer_entry);
     if (commit_area(log, area == 0 ? AREA_SNAPSHOT_0 : AREA_SNAPSHOT_1, size) != 0)
@@ -188,6 +191,7 @@ int producers_snapshot(struct log *log, struct producer_table *table, uint64_t p
     mem_write(&log->mem, at, &header, sizeof header);
     mem_flush(&log->mem, at, sizeof header);
     mem_fence(&log->mem);
+    table->area = area;
     return 0;
 }
 
@@ -217,6 +221,7 @@ uint64_t producers_restore(struct log *log, struct producer_table *table)
     if (!valid[0] && !valid[1])
         return 0;
     int area = valid[0] && (!valid[1] || headers[0].position > headers[1].position) ? 0 : 1;
+    table->area = area;
     uint64_t at = SNAPSHOT_POSITION + (uint64_t)area * SNAPSHOT_SIZE + sizeof(struct snapshot_header);
     for (uint64_t i = 0; i < headers[area].producer_count; i++) {
         struct producer_entry entry;

@@ -64,6 +64,7 @@ static void load_partition(struct log *log, struct topic_state *topic, uint32_t 
         .log_start_offset = entry.log_start_offset,
         .element_count = entry.element_count,
         .element_first = entry.element_first,
+        .settle_from = entry.element_first,
         .index_root = entry.index_root,
         .bytes_appended = entry.bytes_appended,
         .bytes_released = entry.bytes_released,
@@ -114,7 +115,7 @@ static int load_topic(struct log *log, uint32_t slot)
         uint32_t row = topic->partitions[partition].slot;
         sequencer->partition_used[row / 64] |= 1ull << row % 64;
     }
-    topic->sweep = topic->entry.entry_first;
+    topic->sweep = topic->settle_from = topic->entry.entry_first;
     if (topic->entry.state == TOPIC_DYING)
         sequencer->dying_count++;
     else if (slot != 0)
@@ -217,26 +218,106 @@ static int fold_producers(struct log *log)
     return OPEN_OK;
 }
 
-static int count_live(struct log *log, uint32_t slot)
+static void mark_pages(struct log *log, uint32_t slot)
 {
-    struct topic_state *topic = &log->sequencer->topics[slot];
-    if (topic->entry.state == TOPIC_FREE)
-        return OPEN_OK;
+    const struct topic_state *topic = &log->sequencer->topics[slot];
     struct index index = order_index(slot, topic->entry.index_root);
     index_mark(log, &index);
     for (uint32_t partition = 0; partition < topic->entry.partition_count; partition++) {
         struct index elements = partition_index(topic->partitions[partition].slot, topic->partitions[partition].index_root);
         index_mark(log, &elements);
     }
+}
+
+/* What is left of one partition. */
+struct left {
+    uint64_t count;                   /* live entries */
+    uint64_t base_offset;             /* of the first of them */
+    uint64_t bytes;                   /* of the batches before it */
+};
+
+/* A kill may have come between the release of entries and the lines that say so. Releases go from a partition's head on, so what is left
+ * tells where the head is. The operations' own topic is other: its records go in any order, its partition follows the topic. */
+static void settle_partition(struct sequencer *sequencer, uint32_t slot, uint32_t partition, const struct left *left)
+{
+    struct topic_state *topic = &sequencer->topics[slot];
+    struct partition_state *state = &topic->partitions[partition];
+    uint64_t first = slot == 0 ? topic->entry.entry_first : state->element_count - left->count;
+    uint64_t start = slot == 0 ? first : left->count > 0 ? left->base_offset : state->next_offset;
+    if (state->element_first >= first)
+        return;
+    topic->settle_pages = 1;
+    state->element_first = first;
+    state->bytes_released = slot == 0 ? 0 : left->count > 0 ? left->bytes : state->bytes_appended;
+    if (state->log_start_offset < start)
+        state->log_start_offset = start;
+    sequencer_touch_partition(sequencer, slot, partition);
+}
+
+static void settle_topic(struct sequencer *sequencer, uint32_t slot, uint64_t first, uint64_t total_order, uint64_t live, uint64_t bytes)
+{
+    struct topic_entry *topic = &sequencer->topics[slot].entry;
+    uint64_t holes = topic->entry_count - first - live;
+    if (topic->entry_first == first && topic->holes == holes && topic->bytes_released == topic->bytes_appended - bytes)
+        return;
+    sequencer->topics[slot].settle_pages = 1;
+    topic->entry_first = first;
+    topic->holes = holes;
+    topic->bytes_released = topic->bytes_appended - bytes;
+    if (topic->log_start_total_order < total_order)
+        topic->log_start_total_order = total_order;
+    sequencer_touch_topic(sequencer, slot);
+}
+
+/* Walks the topic's entries: counts the batches of each segment, and finds the heads. */
+static int count_live(struct log *log, uint32_t slot, struct left *left)
+{
+    struct topic_state *topic = &log->sequencer->topics[slot];
+    struct index index = order_index(slot, topic->entry.index_root);
+    uint64_t first = topic->entry.entry_count, total_order = topic->entry.next_total_order, live = 0, bytes = 0;
     for (uint64_t number = topic->entry.entry_first; number < topic->entry.entry_count; number++) {
         struct order_entry entry;
-        if (!entry_read(log, &index, number, &entry) || entry.state != ENTRY_LIVE)
+        if (!entry_read(log, &index, number, &entry)) {
+            number += ENTRIES_PER_PAGE - 1 - number % ENTRIES_PER_PAGE;
             continue;
-        if (entry.segment == 0 || entry.segment >= log->block_count)
+        }
+        if (entry.state != ENTRY_LIVE)
+            continue;
+        if (entry.segment == 0 || entry.segment >= log->block_count || entry.partition >= topic->entry.partition_count)
             return OPEN_DAMAGED;
         log->sequencer->live[entry.segment]++;
+        if (live++ == 0) {
+            first = number;
+            total_order = entry.total_order;
+        }
+        bytes += entry.size;
+        if (left[entry.partition].count++ == 0) {
+            left[entry.partition].base_offset = entry.base_offset;
+            left[entry.partition].bytes = entry.partition_bytes;
+        }
     }
+    if (topic->entry.state == TOPIC_LIVE)
+        settle_topic(log->sequencer, slot, first, total_order, live, bytes);
     return OPEN_OK;
+}
+
+static int settle_heads(struct log *log, uint32_t slot)
+{
+    struct topic_state *topic = &log->sequencer->topics[slot];
+    if (topic->entry.state == TOPIC_FREE)
+        return OPEN_OK;
+    struct left *left = calloc(topic->entry.partition_count, sizeof *left);
+    if (left == NULL)
+        return OPEN_NO_MEMORY;
+    mark_pages(log, slot);
+    int result = count_live(log, slot, left);
+    for (uint32_t partition = 0; topic->entry.state == TOPIC_LIVE && partition < topic->entry.partition_count && result == OPEN_OK; partition++)
+        if (left[partition].count <= topic->partitions[partition].element_count)
+            settle_partition(log->sequencer, slot, partition, &left[partition]);
+        else
+            result = OPEN_DAMAGED;
+    free(left);
+    return result;
 }
 
 static int claimed(struct log *log, uint32_t block)
@@ -281,6 +362,40 @@ static void settle_blocks(struct log *log)
         block += claimed(log, block) ? settle_run(log, block) : 1;
 }
 
+/* Pages whose entries or elements were all released before the kill, and which it kept from going. */
+static void drop_settled_pages(struct log *log, uint32_t slot)
+{
+    struct topic_state *topic = &log->sequencer->topics[slot];
+    if (!topic->settle_pages)
+        return;
+    topic->settle_pages = 0;
+    retention_drop_pages(log, slot, topic->settle_from);
+    for (uint32_t partition = 0; partition < topic->entry.partition_count; partition++) {
+        struct partition_state *state = &topic->partitions[partition];
+        struct index elements = partition_index(state->slot, state->index_root);
+        for (uint64_t number = state->settle_from; number / ELEMENTS_PER_PAGE < state->element_first / ELEMENTS_PER_PAGE; number += ELEMENTS_PER_PAGE)
+            index_drop_leaf(log, &elements, number, state->element_count);
+        state->index_root = elements.root;
+    }
+}
+
+/* A trim that was ordered, and perhaps not carried out. */
+static void finish_trim(struct log *log, const struct order_entry *entry)
+{
+    struct topic_operation operation;
+    uint64_t at = block_position(log, entry->segment) + entry->segment_position;
+    if (entry->size < sizeof operation || !segment_valid(log, entry->segment, entry->segment_position, entry->size))
+        return;
+    mem_invalidate(&log->mem, at, sizeof operation);
+    mem_read(&log->mem, at, &operation, sizeof operation);
+    const struct topic_entry *topic = &log->sequencer->topics[entry->base_sequence].entry;
+    if (operation.operation != OPERATION_TRIM || topic->state != TOPIC_LIVE || topic->generation != (uint32_t)entry->producer_id ||
+        (operation.trim_partition != PARTITION_VIEW && operation.trim_partition >= topic->partition_count))
+        return;
+    retention_trim(log, (uint32_t)entry->base_sequence, operation.trim_partition, operation.trim_offset);
+    sequencer_publish_lines(log);
+}
+
 /* Records of operations that describe no topic any more, or were spent when they were applied. */
 static void release_old_records(struct log *log)
 {
@@ -293,8 +408,10 @@ static void release_old_records(struct log *log)
             entry.base_sequence >= TOPICS_MAX)
             continue;
         const struct topic_entry *topic = &sequencer->topics[entry.base_sequence].entry;
-        if (topic->state != TOPIC_LIVE || topic->record_entry != number)
-            retention_release_record(log, number);
+        if (topic->state == TOPIC_LIVE && topic->record_entry == number)
+            continue;
+        finish_trim(log, &entry);
+        retention_release_record(log, number);
     }
 }
 
@@ -320,7 +437,7 @@ static int load(struct log *log)
     if (result == OPEN_OK)
         result = fold_producers(log);
     for (uint32_t slot = 0; slot < sequencer->topic_slots && result == OPEN_OK; slot++)
-        result = count_live(log, slot);
+        result = settle_heads(log, slot);
     return result;
 }
 
@@ -349,6 +466,8 @@ int sequencer_take(struct log *log)
     publish_consumed(log);
     mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, applied), sequencer->ordered);
     settle_blocks(log);
+    for (uint32_t slot = 0; slot < sequencer->topic_slots; slot++)
+        drop_settled_pages(log, slot);
     sequencer_release_after(log);
     release_old_records(log);
     sequencer_publish_lines(log);

@@ -107,6 +107,16 @@ static void release_from_topic(struct log *log, uint32_t slot, uint64_t number)
     sequencer_touch_topic(log->sequencer, slot);
 }
 
+void retention_drop_pages(struct log *log, uint32_t slot, uint64_t from)
+{
+    struct topic_entry *topic = &log->sequencer->topics[slot].entry;
+    struct index index = order_index(slot, topic->index_root);
+    for (uint64_t number = from - from % ENTRIES_PER_PAGE; number + ENTRIES_PER_PAGE <= topic->entry_count; number += ENTRIES_PER_PAGE)
+        if (page_released(log, &index, number))
+            index_drop_leaf(log, &index, number, topic->entry_count);
+    topic->index_root = index.root;
+}
+
 static void release_from_partition(struct log *log, uint32_t slot, const struct order_entry *entry)
 {
     struct partition_state *partition = &log->sequencer->topics[slot].partitions[entry->partition];

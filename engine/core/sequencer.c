@@ -181,8 +181,7 @@ static void take_snapshot(struct log *log)
     struct sequencer *sequencer = log->sequencer;
     if (sequencer->ordered - sequencer->checkpoint < CHECKPOINT_BATCHES)
         return;
-    int area = (int)(sequencer->ordered / CHECKPOINT_BATCHES % 2);
-    if (producers_snapshot(log, sequencer->producers, sequencer->ordered, area) != 0)
+    if (producers_snapshot(log, sequencer->producers, sequencer->ordered) != 0)
         return;                       /* no memory for it now: the order ring stops the log before it would be missed */
     sequencer->checkpoint = sequencer->order_trimmed = sequencer->ordered;
     mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, checkpoint), sequencer->checkpoint);
@@ -436,20 +435,22 @@ static void find_active_rings(struct log *log)
     }
 }
 
-/* What could not be done before `applied`: old records of topics, trims, deleted topics, segments without batches. */
+/* What could not be done before `applied`: trims, old records of topics, deleted topics, segments without batches. The record of a trim goes
+ * when its lines stand: until then a successor may have to carry it out. */
 void sequencer_release_after(struct log *log)
 {
     struct sequencer *sequencer = log->sequencer;
     uint64_t gone = sequencer->record_gone, spent = sequencer->record_spent;
+    if (sequencer->trim.wanted) {
+        sequencer->trim.wanted = 0;
+        retention_trim(log, sequencer->trim.topic_slot, sequencer->trim.partition, sequencer->trim.offset);
+        sequencer_publish_lines(log);
+    }
     sequencer->record_gone = sequencer->record_spent = 0;
     if (gone != 0)
         retention_release_record(log, gone - 1);
     if (spent != 0)
         retention_release_record(log, spent - 1);
-    if (sequencer->trim.wanted) {
-        sequencer->trim.wanted = 0;
-        retention_trim(log, sequencer->trim.topic_slot, sequencer->trim.partition, sequencer->trim.offset);
-    }
     if (sequencer->dying_count > 0)
         retention_sweep(log, SWEEP_ENTRIES);
     if (sequencer->dirty_topic_count > 0 || sequencer->dirty_partition_count > 0)

@@ -16,6 +16,7 @@ struct partition_state {
     uint64_t bytes_appended;
     uint64_t bytes_released;
     int64_t max_timestamp;
+    uint64_t settle_from;             /* at takeover: elements from here to element_first may still have pages */
 };
 
 struct topic_state {
@@ -24,6 +25,8 @@ struct topic_state {
     int dirty;
     int identity_dirty;
     uint64_t sweep;                   /* of a dying topic: next order entry to release */
+    int settle_pages;                 /* at takeover: pages of what was released may still stand, from this entry on */
+    uint64_t settle_from;
 };
 
 struct producer_table;
@@ -110,7 +113,7 @@ void producers_delete(struct producer_table *table);
 /* STATUS_OK: in sequence; STATUS_DUPLICATE: *original is set; or an error. */
 int producers_check(struct producer_table *table, const struct batch_header *header, struct producer_batch *original);
 void producers_record(struct producer_table *table, const struct producer_entry *key, const struct producer_batch *batch);
-int producers_snapshot(struct log *log, struct producer_table *table, uint64_t position, int area);
+int producers_snapshot(struct log *log, struct producer_table *table, uint64_t position);
 uint64_t producers_restore(struct log *log, struct producer_table *table);      /* the position that it covers */
 
 /* operations.c */
@@ -129,6 +132,7 @@ void retention_all(struct log *log, int64_t now_ms);                   /* every 
 void retention_trim(struct log *log, uint32_t topic_slot, uint32_t partition, uint64_t offset);
 void retention_release_record(struct log *log, uint64_t entry);
 int retention_sweep(struct log *log, uint32_t budget);                 /* deleted topics; 1: more to do */
+void retention_drop_pages(struct log *log, uint32_t slot, uint64_t from);   /* order pages without a live entry */
 void retention_drop(struct log *log, uint32_t segment);                /* one batch of the segment is gone */
 void retention_seal(struct log *log, uint32_t segment);
 void retention_free_waiting(struct log *log);

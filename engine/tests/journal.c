@@ -3,7 +3,7 @@
 #include "journal_face.h"
 
 #define WORD 8
-#define WHOLE_ABOVE 1024              /* a copy of payload or the zeroing of a page is one note */
+#define WHOLE_ABOVE 1024              /* a copy of payload is one note */
 
 struct note {
     uint64_t position;
@@ -47,6 +47,12 @@ void journal_note(const struct mem *mem, uint64_t position, uint64_t size)
         uint64_t at = (backwards ? count - 1 - i : i) * piece;
         note_piece(mem, position + at, size - at < piece ? size - at : piece);
     }
+}
+
+void journal_note_whole(const struct mem *mem, uint64_t position, uint64_t size)
+{
+    if (active && size > 0)
+        note_piece(mem, position, size);
 }
 
 void journal_start(int32_t descending)

@@ -27,6 +27,7 @@
 #undef mem_raise64
 
 void journal_note(const struct mem *mem, uint64_t position, uint64_t size);
+void journal_note_whole(const struct mem *mem, uint64_t position, uint64_t size);
 
 static inline void mem_store64(struct mem *mem, uint64_t position, uint64_t value)
 {
@@ -48,7 +49,7 @@ static inline void mem_write(struct mem *mem, uint64_t position, const void *sou
 
 static inline void mem_zero(struct mem *mem, uint64_t position, uint64_t size)
 {
-    journal_note(mem, position, size);
+    journal_note_whole(mem, position, size);
     seam_zero(mem, position, size);
 }
 
