@@ -2,9 +2,11 @@
 
 Behaviour
 - Every group, of any name and existing or not, is coordinated by this broker, from its first moment on.
-- Transactional ids are refused with UNSUPPORTED_VERSION and a message, since transactions are not served; share group
-  keys and unknown key types with INVALID_REQUEST and a message. An error here is not retriable: a client that asked
-  again and again would never tell its user why.
+- Transactional ids are refused, since transactions are not served, with CLUSTER_AUTHORIZATION_FAILED and a message that
+  says so. It is the one error with which librdkafka gives up at once and shows the message; with UNSUPPORTED_VERSION, or
+  any other that is not about permissions, it asks again for ever and says nothing. Java's client shows the message with
+  either.
+- Share group keys and unknown key types are INVALID_REQUEST with a message.
 
 Version notes: 1: key types, error message. 3: compact lengths, tagged fields. 4: a list of keys (KIP-699). 6: share
 group keys (KIP-932).
@@ -66,7 +68,7 @@ def _find(broker: "Broker", key_type: int) -> Found:
     if key_type == GROUP:
         return Found(ErrorCode.NONE, "", broker.node_id, broker.host, broker.port)
     if key_type == TRANSACTION:
-        return Found(ErrorCode.UNSUPPORTED_VERSION, "transactions are not served by this broker")
+        return Found(ErrorCode.CLUSTER_AUTHORIZATION_FAILED, "transactions are not served by this broker")
     if key_type == SHARE:
         return Found(ErrorCode.INVALID_REQUEST, "share groups are not served by this broker")
     return Found(ErrorCode.INVALID_REQUEST, f"coordinator key type {key_type} is not known")
