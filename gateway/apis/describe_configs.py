@@ -8,6 +8,7 @@ Behaviour
 - The broker is asked for by its id; the empty name asks for cluster-wide dynamic settings, of which there are none.
 - Unknown topics are UNKNOWN_TOPIC_OR_PARTITION, bad names INVALID_TOPIC_EXCEPTION, other brokers and other resources
   INVALID_REQUEST.
+- A resource named twice is answered once: an answer is some hundred times as large as the question.
 
 Version notes: 1: sources and synonyms (KIP-226). 3: types and documentation (KIP-569). 4: compact lengths, tagged
 fields.
@@ -84,7 +85,7 @@ def _broker_synonyms(config: Config, setting: Setting) -> list[tuple[str, str, i
 def handle(broker: "Broker", request: Request, message: Any) -> Any:
     version = request.version
     results = []
-    for resource in message.resources:
+    for resource in {(asked.resource_type, asked.resource_name): asked for asked in message.resources}.values():
         result = codec.DescribeConfigsResponse.DescribeConfigsResult(
             version=version,
             error_message=None,

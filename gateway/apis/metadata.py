@@ -47,7 +47,7 @@ class Asked:
     """A request's body."""
 
     topics: list[tuple[bytes, str | None]] | None
-    """Ids (zero: none) and names; None asks for all topics."""
+    """Each by its id, or, where that is zero, by its name; None asks for all topics."""
     may_create: bool
     cluster_operations: bool
     topic_operations: bool
@@ -97,7 +97,8 @@ def _parse_topic(cursor: Cursor, version: int) -> tuple[bytes, str | None]:
     if version < TOPIC_IDS_FROM:
         asked: tuple[bytes, str | None] = (NO_ID, cursor.compact_string())
     else:
-        asked = (cursor.uuid(), cursor.compact_nullable_string())
+        topic_id, name = cursor.uuid(), cursor.compact_nullable_string()
+        asked = (NO_ID, name) if topic_id == NO_ID else (topic_id, None)
     cursor.skip_tagged_fields()
     return asked
 
@@ -110,14 +111,12 @@ def _named(broker: "Broker", version: int, asked: Asked) -> list[bytes]:
     """One entry for each different topic that was asked for."""
     assert asked.topics is not None
     answers = []
-    for topic_id, given_name in dict.fromkeys(asked.topics):
-        name: str | None
+    for topic_id, name in dict.fromkeys(asked.topics):
         found: TopicHandle | ErrorCode
         if topic_id != NO_ID:
-            name, found = None, broker.topics.find_id(topic_id) or ErrorCode.UNKNOWN_TOPIC_ID
+            found = broker.topics.find_id(topic_id) or ErrorCode.UNKNOWN_TOPIC_ID
         else:
-            name = given_name or ""
-            found = _find_or_create(broker, asked, name)
+            found = _find_or_create(broker, asked, name or "")
         if isinstance(found, ErrorCode):
             answers.append(_error(version, found, topic_id, name))
         else:
@@ -141,8 +140,9 @@ def _find_or_create(broker: "Broker", asked: Asked, name: str) -> TopicHandle | 
 
 
 def _error(version: int, code: ErrorCode, topic_id: bytes, name: str | None) -> bytes:
-    """The entry of a topic that there is not. Before version 12 a name cannot be null."""
-    if name is None and version < 12:
+    """The entry of a topic that there is not. A topic asked for by name has one, and before version 12 all others
+    too."""
+    if name is None and (version < 12 or topic_id == NO_ID):
         name = ""
     return _entry(version, code, name, topic_id, False, [], NOT_ASKED)
 

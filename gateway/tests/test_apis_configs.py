@@ -127,3 +127,8 @@ def test_what_has_no_settings_here(broker: Broker, resource_type: int, name: str
     assert result.error_code == code
     assert result.error_message
     assert result.configs == []
+
+
+def test_a_resource_named_twice_is_told_once(broker: Broker) -> None:
+    resource = {"resource_type": TOPIC_RESOURCE, "resource_name": "orders", "configuration_keys": None}
+    assert len(ask(broker, "DescribeConfigs", 4, resources=[resource] * 3).results) == 1

@@ -42,7 +42,7 @@ def shared() -> Iterator[Broker]:
 @pytest.mark.parametrize("api", APIS, ids=lambda api: api.name)
 @given(data=st.data())
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -66,7 +66,7 @@ def nulls(struct: Any, message: Any, version: int) -> Iterator[str]:
 
 @pytest.mark.parametrize("api", [api for api in APIS if not api.raw], ids=lambda api: api.name)
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_passes_the_guard_has_no_null_where_none_is_allowed(api: Api, data: st.DataObject) -> None:
     version, body = data.draw(changed(api))
     try:

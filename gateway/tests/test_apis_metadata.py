@@ -159,6 +159,13 @@ def test_a_topic_asked_for_twice_is_told_once(orders: Broker) -> None:
     assert len(ask(orders, "Metadata", 13, topics=named("orders", "plain", "orders")).topics) == 2
 
 
+def test_a_topic_asked_for_by_its_id_under_many_names_is_told_once(orders: Broker) -> None:
+    handle = orders.topics.find("orders")
+    assert handle is not None
+    wanted = [{"topic_id": uuid.UUID(bytes=handle.id), "name": f"name-{number}"} for number in range(5)]
+    assert len(ask(orders, "Metadata", 13, topics=wanted).topics) == 1
+
+
 def test_a_name_that_collides_is_not_created(broker: Broker) -> None:
     broker.topics.create("a.b", partitions=1)
     [topic] = ask(broker, "Metadata", 13, topics=named("a_b")).topics
