@@ -157,12 +157,19 @@ class Log:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str] | None = None, *, size: int, coherent: bool = True) -> "Log":
-        """A new region with `size` bytes for batches and indexes: a sealed memfd, or a file with mode 0600 that must not
-        exist. The tables of the region come on top and take memory as they are used.
+        """A new region with `size` bytes for batches and indexes: a sealed memfd, or a file that must not exist.
+
+        The file gets mode 0600. The tables of the region come on top and take memory as they are used.
 
         Errors: RegionError, OutOfMemory.
         """
-        return cls(Region.create(None if path is None else Path(path), size, coherent))
+        region = Region.create(None if path is None else Path(path), size, coherent)
+        try:
+            return cls(region)
+        except BaseException:
+            if region.path is not None:
+                region.path.unlink()
+            raise
 
     @classmethod
     def attach(cls, path: str | os.PathLike[str]) -> "Log":

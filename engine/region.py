@@ -45,9 +45,9 @@ class Region:
 
     @classmethod
     def create(cls, path: Path | None, size: int, coherent: bool) -> "Region":
-        """A new region with `size` bytes of blocks (sparse). A file gets mode 0600 and must not exist; a memfd is sealed."""
+        """A new region with `size` bytes of blocks. A file gets mode 0600 and must not exist; a memfd is sealed."""
         if size < SIZE_MIN:
-            raise RegionError(f"a log needs at least {SIZE_MIN >> 20} MiB, not {size / 2**20:.3g} MiB: give more memory")
+            raise RegionError(f"a log needs {SIZE_MIN >> 20} MiB or more, not {size / 2**20:.3g} MiB: give more memory")
         size = file_size(size)
         descriptor = _new_memfd(size) if path is None else _new_file(path, size)
         try:
