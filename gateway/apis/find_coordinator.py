@@ -3,9 +3,9 @@
 Behaviour
 - Every group, of any name and existing or not, is coordinated by this broker, from its first moment on.
 - Transactional ids are refused, since transactions are not served, with CLUSTER_AUTHORIZATION_FAILED and a message that
-  says so. It is the one error with which librdkafka gives up at once and shows the message; with UNSUPPORTED_VERSION, or
-  any other that is not about permissions, it asks again for ever and says nothing. Java's client shows the message with
-  either.
+  says so. It is the one error with which librdkafka gives up at once and shows the message; with UNSUPPORTED_VERSION,
+  or any other that is not about permissions, it asks again for ever and says nothing. Java's client shows the message
+  with either.
 - Share group keys and unknown key types are INVALID_REQUEST with a message.
 
 Version notes: 1: key types, error message. 3: compact lengths, tagged fields. 4: a list of keys (KIP-699). 6: share
