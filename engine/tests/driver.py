@@ -11,8 +11,8 @@ import numpy.typing as npt
 from totalog.engine import Log, Reservation, Topic
 from totalog.engine._core import ffi, lib
 
-SIZE_SMALL = lib.FIXED_SIZE + 256 * (lib.BLOCK_SIZE + 256)
-"""Bytes of a region of about 250 blocks: all of it is committed when it is formatted."""
+SIZE_SMALL = 250 * lib.BLOCK_SIZE
+"""Bytes of a log that has all its memory from the start."""
 READ_ROOM = 4 << 20
 """Bytes that `read_all` copies at once."""
 
