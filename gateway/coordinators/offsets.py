@@ -202,15 +202,21 @@ class OffsetStore:
         self._log_start, self._log_end = bounds.log_start_offset, bounds.next_offset
         for log_offset, record in self._read(topic):
             try:
-                key = None if record.key is None else decode_key(record.key)
-                value = None if record.value is None else decode_value(record.value)
+                self._fold_record(record, log_offset)
             except ProtocolViolation as damage:
                 log.warning("record %d of %s is passed over: %s", log_offset, TOPIC, damage)
-                continue
-            if key is None or (record.value is not None and value is None):
-                continue
+
+    def _fold_record(self, record: records.Record, log_offset: int) -> None:
+        key = None if record.key is None else decode_key(record.key)
+        if key is None:
+            return
+        if record.value is None:
+            self._apply(key, None, log_offset)
+            return
+        value = decode_value(record.value)
+        if value is not None:
             handle = self._broker.topics.find(key.topic)
-            exists = value is not None and handle is not None and handle.id == value[1]
+            exists = handle is not None and handle.id == value[1]
             self._apply(key, value if exists else None, log_offset)
 
     def _read(self, topic: TopicHandle) -> Iterator[tuple[int, records.Record]]:

@@ -600,6 +600,13 @@ def test_gone_client_that_does_not_come_back(world: World) -> None:
     assert [member.member_id for member in waiting.answer.members] == [follower]
 
 
+def test_only_client_of_a_group_is_gone(world: World) -> None:
+    never_used = world.join(takes_member_id=True).answer.member_id
+    world.groups.abandon("g", world.join())
+    assert world.state() is State.EMPTY
+    assert world.join(never_used).answer.generation_id == 2
+
+
 def test_client_gone_while_it_waits_to_sync(world: World) -> None:
     (leader, follower), generation = world.stable(2, session_s=10)
     world.join(leader)

@@ -224,6 +224,8 @@ class Members(RuleBasedStateMachine):
         assert (group.state is State.EMPTY) == (not members)
         assert all(member.join_reply is None for member in members) or group.state is State.PREPARING_REBALANCE
         assert all(member.sync_reply is None for member in members) or group.state is State.COMPLETING_REBALANCE
+        if group.state is State.EMPTY:
+            assert group.leader_id is None
         if group.state in (State.COMPLETING_REBALANCE, State.STABLE):
             assert group.leader_id in group.roster.members
         assert not set(group.roster.pending) & set(group.roster.members)
