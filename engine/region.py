@@ -31,7 +31,7 @@ SIZE_MIN = 64 * lib.BLOCK_SIZE
 def file_size(size: int) -> int:
     """Bytes of a region with `size` bytes of blocks: its tables come on top, and take memory only as they are used."""
     blocks = size // lib.BLOCK_SIZE + 1  # block 0 is never used
-    tables = lib.FIXED_SIZE + blocks // 8 + blocks * ffi.sizeof("struct block_entry") + 2 * lib.BLOCK_SIZE
+    tables: int = lib.FIXED_SIZE + blocks // 8 + blocks * ffi.sizeof("struct block_entry") + 2 * lib.BLOCK_SIZE
     return tables - tables % lib.BLOCK_SIZE + blocks * lib.BLOCK_SIZE
 
 
