@@ -213,8 +213,8 @@ def make_topic(admin: Client) -> Iterator[MakeTopic]:
 
 @pytest.fixture
 def topic(make_topic: MakeTopic) -> str:
-    """A topic of two partitions."""
-    return make_topic(2)
+    """A topic of two partitions that keeps records of any age."""
+    return make_topic(2, retention_ms=-1)
 
 
 @pytest.fixture

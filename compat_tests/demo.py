@@ -92,7 +92,7 @@ def write_at_once(console: Console, processes: list[ClientProcess], count: int) 
     refused = [delivery for delivery in deliveries if delivery.code]
     if refused:
         raise SystemExit(f"{len(refused)} records were refused, the first with error {refused[0].code}")
-    console.print(f"{len(deliveries):,} records acknowledged in {seconds:.1f} s", highlight=False)
+    console.print(f"{len(deliveries):,} records acknowledged in {seconds:.1f} s", highlight=False, soft_wrap=True)
     return checker.told(range(len(deliveries)), deliveries)
 
 
@@ -166,12 +166,13 @@ def show(console: Console, found: dict[str, list[str]], read: dict[str, tuple[Se
         console.print(
             f"{kind} read {len(partitions):,} records from the partitions, {len(view):,} from the total order",
             highlight=False,
+            soft_wrap=True,
         )
     return not any(found.values())
 
 
 def say_what_is_next(console: Console, address: str) -> None:
-    console.print(f"\nserving at {address} until Ctrl-C. What to try next:", highlight=False)
+    console.print(f"\nserving at {address} until Ctrl-C. What to try next:", highlight=False, soft_wrap=True)
     for line in (
         f".venv/bin/python examples/produce_consume.py {address}",
         f".venv/bin/python examples/total_order.py {address}",
@@ -199,11 +200,11 @@ def main() -> int:
     wanted = int(os.environ.get("PORT") or PORT)
     port = free_port(wanted)
     if port != wanted:
-        console.print(f"port {wanted} is taken, so another one is used", highlight=False)
+        console.print(f"port {wanted} is taken, so another one is used", highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
         with broker(port=port) as running:
-            console.print(f"broker at {running.address}, process {running.pid}", highlight=False)
+            console.print(f"broker at {running.address}, process {running.pid}", highlight=False, soft_wrap=True)
             with ExitStack() as stack:
                 processes = [ClientProcess(kind, running.address) for kind in KINDS]
                 for process in processes:

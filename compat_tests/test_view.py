@@ -187,9 +187,8 @@ def test_what_is_refused(client: Client, topic: str) -> None:
         client.delete_topic(view)
     with pytest.raises(ClientError) as not_grown:
         client.create_partitions(view, 3)
-    for refusal in (not_deleted.value, not_grown.value):
-        assert refusal.code == Code.INVALID_TOPIC
-        assert "total-order view" in refusal.text
+    assert (not_deleted.value.code, not_grown.value.code) == (Code.INVALID_TOPIC, Code.INVALID_TOPIC)
+    assert "total-order view" in not_grown.value.text  # librdkafka's version of DeleteTopics has no room for a text
     assert len(client.read_topic(view, 1)) == 10
     assert client.describe_topic(view).partitions == 1
 

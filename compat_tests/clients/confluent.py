@@ -39,6 +39,7 @@ from compat_tests.clients.face import (
 from compat_tests.clients.reading import Reading
 
 REQUEST_TIMEOUT_S = 20.0
+RECONNECT = {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 500}
 _TIMED_OUT = (KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT_QUEUE)
 
 
@@ -98,7 +99,7 @@ class ConfluentKafka(Reading):
     @property
     def _admin(self) -> AdminClient:
         if self._admin_client is None:
-            self._admin_client = AdminClient({"bootstrap.servers": self._bootstrap})
+            self._admin_client = AdminClient({"bootstrap.servers": self._bootstrap, **RECONNECT})
         return self._admin_client
 
     # Producing
@@ -118,6 +119,7 @@ class ConfluentKafka(Reading):
             "request.timeout.ms": settings.request_timeout_ms,
             "queue.buffering.max.kbytes": 1_048_576,
             "topic.metadata.refresh.interval.ms": 1_000,
+            **RECONNECT,
         }
         with translated():
             return self._keep(Producer({name: value for name, value in options.items() if value is not None}))
@@ -178,6 +180,7 @@ class ConfluentKafka(Reading):
             "message.max.bytes": settings.fetch_max_bytes if (settings.fetch_max_bytes or 0) >= 1_000 else None,
             "max.partition.fetch.bytes": settings.partition_fetch_max_bytes,
             "topic.metadata.refresh.interval.ms": 1_000,
+            **RECONNECT,
         }
         with translated():
             return self._keep(Consumer({name: value for name, value in options.items() if value is not None}))

@@ -26,6 +26,7 @@ from compat_tests.clients.face import (
 from compat_tests.clients.reading import Reading
 
 REQUEST_TIMEOUT_MS = 20_000
+RECONNECT = {"reconnect_backoff_ms": 20, "reconnect_backoff_max_ms": 500}
 
 
 def translated_error(error: Exception) -> ClientError:
@@ -78,7 +79,7 @@ class KafkaPython(Reading):
         if self._admin_client is None:
             with translated():
                 self._admin_client = KafkaAdminClient(
-                    bootstrap_servers=self._bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS
+                    bootstrap_servers=self._bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS, **RECONNECT
                 )
         return self._admin_client
 
@@ -100,7 +101,7 @@ class KafkaPython(Reading):
         defaulted = ("max_in_flight_requests_per_connection", "batch_size", "retries")
         options = {name: value for name, value in options.items() if value is not None or name not in defaulted}
         with translated():
-            return self._keep(KafkaProducer(bootstrap_servers=bootstrap or self._bootstrap, **options))
+            return self._keep(KafkaProducer(bootstrap_servers=bootstrap or self._bootstrap, **RECONNECT, **options))
 
     def send(self, producer: int, topic: str, records: Sequence[Record], one_by_one: bool = False) -> list[Delivery]:
         client = self._handles[producer]
@@ -149,6 +150,7 @@ class KafkaPython(Reading):
                 fetch_max_wait_ms=settings.fetch_wait_ms,
                 fetch_min_bytes=settings.fetch_min_bytes,
                 metadata_max_age_ms=1_000,
+                **RECONNECT,
                 **options,
             )
         return self._keep(consumer)
