@@ -99,7 +99,7 @@ static uint32_t claim_recent(struct log *log, uint32_t count)
         run->first += count;
         run->count -= count;
         if (run->count == 0)
-            *run = log->recent[--log->recent_count];
+            memmove(run, run + 1, (--log->recent_count - (i - 1)) * sizeof *run);
         if (claim_at(log, first, count))
             return first;
         return 0;

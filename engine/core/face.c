@@ -495,7 +495,7 @@ struct racer {
     struct log log;                   /* the same region, hints of its own */
     uint32_t rounds, blocks;
     uint8_t *owners;                  /* one byte per block: 1 while someone holds it */
-    uint64_t collisions;
+    uint64_t claims, collisions;
 };
 
 static void *race(void *argument)
@@ -505,6 +505,7 @@ static void *race(void *argument)
         uint32_t first = bitmap_claim(&racer->log, racer->blocks);
         if (first == 0)
             continue;
+        racer->claims++;
         for (uint32_t i = 0; i < racer->blocks; i++)
             racer->collisions += local_exchange(&racer->owners[first + i], 1) != 0;
         for (uint32_t i = 0; i < racer->blocks; i++)
@@ -514,7 +515,7 @@ static void *race(void *argument)
     return NULL;
 }
 
-uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, uint32_t blocks, double *nanoseconds)
+uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, uint32_t blocks, uint64_t *claims, double *nanoseconds)
 {
     struct racer *racers = calloc(threads, sizeof *racers);
     pthread_t *handles = calloc(threads, sizeof *handles);
@@ -523,11 +524,13 @@ uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, ui
     struct timespec start, end;
     if (racers == NULL || handles == NULL || owners == NULL)
         abort();
+    *claims = 0;
     clock_gettime(CLOCK_MONOTONIC, &start);
     for (uint32_t i = 0; i < threads; i++) {
         racers[i] = (struct racer){.rounds = rounds, .blocks = blocks, .owners = owners};
         racers[i].log = *log;
         racers[i].log.recent_count = 0;
+        racers[i].log.counters = (struct log_counters){0};
         racers[i].log.committer = (struct committer){.stop = 1};
         if (pthread_create(&handles[i], NULL, race, &racers[i]) != 0)
             abort();
@@ -535,7 +538,8 @@ uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, ui
     for (uint32_t i = 0; i < threads; i++) {
         pthread_join(handles[i], NULL);
         collisions += racers[i].collisions;
-        log->counters.allocation_retries += racers[i].log.counters.allocation_retries - log->counters.allocation_retries;
+        *claims += racers[i].claims;
+        log->counters.allocation_retries += racers[i].log.counters.allocation_retries;
     }
     clock_gettime(CLOCK_MONOTONIC, &end);
     *nanoseconds = ((double)(end.tv_sec - start.tv_sec) * 1e9 + (double)(end.tv_nsec - start.tv_nsec)) / rounds / threads;
