@@ -53,6 +53,9 @@ class Reborn:
 
     def start_again(self) -> None:
         self._running = self._start(self.port)
+
+    def wait_for_clients(self) -> None:
+        """Administration does not wait for a connection with each client, as producing and consuming do."""
         deadline = time.monotonic() + 20
         for client in self.clients.values():
             while not connected(client):
@@ -64,7 +67,6 @@ class Reborn:
 
 
 def connected(client: Client) -> bool:
-    """Administration does not wait for a connection with each client, as producing and consuming do."""
     try:
         return bool(client.describe_cluster())
     except ClientError:
@@ -111,6 +113,7 @@ def test_everything_is_there_again(reborn: Reborn, ending: signal.Signals) -> No
 
     assert reborn.end(ending) == (0 if ending == signal.SIGTERM else -ending)
     reborn.start_again()
+    reborn.wait_for_clients()
 
     assert (client.topics(), client.describe_cluster()) == (names, cluster)
     assert client.topic_config(topic)["retention.ms"] == "7200000"

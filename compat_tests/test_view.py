@@ -114,8 +114,9 @@ def test_bounds_seek_and_position(client: Client, topic: str) -> None:
     view = view_of(topic)
     consumer = client.open_consumer(ConsumerSettings())
     assert client.bounds(consumer, [view]) == {view: (0, 0)}
-    for number in range(50):
-        write(client, topic, [Record(b"%d" % number, partition=number % 2)])
+    producer = client.open_producer(ProducerSettings())
+    client.send(producer, topic, numbered(50, 2), one_by_one=True)
+    client.close_producer(producer)
     assert client.bounds(consumer, [view]) == {view: (0, 50)}
     client.assign(consumer, {view: 0})
     assert [record.value for record in client.read(consumer, 50)] == [b"%d" % number for number in range(50)]
