@@ -15,6 +15,8 @@ from totalog.gateway.wire.batch import TIMESTAMP_UNCHECKED, check, error_code
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
+    from totalog.gateway.apis.fetch import Reader
+    from totalog.gateway.apis.produce import Appender
     from totalog.gateway.coordinators.groups import GroupCoordinator
     from totalog.gateway.coordinators.offsets import OffsetStore
 
@@ -69,6 +71,18 @@ class Broker:
         """Rung with a topic's slot after an append; long polls wait on it."""
         self.timers = Timers()
         """Run by the server."""
+
+    @cached_property
+    def appender(self) -> "Appender":
+        from totalog.gateway.apis.produce import Appender
+
+        return Appender(self)
+
+    @cached_property
+    def reader(self) -> "Reader":
+        from totalog.gateway.apis.fetch import Reader
+
+        return Reader(self.log)
 
     @cached_property
     def groups(self) -> "GroupCoordinator":

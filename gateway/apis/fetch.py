@@ -22,7 +22,6 @@ Not implemented: fetching as a replica, diverging epochs (only replicas send the
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from weakref import WeakKeyDictionary
 
 from totalog.gateway import waiting
 from totalog.gateway.apis.api import Api, Request
@@ -233,15 +232,10 @@ class Assembly:
         self._reader.pool.give(old)
 
 
-_readers: WeakKeyDictionary["Broker", Reader] = WeakKeyDictionary()
-
-
 async def handle(broker: "Broker", request: Request) -> Answer:
     """The answer, whose buffer goes back to its pool when the connection releases it."""
     message = wire.parse(request.version, request.frame, request.body_at)
-    reader = _readers.get(broker)
-    if reader is None:
-        reader = _readers[broker] = Reader(broker.log)
+    reader = broker.reader
     if message.session_epoch not in FULL_FETCH_EPOCHS:
         return reader.refuse(request, ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
     size_max = max(1, min(message.max_bytes, broker.config.integer("fetch.max.bytes"), ANSWER_SIZE_MAX))

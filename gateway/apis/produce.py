@@ -21,7 +21,6 @@ without one TRANSACTIONAL_ID_AUTHORIZATION_FAILED, as from Kafka.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
-from weakref import WeakKeyDictionary
 
 from totalog.gateway import view
 from totalog.gateway.apis.api import Api, Request
@@ -268,9 +267,6 @@ def _refusal(message: wire.ProduceRequest) -> tuple[ErrorCode, str] | None:
     return None
 
 
-_appenders: WeakKeyDictionary["Broker", Appender] = WeakKeyDictionary()
-
-
 def handle_group(broker: "Broker", requests: Sequence[Request]) -> Iterator[bytes | None]:
     """The answers to `requests`, in their order: complete frames, or None where acks is 0.
 
@@ -282,10 +278,7 @@ def handle_group(broker: "Broker", requests: Sequence[Request]) -> Iterator[byte
     `log.acknowledged` is still false, an awaitable of the frame in its place: the connection awaits it there, so that
     answers stay in request order. Nothing else here depends on it.
     """
-    appender = _appenders.get(broker)
-    if appender is None:
-        appender = _appenders[broker] = Appender(broker)
-    return appender.append(broker, requests)
+    return broker.appender.append(broker, requests)
 
 
 def handle(broker: "Broker", request: Request) -> bytes | None:
