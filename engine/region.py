@@ -32,7 +32,8 @@ def file_size(size: int) -> int:
     """Bytes of a region with `size` bytes of blocks: its tables come on top, and take memory only as they are used."""
     blocks = size // lib.BLOCK_SIZE + 1  # block 0 is never used
     tables: int = lib.FIXED_SIZE + blocks // 8 + blocks * ffi.sizeof("struct block_entry") + 2 * lib.BLOCK_SIZE
-    return tables - tables % lib.BLOCK_SIZE + blocks * lib.BLOCK_SIZE
+    size_in_blocks: int = tables // lib.BLOCK_SIZE + blocks
+    return size_in_blocks * int(lib.BLOCK_SIZE)
 
 
 class Region:
