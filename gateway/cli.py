@@ -72,7 +72,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(short_help="Run a broker.")
 @click.option("--host", default="localhost", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
@@ -147,7 +147,7 @@ def serve(
         raise click.ClickException(str(fault)) from None
 
 
-@cli.command()
+@cli.command(short_help="Ask a broker whether it serves.")
 @click.argument("target", type=address, metavar="HOST:PORT")
 @click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for each answer.")
 def healthcheck(target: tuple[str, int | None], timeout: float) -> None:
@@ -166,11 +166,12 @@ def healthcheck(target: tuple[str, int | None], timeout: float) -> None:
     click.echo(f"healthy: {said}")
 
 
-@cli.command()
+@cli.command(short_help="List the settings that serve --set takes.")
 def settings() -> None:
     """List the broker settings that --set takes, with their defaults."""
-    from totalog.gateway.config import BROKER, Effect, as_text
+    from totalog.gateway.settings import BROKER, UNSET, Effect, as_text
 
     for setting in sorted(BROKER.values(), key=lambda row: (row.effect is Effect.NONE, row.name)):
-        click.echo(f"{setting.name}={as_text(setting.default)}")
+        unset = isinstance(setting.default, int) and setting.default == UNSET
+        click.echo(f"{setting.name}={'' if unset else as_text(setting.default)}")
         click.echo(f"    {setting.doc}{' (Accepted, changes nothing.)' if setting.effect is Effect.NONE else ''}")

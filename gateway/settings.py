@@ -17,6 +17,8 @@ Value: TypeAlias = bool | int | float | str | tuple[str, ...]
 
 INT_MAX: Final = 2**31 - 1
 LONG_MAX: Final = 2**63 - 1
+UNSET: Final = -2
+"""Default of what Kafka leaves unset: a time that no one may set."""
 
 
 class InvalidConfig(ValueError):
@@ -162,6 +164,7 @@ BROKER: Final[Mapping[str, Setting]] = _table(
         f"Replication factor of a topic whose creator names none. {_ONE_REPLICA}",
         minimum=1,
         maximum=32767,
+        effect=Effect.NONE,
     ),
     Setting(
         "message.max.bytes",
@@ -180,11 +183,11 @@ BROKER: Final[Mapping[str, Setting]] = _table(
     Setting(
         "log.retention.ms",
         Type.LONG,
-        -2,
+        UNSET,
         "How long records are kept, in ms; -1: for ever. Not set: log.retention.minutes.",
         minimum=-1,
     ),
-    Setting("log.retention.minutes", Type.INT, -2, "As log.retention.ms, in minutes. Not set: log.retention.hours."),
+    Setting("log.retention.minutes", Type.INT, UNSET, "As log.retention.ms, in minutes. Not set: log.retention.hours."),
     Setting("log.retention.hours", Type.INT, 168, "As log.retention.ms, in hours."),
     Setting(
         "log.retention.check.interval.ms",
@@ -218,8 +221,9 @@ BROKER: Final[Mapping[str, Setting]] = _table(
         "log.message.timestamp.before.max.ms",
         Type.LONG,
         LONG_MAX,
-        "How far a record's timestamp may lie behind the broker's clock, in ms.",
+        "How far a record's timestamp may lie behind the broker's clock, in ms. Old timestamps are not refused yet.",
         minimum=0,
+        effect=Effect.NONE,
     ),
     Setting(
         "compression.type",
@@ -383,8 +387,9 @@ TOPIC: Final[Mapping[str, Setting]] = _table(
         "message.timestamp.before.max.ms",
         Type.LONG,
         LONG_MAX,
-        "How far a record's timestamp may lie behind the broker's clock, in ms.",
+        "How far a record's timestamp may lie behind the broker's clock, in ms. Old timestamps are not refused yet.",
         minimum=0,
+        effect=Effect.NONE,
         broker="log.message.timestamp.before.max.ms",
         changeable=True,
     ),

@@ -1,7 +1,10 @@
 """Settings: what is accepted, what is refused with which words, and what topics inherit."""
 
+from pathlib import Path
+
 import pytest
 
+from totalog.gateway import start
 from totalog.gateway.config import (
     BROKER,
     TOPIC,
@@ -146,7 +149,14 @@ def test_topic_settings_are_checked_and_stored_in_one_form() -> None:
         parse_topic_settings([("totalog.order.level", "3")])
 
 
-def test_what_has_no_effect_says_so() -> None:
-    """Settings without effect exist so that common configurations are accepted; none of ours may be among them."""
-    assert all(not name.startswith("totalog.") for name, row in TOPIC.items() if row.effect is Effect.NONE)
-    assert BROKER["message.max.bytes"].effect is Effect.FULL
+def test_settings_are_honoured_if_and_only_if_the_table_says_so() -> None:
+    """Honoured means that some code asks for the setting, under its own name or under the name that topics give it."""
+    folder = Path(start.__file__).parent
+    code = "".join(
+        file.read_text() for file in folder.rglob("*.py") if "tests" not in file.parts and file.name != "settings.py"
+    )
+    asked = {name for name in (*BROKER, *TOPIC) if f'"{name}"' in code}
+    for row in (*BROKER.values(), *TOPIC.values()):
+        names = {row.name} | {topic.name for topic in TOPIC.values() if row.name in BROKER and topic.broker == row.name}
+        only_value = len(row.choices) == 1
+        assert bool(names & asked) == (row.effect is Effect.FULL) or only_value, row.name
