@@ -6,7 +6,7 @@
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
-from totalog.gateway.settings import BROKER, TOPIC, Effect, InvalidConfig, Setting, Type, Value, as_text
+from totalog.gateway.settings import BROKER, TOPIC, UNSET, Effect, InvalidConfig, Setting, Type, Value, as_text
 
 __all__ = [
     "BROKER",
@@ -57,7 +57,9 @@ class Config:
         """Names that were set by whoever started the broker; the others have their defaults."""
         for name, text in (given or {}).items():
             self._values[name] = find(BROKER, name, "broker").parse(text)
-        self._values["log.retention.ms"] = self._retention_ms()
+        self._values["log.retention.ms"] = retention_ms = self._retention_ms()
+        if self._values["log.retention.minutes"] == UNSET:
+            self._values["log.retention.minutes"] = -1 if retention_ms < 0 else retention_ms // 60_000
         self._check_together()
 
     @classmethod
@@ -71,7 +73,7 @@ class Config:
             given[name.strip()] = text
         return cls(given)
 
-    def _retention_ms(self) -> Value:
+    def _retention_ms(self) -> int:
         """Kafka's rule: the finest unit that was set counts, and every negative time means for ever."""
         for name, unit_ms in (
             ("log.retention.ms", 1),

@@ -125,6 +125,7 @@ def test_retention_takes_the_finest_unit_that_was_set(pairs: list[str], retentio
     config = Config.parse(pairs)
     assert config.integer("log.retention.ms") == retention_ms
     assert config.topic_value("retention.ms", {}) == retention_ms
+    assert config.integer("log.retention.minutes") >= -1
 
 
 def test_a_topic_has_its_own_value_else_the_brokers() -> None:
