@@ -1,0 +1,88 @@
+"""From nothing to the first acknowledged record: time, memory, and what an idle gateway costs.
+
+Peers in the same run: a bare Python process (the floor of every start) for the times, none for the memory.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kafka import KafkaProducer
+
+from compat_tests.bench import stats
+from totalog.gateway.testing import RunningBroker, broker
+
+STARTS = 7
+"""Medians of at least five."""
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def run(idle_s: float) -> tuple[list[stats.Summary], dict[str, list[float]]]:
+    """All rows, and the series behind those that are worth a plot."""
+    bare, ready, first = [], [], []
+    resident: list[float] = []
+    shared: list[float] = []
+    for _ in range(STARTS):
+        bare.append(_bare_python())
+        with _timed_broker() as (kafka, began, ready_at):
+            _first_record(kafka)
+            first.append(time.perf_counter() - began)
+            ready.append(ready_at - began)
+            memory = _memory_mib(kafka.pid)
+            resident.append(memory["VmRSS"])
+            shared.append(memory["RssShmem"])
+    rows = [
+        stats.summarize("bare Python: start to exit", bare, unit="ms"),
+        stats.summarize("start to ready", ready, unit="ms"),
+        stats.summarize("start to first acknowledged record", first, unit="ms"),
+        stats.summarize("memory after it (RSS)", resident, unit="MiB"),
+        stats.summarize("  of it shared memory of the log", shared, unit="MiB"),
+        stats.summarize(f"one core, {idle_s:.0f} s idle", [_idle_percent(idle_s)], unit="%"),
+    ]
+    return rows, {"bare Python": bare, "ready": ready, "first acknowledged record": first}
+
+
+def _bare_python() -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _timed_broker() -> Iterator[tuple[RunningBroker, float, float]]:
+    """A broker, when its start began, and when it was ready."""
+    began = time.perf_counter()
+    with broker() as kafka:
+        yield kafka, began, time.perf_counter()
+
+
+def _first_record(kafka: RunningBroker) -> None:
+    """A stock producer with default settings (idempotent, acks=all), from its construction to the acknowledgement."""
+    producer = KafkaProducer(bootstrap_servers=kafka.address)
+    producer.send("first", b"record").get(timeout=30)
+    producer.close()
+
+
+def _memory_mib(pid: int) -> dict[str, float]:
+    lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines if words[-1] == "kB"}
+
+
+def _cpu_s(pid: int) -> float:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / TICKS_PER_S
+
+
+def _idle_percent(seconds: float) -> float:
+    """Processor time of an idle broker that has served a record, as a share of one core."""
+    with broker() as kafka:
+        _first_record(kafka)
+        time.sleep(1.0)  # what start-up left to do in the background
+        before = _cpu_s(kafka.pid)
+        time.sleep(seconds)
+        return (_cpu_s(kafka.pid) - before) / seconds * 100
