@@ -288,13 +288,22 @@ class Server:
                     scope.cancel()
 
     async def _keep_log(self) -> None:
-        """Apply retention."""
+        """Apply retention, and tell when the log is full and when it no longer is."""
         broker = self.service.broker
         interval_s = broker.config.integer("log.retention.check.interval.ms") / 1000
+        refused, full = broker.log.counters()["out_of_memory"], False
         while True:
             await trio.sleep(interval_s)
             while broker.log.maintain(broker.clock.wall_ms()):
                 await trio.lowlevel.checkpoint()
+            before, refused = refused, broker.log.counters()["out_of_memory"]
+            if refused > before and not full:
+                log.error(
+                    "the log is full: producers are told to try again until retention or a deleted topic makes room"
+                )
+            elif refused == before and full:
+                log.info("the log has room again, or nobody asks for it any more")
+            full = refused > before
 
 
 def run_until_signal(server: Server, ready: Callable[[], None], afterwards: Callable[[], object]) -> None:

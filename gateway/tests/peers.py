@@ -67,6 +67,7 @@ class FakeLog:
         self.room = 1 << 30
         self.reservations: list[FakeReservation] = []
         self.maintained: list[int] = []
+        self.refused = 0
         self.more: Callable[[], bool] = lambda: False
 
     def reserve(self, size: int) -> FakeReservation:
@@ -74,6 +75,9 @@ class FakeLog:
             raise OutOfMemory("no room")
         self.reservations.append(FakeReservation(size))
         return self.reservations[-1]
+
+    def counters(self) -> dict[str, int]:
+        return {"out_of_memory": self.refused}
 
     def maintain(self, now_ms: int) -> bool:
         self.maintained.append(now_ms)

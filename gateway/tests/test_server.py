@@ -317,6 +317,22 @@ async def test_the_log_is_kept_and_the_timers_run(autojump_clock: MockClock) -> 
         assert [time - start for time in called] == [7]
 
 
+async def test_a_full_log_is_told_once_and_when_it_is_over(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with running() as server:
+        told = []
+        await trio.sleep(0.5)  # between two looks
+        for refused in (0, 3, 9, 9, 9, 10, 10):
+            server.toys.log.refused = refused
+            await trio.sleep(1)
+            told.append([line.message.partition(":")[0] for line in caplog.records])
+            caplog.clear()
+        full, room = ["the log is full"], ["the log has room again, or nobody asks for it any more"]
+        assert told == [[], full, [], room, [], full, room]
+
+
 # Stopping
 
 
