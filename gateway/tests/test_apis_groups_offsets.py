@@ -1,0 +1,222 @@
+"""OffsetCommit and OffsetFetch in every version."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from totalog.gateway.broker import AppendFailed, Broker
+from totalog.gateway.coordinators import offsets
+from totalog.gateway.tests.harness import NOW_MS, ask, make_broker
+from totalog.gateway.topics import TopicHandle
+from totalog.gateway.wire.errors import ErrorCode
+
+NONE = ErrorCode.NONE
+NEVER = (-1, -1, "", NONE)
+
+
+@pytest.fixture
+def orders(broker: Broker) -> TopicHandle:
+    return broker.topics.create("orders", partitions=3)
+
+
+def commit(broker: Broker, version: int, offsets: dict[int, Any], topic: Any = "orders", **fields: Any) -> list[int]:
+    """Commits offsets by partition; the error codes."""
+    epoch = {"committed_leader_epoch": 3} if version >= 6 else {}
+    partitions = [
+        {"partition_index": partition, "committed_offset": offset, "committed_metadata": "text", **epoch}
+        for partition, offset in offsets.items()
+    ]
+    return commit_partitions(broker, version, partitions, topic, **fields)
+
+
+def commit_partitions(
+    broker: Broker, version: int, partitions: list[dict[str, Any]], topic: Any = "orders", **fields: Any
+) -> list[int]:
+    named = {"topic_id": topic} if version >= 10 else {"name": topic}
+    request = {"group_id": "g", "generation_id_or_member_epoch": -1, "member_id": "", **fields}
+    answer = ask(broker, "OffsetCommit", version, topics=[{**named, "partitions": partitions}], **request)
+    (answered,) = answer.topics
+    assert (answered.topic_id if version >= 10 else answered.name) == topic
+    assert [each.partition_index for each in answered.partitions] == [each["partition_index"] for each in partitions]
+    return [each.error_code for each in answered.partitions]
+
+
+def fetch(broker: Broker, version: int, topics: dict[Any, list[int]] | None, group_id: str = "g") -> dict[Any, Any]:
+    """(offset, leader epoch, metadata, error code) by topic and partition."""
+    named = "topic_id" if version >= 10 else "name"
+    asked = topics and [{named: topic, "partition_indexes": partitions} for topic, partitions in topics.items()]
+    if version < 8:
+        answer = ask(broker, "OffsetFetch", version, group_id=group_id, topics=asked)
+    else:
+        (answer,) = ask(broker, "OffsetFetch", version, groups=[{"group_id": group_id, "topics": asked}]).groups
+        assert answer.group_id == group_id
+    if version >= 2:
+        assert answer.error_code == NONE
+    return {
+        getattr(topic, named): {each.partition_index: _fetched(version, each) for each in topic.partitions}
+        for topic in answer.topics
+    }
+
+
+def _fetched(version: int, partition: Any) -> tuple[int, int, str, int]:
+    leader_epoch = partition.committed_leader_epoch if version >= 5 else -1
+    return partition.committed_offset, leader_epoch, partition.metadata, partition.error_code
+
+
+@pytest.mark.parametrize("version", range(2, 10))
+def test_commits_of_every_version(broker: Broker, orders: TopicHandle, version: int) -> None:
+    assert commit(broker, version, {0: 5, 2: 0}) == [NONE, NONE]
+    leader_epoch = 3 if version >= 6 else -1
+    assert fetch(broker, 9, {"orders": [0, 1, 2]}) == {
+        "orders": {0: (5, leader_epoch, "text", NONE), 1: NEVER, 2: (0, leader_epoch, "text", NONE)}
+    }
+    stored = broker.offsets.fetch("g", "orders", 0)
+    assert stored is not None
+    assert stored.timestamp_ms == NOW_MS
+
+
+@pytest.mark.parametrize("version", range(1, 10))
+def test_fetches_of_every_version(broker: Broker, orders: TopicHandle, version: int) -> None:
+    commit(broker, 9, {0: 5})
+    leader_epoch = 3 if version >= 5 else -1
+    found = fetch(broker, version, {"orders": [0, 1, 77], "unknown": [0]})
+    assert found == {"orders": {0: (5, leader_epoch, "text", NONE), 1: NEVER, 77: NEVER}, "unknown": {0: NEVER}}
+    assert fetch(broker, version, {"orders": [0]}, group_id="unknown") == {"orders": {0: NEVER}}
+
+
+@pytest.mark.parametrize("version", range(2, 10))
+def test_all_that_a_group_has_committed(broker: Broker, orders: TopicHandle, version: int) -> None:
+    commit(broker, 9, {2: 7})
+    commit(broker, 9, {0: 5})
+    commit(broker, 9, {0: 1}, "orders.total-order")
+    leader_epoch = 3 if version >= 5 else -1
+    found = fetch(broker, version, None)
+    assert list(found["orders"]) == [0, 2]
+    assert found == {
+        "orders": {0: (5, leader_epoch, "text", NONE), 2: (7, leader_epoch, "text", NONE)},
+        "orders.total-order": {0: (1, leader_epoch, "text", NONE)},
+    }
+    assert fetch(broker, version, None, group_id="unknown") == {}
+
+
+def test_topics_by_id(broker: Broker, orders: TopicHandle) -> None:
+    view = broker.topics.find("orders.total-order")
+    assert view is not None
+    topic_id, view_id, unknown = UUID(bytes=orders.id), UUID(bytes=view.id), uuid4()
+    assert commit(broker, 10, {0: 5, 9: 5}, topic_id) == [NONE, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
+    assert commit(broker, 10, {0: 8, 1: 8}, view_id) == [NONE, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
+    assert commit(broker, 10, {0: 5}, unknown) == [ErrorCode.UNKNOWN_TOPIC_ID]
+    assert commit(broker, 10, {0: 5}, None) == [ErrorCode.UNKNOWN_TOPIC_ID]
+    five, eight = (5, 3, "text", NONE), (8, 3, "text", NONE)
+    assert fetch(broker, 10, {topic_id: [0, 1], view_id: [0], unknown: [0]}) == {
+        topic_id: {0: five, 1: NEVER},
+        view_id: {0: eight},
+        unknown: {0: (-1, -1, "", ErrorCode.UNKNOWN_TOPIC_ID)},
+    }
+    assert fetch(broker, 10, None) == {topic_id: {0: five}, view_id: {0: eight}}
+    assert fetch(broker, 9, {"orders": [0]}) == {"orders": {0: five}}
+
+
+@pytest.mark.parametrize("version", [8, 9])
+def test_several_groups_at_once(broker: Broker, orders: TopicHandle, version: int) -> None:
+    commit(broker, 9, {0: 5})
+    commit(broker, 9, {0: 6}, group_id="")
+    asked = [{"name": "orders", "partition_indexes": [0, 0]}] * 2
+    groups = [{"group_id": name, "topics": topics} for name in ("g", "", "unknown", "g") for topics in (asked, None)]
+    answer = ask(broker, "OffsetFetch", version, groups=groups)
+    found = [
+        (group.group_id, [[each.committed_offset for each in topic.partitions] for topic in group.topics])
+        for group in answer.groups
+    ]
+    assert found == [("g", [[5]]), ("", [[6]]), ("unknown", [])]
+
+
+def test_what_does_not_exist_cannot_be_committed(broker: Broker, orders: TopicHandle) -> None:
+    unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    assert commit(broker, 9, {0: 5, 3: 5, -1: 5, 2: 5}) == [NONE, unknown, unknown, NONE]
+    assert commit(broker, 9, {0: 5}, "unknown") == [unknown]
+    assert commit(broker, 9, {0: 5, 1: 5}, "orders.total-order") == [NONE, unknown]
+    assert commit(broker, 9, {0: -7}) == [NONE], "as by Kafka"
+
+
+@pytest.mark.parametrize(("limit", "letter"), [(4096, "x"), (4096, "é"), (10, "x"), (0, "x")])
+def test_metadata_has_a_limit(broker: Broker, limit: int, letter: str) -> None:
+    small = make_broker(broker.log, {"offset.metadata.max.bytes": str(limit)})
+    small.topics.create("orders", partitions=3)
+    texts = [letter * limit, letter * (limit + 1), "", None]
+    partitions = [
+        {"partition_index": index % 3, "committed_offset": index, "committed_metadata": text}
+        for index, text in enumerate(texts)
+    ]
+    assert commit_partitions(small, 8, partitions) == [NONE, ErrorCode.OFFSET_METADATA_TOO_LARGE, NONE, NONE]
+    assert fetch(small, 8, {"orders": [0, 1, 2]}) == {
+        "orders": {0: (3, -1, "", NONE), 1: NEVER, 2: (2, -1, "", NONE)},
+    }
+
+
+@pytest.mark.parametrize(("version", "code"), [(8, ErrorCode.ILLEGAL_GENERATION), (9, ErrorCode.GROUP_ID_NOT_FOUND)])
+def test_member_of_a_group_that_does_not_exist(
+    broker: Broker, orders: TopicHandle, version: int, code: ErrorCode
+) -> None:
+    member = {"member_id": "m", "generation_id_or_member_epoch": 1}
+    unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    assert commit(broker, version, {0: 5, 9: 5}, **member) == [code, unknown]
+    assert fetch(broker, 9, None) == {}
+    assert commit(broker, version, {0: 5}) == [NONE]
+    assert commit(broker, version, {0: 5}, **member) == [ErrorCode.UNKNOWN_MEMBER_ID]
+
+
+def test_group_with_members_takes_commits_of_its_members_only(broker: Broker, orders: TopicHandle) -> None:
+    protocols = [{"name": "range", "metadata": b""}]
+    joined = ask(
+        broker,
+        "JoinGroup",
+        3,
+        group_id="g",
+        session_timeout_ms=10000,
+        rebalance_timeout_ms=10000,
+        member_id="",
+        protocol_type="consumer",
+        protocols=protocols,
+    )
+    member = {"member_id": joined.member_id, "generation_id_or_member_epoch": joined.generation_id}
+    assert commit(broker, 9, {0: 5}, **member) == [ErrorCode.REBALANCE_IN_PROGRESS]
+    ask(broker, "SyncGroup", 3, group_id="g", generation_id=joined.generation_id, member_id=joined.member_id)
+    assert commit(broker, 9, {0: 5}, **member) == [NONE]
+    assert commit(broker, 9, {0: 6}, **{**member, "generation_id_or_member_epoch": 0}) == [ErrorCode.ILLEGAL_GENERATION]
+    assert commit(broker, 9, {0: 6}) == [ErrorCode.UNKNOWN_MEMBER_ID]
+    assert commit(broker, 9, {0: 6}, group_instance_id="i", **member) == [ErrorCode.UNKNOWN_MEMBER_ID]
+    assert fetch(broker, 9, {"orders": [0]}) == {"orders": {0: (5, 3, "text", NONE)}}
+
+
+def test_log_without_room(broker: Broker, orders: TopicHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(broker: Broker, topic: TopicHandle, partition: int, batch: bytes) -> int:
+        raise AppendFailed(ErrorCode.KAFKA_STORAGE_ERROR, topic.name)
+
+    monkeypatch.setattr(Broker, "append_internal", no_room)
+    retry = ErrorCode.COORDINATOR_NOT_AVAILABLE
+    assert retry.retriable
+    assert commit(broker, 9, {0: 5, 9: 5, 1: 5}) == [retry, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, retry]
+    monkeypatch.undo()
+    assert fetch(broker, 9, None) == {}
+    assert commit(broker, 9, {0: 5}) == [NONE]
+    monkeypatch.setattr(Broker, "append_internal", no_room)
+    (result,) = ask(broker, "DeleteGroups", 2, groups_names=["g"]).results
+    assert result.error_code == ErrorCode.COORDINATOR_NOT_AVAILABLE
+
+
+def test_too_many_commits(broker: Broker, orders: TopicHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offsets, "COMMITS_SIZE_MAX", 1000)
+    assert commit(broker, 9, {0: 5}) == [NONE]
+    assert commit(broker, 9, {1: 5}) == [ErrorCode.POLICY_VIOLATION]
+
+
+def test_a_region_is_attached_again_with_its_commits(broker: Broker, orders: TopicHandle) -> None:
+    commit(broker, 9, {0: 5})
+    later = make_broker(broker.log)
+    assert fetch(later, 9, {"orders": [0]}) == {"orders": {0: (5, 3, "text", NONE)}}
+    groups = ask(later, "ListGroups", 5).groups
+    assert [(group.group_id, group.group_state, group.protocol_type) for group in groups] == [("g", "Empty", "")]
+    (described,) = ask(later, "DescribeGroups", 6, groups=["g"]).groups
+    assert (described.error_code, described.group_state, described.members) == (NONE, "Empty", [])
