@@ -20,7 +20,7 @@ class Limits:
     # Receiving
 
     receive_buffer_size: int = 64 * 1024
-    """Of one connection, used again and again: what arrives in it together is answered together. It holds some 600
+    """Of one connection, used again and again: what arrives in it together is answered together. It holds some 300
     Produce requests of one small record each."""
 
     large_body_size_min: int = 32 * 1024

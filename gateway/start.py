@@ -54,9 +54,10 @@ def serve(
         opened, where = _open_log(region, memory)
         held.enter_context(opened)
         name, told_port = advertised or (_reachable(host), None)
-        address, told = join(host, port), join(name, told_port or port)
+        told_to = name, told_port or port
+        address, told = join(host, port), join(*told_to)
         tell(f"the log lives in memory, {where}; acks=all promises what acks=1 does")
-        broker = Broker(opened, config, clock=SystemClock(), host=host, port=port, advertised=(name, told_port or port))
+        broker = Broker(opened, config, clock=SystemClock(), host=host, port=port, advertised=told_to, limits=limits)
 
         def ready() -> None:
             gc.freeze()
