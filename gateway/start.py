@@ -57,7 +57,7 @@ def serve(
         told_to = name, told_port or port
         address, told = join(host, port), join(*told_to)
         tell(f"the log lives in memory, {where}; acks=all promises what acks=1 does")
-        broker = Broker(opened, config, clock=SystemClock(), host=host, port=port, advertised=told_to, limits=limits)
+        broker = Broker(opened, config, clock=SystemClock(), host=host, port=port, advertised=told_to)
 
         def ready() -> None:
             gc.freeze()
