@@ -96,6 +96,20 @@ static int entry_at(struct log *log, const struct cursor *cursor, uint64_t numbe
     return entry_read(log, &cursor->order, number, entry);
 }
 
+/* The first element at or after `number` whose batch is still there; the cursor's count where there is none. */
+static uint64_t next_live(struct log *log, const struct cursor *cursor, uint64_t number, struct order_entry *entry)
+{
+    for (; number < cursor->count; number++) {
+        if (entry_at(log, cursor, number, entry)) {
+            if (entry->state == ENTRY_LIVE)
+                return number;
+        } else if (cursor->view) {
+            number += ENTRIES_PER_PAGE - number % ENTRIES_PER_PAGE - 1;
+        }
+    }
+    return cursor->count;
+}
+
 static uint64_t start_of(const struct cursor *cursor, const struct order_entry *entry)
 {
     return cursor->view ? entry->total_order : entry->base_offset;
@@ -216,13 +230,7 @@ static int copy_batch(struct log *log, struct copy *copy, const struct cursor *c
 static void copy_run(struct log *log, struct copy *copy, const struct cursor *cursor, uint64_t number, int whole_first, struct read_result *result)
 {
     struct order_entry entry;
-    for (; number < cursor->count && result->count < copy->batches_max; number++) {
-        if (!entry_at(log, cursor, number, &entry)) {
-            number += ENTRIES_PER_PAGE - number % ENTRIES_PER_PAGE - 1;
-            continue;
-        }
-        if (cursor->view && entry.state == ENTRY_RELEASED)
-            continue;
+    for (; result->count < copy->batches_max && (number = next_live(log, cursor, number, &entry)) < cursor->count; number++) {
         if (entry.size > copy->left - result->size) {
             if (result->count == 0 && whole_first)
                 result->size_needed = entry.size;
@@ -274,7 +282,7 @@ int64_t log_available(struct log *log, uint32_t slot, uint32_t generation, uint3
     uint64_t total = cursor.view ? mem_load64(&log->mem, FIELD(topic_position(slot), struct topic_entry, bytes_appended))
                                  : mem_load64(&log->mem, FIELD(cursor.table_position, struct partition_entry, bytes_appended));
     uint64_t number = offset == (int64_t)cursor.next ? cursor.count : search(log, &cursor, ends_after, offset);
-    if (number >= cursor.count || !entry_at(log, &cursor, number, &entry))
+    if (next_live(log, &cursor, number, &entry) >= cursor.count)
         return 0;
     uint64_t before = cursor.view ? entry.topic_bytes : entry.partition_bytes;
     return total > before ? (int64_t)(total - before) : 0;
@@ -296,10 +304,9 @@ static int32_t find_from(struct log *log, const struct cursor *cursor, int64_t t
 {
     struct order_entry entry;
     /* The running maximum leads to the first batch that is late enough, or to a later one where that one was released. */
-    for (uint64_t number = search(log, cursor, is_as_late, timestamp); number < cursor->count; number++) {
-        if (!entry_at(log, cursor, number, &entry) || (cursor->view && entry.state == ENTRY_RELEASED) || entry.max_timestamp < timestamp)
-            continue;
-        if (start_of(cursor, &entry) < log_start_now(log, cursor) && end_of(cursor, &entry) <= log_start_now(log, cursor))
+    uint64_t number = search(log, cursor, is_as_late, timestamp);
+    for (; (number = next_live(log, cursor, number, &entry)) < cursor->count; number++) {
+        if (entry.max_timestamp < timestamp || end_of(cursor, &entry) <= log_start_now(log, cursor))
             continue;
         describe_batch(cursor, &entry, found);
         return STATUS_OK;
@@ -323,11 +330,15 @@ int32_t log_find_max_timestamp(struct log *log, uint32_t slot, uint32_t generati
         return status;
     /* The largest timestamp may belong to a batch that was released: then the largest of those that are left. */
     int64_t best = -1;
-    if (cursor.count > cursor.first && entry_at(log, &cursor, cursor.count - 1, &entry) &&
-        find_from(log, &cursor, running_max(&cursor, &entry), found) == STATUS_OK)
-        return STATUS_OK;
-    for (uint64_t number = cursor.first; number < cursor.count; number++)
-        if (entry_at(log, &cursor, number, &entry) && entry.state == ENTRY_LIVE && entry.max_timestamp > best)
+    if (cursor.count > cursor.first && entry_at(log, &cursor, cursor.count - 1, &entry)) {
+        int64_t largest = running_max(&cursor, &entry);
+        if (largest < 0)
+            return STATUS_OFFSET_OUT_OF_RANGE;
+        if (find_from(log, &cursor, largest, found) == STATUS_OK)
+            return STATUS_OK;
+    }
+    for (uint64_t number = cursor.first; (number = next_live(log, &cursor, number, &entry)) < cursor.count; number++)
+        if (entry.max_timestamp > best)
             best = entry.max_timestamp;
     return best < 0 ? STATUS_OFFSET_OUT_OF_RANGE : find_from(log, &cursor, best, found);
 }

@@ -1,7 +1,7 @@
 """Few words for tests that fill groups of batches, and read back what the log holds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -51,6 +51,20 @@ class Batch:
     reservation: Reservation | None = None
     """The payload lies in it already, at `position`."""
     position: int = 0
+
+
+def in_reservation(batch: Batch, reservation: Reservation, position: int) -> Batch:
+    return replace(batch, reservation=reservation, position=position)
+
+
+def with_sequence(batch: Batch, producer_id: int, epoch: int, sequence: int, records: int | None = None) -> Batch:
+    return replace(
+        batch,
+        producer_id=producer_id,
+        producer_epoch=epoch,
+        base_sequence=sequence,
+        records=batch.records if records is None else records,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +205,7 @@ class Reader:
         found, at = [], 0
         for index in range(result.count):
             batch = self.batches[index]
-            found.append(
-                Found(batch.base_offset, batch.leader_epoch, bytes(ffi.buffer(self.buffer + at, batch.size)))
-            )
+            found.append(Found(batch.base_offset, batch.leader_epoch, bytes(ffi.buffer(self.buffer + at, batch.size))))
             at += batch.size
         assert at == result.size
         return result, found
@@ -211,7 +223,7 @@ class Reader:
             if not found:
                 return everything
             everything += found
-            offset = found[-1].base_offset + 1
+            offset = max(found[-1].base_offset, offset) + 1
 
 
 def blocks_used(log: Log) -> int:

@@ -1,6 +1,6 @@
 """What is generated from the layout: the golden table, and the memory map in the README.
 
-    python -m totalog.engine.tests.memory_map     writes both anew
+python -m totalog.engine.tests.memory_map     writes both anew
 """
 
 from totalog.engine import layout
@@ -37,11 +37,15 @@ def rows() -> list[tuple[str, str, int | str, int | str, str]]:
         made.append((name, what, position, size * count, writer_of(struct)))
     what = f"two areas of `snapshot_header` and up to {lib.PRODUCERS_MAX:,} `producer_entry`"
     made.append(("producer snapshots", what, lib.SNAPSHOT_POSITION, 2 * lib.SNAPSHOT_SIZE, writer_of("producer_entry")))
-    made.append(("segment bitmap", "one bit per block", lib.FIXED_SIZE, "blocks / 8", "who claims or owns a block, atomically"))
+    made.append(
+        ("segment bitmap", "one bit per block", lib.FIXED_SIZE, "blocks / 8", "who claims or owns a block, atomically")
+    )
     size = f"{ffi.sizeof('struct block_entry')} x blocks"
     made.append(("block table", "`block_entry`", "next page", size, writer_of("block_entry")))
     what = "segments, index pages"
-    made.append(("blocks", what, "next block", f"{lib.BLOCK_SIZE} x blocks", "segments: their broker; index pages: sequencer"))
+    made.append(
+        ("blocks", what, "next block", f"{lib.BLOCK_SIZE} x blocks", "segments: their broker; index pages: sequencer")
+    )
     return made
 
 

@@ -35,7 +35,11 @@ def test_every_change_gives_another_id() -> None:
     ids = {layout.id_of(table)}
     lines = table.splitlines()
     for number, line in enumerate(lines):
-        changed = [*lines[:number], re.sub(r"\d+", lambda found: str(int(found[0]) + 1), line, count=1) + "x", *lines[number + 1 :]]
+        changed = [
+            *lines[:number],
+            re.sub(r"\d+", lambda found: str(int(found[0]) + 1), line, count=1) + "x",
+            *lines[number + 1 :],
+        ]
         ids.add(layout.id_of("\n".join(changed)))
         ids.add(layout.id_of("\n".join(lines[:number] + lines[number + 1 :])))
     assert len(ids) == 2 * len(lines) + 1
@@ -76,7 +80,9 @@ def test_areas_do_not_overlap() -> None:
         assert position % LINE == 0, name
         end = position + size
     assert end == lib.FIXED_SIZE
-    assert lib.SNAPSHOT_SIZE >= ffi.sizeof("struct snapshot_header") + lib.PRODUCERS_MAX * ffi.sizeof("struct producer_entry")
+    assert lib.SNAPSHOT_SIZE >= ffi.sizeof("struct snapshot_header") + lib.PRODUCERS_MAX * ffi.sizeof(
+        "struct producer_entry"
+    )
 
 
 STRUCTS = writers.read(writers.HEADER.read_text())
@@ -104,7 +110,10 @@ def test_parts_stand_in_structs_that_have_writers() -> None:
 
 
 def test_entries_of_different_writers_share_no_line() -> None:
-    for name, struct, count in (("one broker's pins", "pin", lib.PINS_MAX), ("one topic's counters", "topic_counter", 1)):
+    for name, struct, count in (
+        ("one broker's pins", "pin", lib.PINS_MAX),
+        ("one topic's counters", "topic_counter", 1),
+    ):
         assert ffi.sizeof(f"struct {struct}") * count % LINE == 0, name
     whole_lines = set(layout.STRUCTS) - PARTS - {"pin", "partition_element", "topic_operation"}
     for struct in whole_lines:

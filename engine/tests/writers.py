@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from totalog.engine.core_build import ROOT
 
 HEADER = ROOT / "engine/core/layout.h"
-TOKEN = re.compile(r"/\*(?P<comment>.*?)\*/|struct (?P<struct>\w+) \{|(?P<end>\};)|(?P<field>[\w ]+? \w+(?:\[\w+\])?);", re.DOTALL)
+TOKEN = re.compile(
+    r"/\*(?P<comment>.*?)\*/|struct (?P<struct>\w+) \{|(?P<end>\};)|(?P<field>[\w ]+? \w+(?:\[\w+\])?);", re.DOTALL
+)
 LINES = re.compile(r"lines? (\d+)(?:-(\d+))?\. W: ([^.]+)")
 WRITER = re.compile(r"W: ([^.-]+)")
 
