@@ -179,14 +179,13 @@ class OffsetStore:
 
     def _trim(self, topic: TopicHandle) -> None:
         oldest = next(iter(self._live.values()), None)
-        needed = self._log_end - 1 if oldest is None else oldest.log_offset
-        if needed - self._log_start < TRIM_COUNT_MIN:
+        if oldest is None or oldest.log_offset - self._log_start < TRIM_COUNT_MIN:
             return
         try:
-            self._broker.log.trim(topic.topic, 0, needed)
+            self._broker.log.trim(topic.topic, 0, oldest.log_offset)
         except OutOfMemory:
             return  # the next append tries again
-        self._log_start = needed
+        self._log_start = oldest.log_offset
 
     def _topic(self) -> TopicHandle:
         topic = self._broker.topics.find(TOPIC)

@@ -260,6 +260,24 @@ async def test_connection_that_dies_while_it_waits_to_sync(
     assert (await sync(running, 5, second, 2)).assignment == b"yours"
 
 
+async def test_client_gone_while_it_waits_to_sync_has_its_session_to_come_back(
+    running: Broker, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    member, _ = await stable_member(running)
+    newcomer = Later(nursery, join_fully, running, 9)
+    await trio.sleep(1)
+    await join(running, 9, member)
+    gone = Later(nursery, sync, running, 5, (await newcomer.wait()).member_id, 2)
+    await trio.sleep(1)
+    gone.scope.cancel()
+    await gone.wait()
+    for _ in range(9):
+        await trio.sleep(1)
+        assert await heartbeat(running, member, 2) is NONE
+    await trio.sleep(1.1)
+    assert await heartbeat(running, member, 2) is ErrorCode.REBALANCE_IN_PROGRESS
+
+
 async def test_stopping_ends_those_who_wait(broker: Broker) -> None:
     await stable_member(broker)
     async with trio.open_nursery() as nursery:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from totalog.engine import Log
+from totalog.engine import Log, Topic
 from totalog.gateway.broker import AppendFailed, Broker
 from totalog.gateway.coordinators import offsets as module
 from totalog.gateway.coordinators.offset_records import (
@@ -191,6 +191,7 @@ def test_commits_go_with_their_topic(broker: Broker, orders: TopicHandle) -> Non
     commit(broker, "g", "kept", 0, at(6))
     broker.topics.delete(orders)
     assert broker.offsets.fetch_all("g") == {"kept": {0: at(6)}}
+    assert broker.offsets._topic_ids.keys() == {"kept"}
     assert folded(broker).fetch_all("g") == {"kept": {0: at(6)}}
 
 
@@ -273,6 +274,32 @@ def test_one_commit_again_and_again_keeps_the_topic_short(broker: Broker, orders
         commit(broker, "g", "orders", 0, at(offset))
         assert log_length(broker) <= short + 4
     assert everything(folded(broker)) == {"g": {"orders": {0: at(999)}}}
+
+
+def test_log_start_is_moved_now_and_then(
+    broker: Broker, orders: TopicHandle, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed: list[int] = []
+    trim = broker.log.trim
+
+    def count(topic: Topic, partition: int, offset: int) -> None:
+        trimmed.append(offset)
+        trim(topic, partition, offset)
+
+    monkeypatch.setattr(broker.log, "trim", count)
+    for offset in range(200):
+        commit(broker, "g", "orders", 0, at(offset))
+    assert trimmed == sorted(trimmed)
+    assert 10 <= len(trimmed) <= 200 // 8
+
+
+def test_commit_wins_over_what_is_carried_on(broker: Broker, orders: TopicHandle, short: int) -> None:
+    for gap in range(short - 16, short + 16):
+        commit(broker, "g", "orders", 0, at(gap))
+        for _ in range(gap):
+            commit(broker, "g", "orders", 1, at(0))
+        commit(broker, "g", "orders", 0, at(gap + 1))
+        assert broker.offsets.fetch("g", "orders", 0) == at(gap + 1)
 
 
 def test_idle_groups_do_not_pin_the_log(broker: Broker, orders: TopicHandle, short: int) -> None:
