@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 VIEW = -1
 """As a partition: the topic in total order."""
 _CORE_VIEW: int = lib.PARTITION_VIEW
+_RUN_SIZE_MAX: int = lib.RUN_BLOCKS_MAX * lib.BLOCK_SIZE
 
 
 class Bounds(NamedTuple):
@@ -333,7 +334,13 @@ class Log:
                 self._reservations[append.segment].published = True
 
     def reserve(self, size: int) -> Reservation:
-        """Blocks for a body of `size` bytes that is received straight into the region. Errors: OutOfMemory."""
+        """Blocks for a body of `size` bytes (at least one) that is received straight into the region.
+
+        Errors: LimitReached, OutOfMemory.
+        """
+        assert size > 0
+        if size > _RUN_SIZE_MAX:
+            raise LimitReached("bytes in one reservation", _RUN_SIZE_MAX)
         address = ffi.new("uint64_t *")
         segment = lib.log_reserve(self._core, size, address)
         if segment == 0:
