@@ -1,8 +1,18 @@
 """Steps that many tests take."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from compat_tests.clients.face import Client, Delivery, Place, ProducerSettings, Record
+
+TIME_MAX_S = 30.0
+
+
+def poll_until(true: Callable[[], bool]) -> None:
+    """Asks again and again; each question is a request to the broker, which does the waiting."""
+    deadline = time.monotonic() + TIME_MAX_S
+    while not true():
+        assert time.monotonic() < deadline
 
 
 def write(

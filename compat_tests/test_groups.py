@@ -195,10 +195,11 @@ def test_a_pattern_takes_in_topics_that_come_later(
     prefix = unique("pattern")
     first, other = make_topic(1, name=f"{prefix}.a"), make_topic(1)
     member = Member(spawn(kind_of_member), unique("group"), pattern=f"{prefix}\\..*")
-    poll_until([member], lambda: member.assignment() == [Place(first, 0)])
+    write(admin, first, numbered(5, 1))
+    poll_until([member], lambda: len(member.records) >= 5)
     later = make_topic(1, name=f"{prefix}.b")
     poll_until([member], lambda: member.assignment() == [Place(first, 0), Place(later, 0)])
-    for topic in (first, other, later):
+    for topic in (other, later):
         write(admin, topic, numbered(5, 1))
     poll_until([member], lambda: len(member.records) >= 10)
     assert {record.topic for record in member.records} == {first, later}
@@ -211,13 +212,24 @@ def test_a_group_takes_in_partitions_that_are_added(
 ) -> None:
     topic = make_topic(2)
     member = Member(spawn(kind_of_member), unique("group"), [topic])
-    poll_until([member], lambda: member.assignment() == places_of(topic, 2))
+    write(admin, topic, numbered(40, 2))
+    poll_until([member], lambda: len(member.records) >= 40)
     admin.create_partitions(topic, 4)
     poll_until([member], lambda: member.assignment() == places_of(topic, 4))
-    write(admin, topic, numbered(40, 4))
-    poll_until([member], lambda: len(member.records) >= 40)
-    assert numbers(member.records) == list(range(40))
+    write(admin, topic, numbered(40, 4, start=40))
+    poll_until([member], lambda: {record.partition for record in member.records} == {0, 1, 2, 3})
+    poll_until([member], lambda: set(numbers(member.records)) == set(range(80)))
     member.leave()
+
+
+def test_a_group_of_the_new_protocol(readers: dict[str, Client], topic: str) -> None:
+    client, group = readers[CONFLUENT], unique("group")
+    write(client, topic, numbered(40, 2))
+    consumer = client.open_consumer(ConsumerSettings(group=group, group_protocol="consumer"))
+    client.subscribe(consumer, [topic])
+    assert numbers(client.read(consumer, 40, 5_000)) == list(range(40))
+    client.commit(consumer)
+    client.close_consumer(consumer)
 
 
 def test_a_group_is_listed_described_and_deleted(client: Client, spawn: Spawn, kind: str, topic: str) -> None:

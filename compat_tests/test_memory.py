@@ -2,7 +2,7 @@
 deletion frees is used again."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,14 +10,13 @@ from compat_tests.clients import KAFKA_PYTHON, KINDS
 from compat_tests.clients.face import Client, Code, ConsumerSettings, Place, ProducerSettings, Record
 from compat_tests.clients.process import ClientProcess
 from compat_tests.conftest import StartBroker, unique
-from compat_tests.steps import places_of, write
+from compat_tests.steps import places_of, poll_until, write
 
 pytestmark = pytest.mark.totalog_only
 
 MEMORY_MIB = 96
 RECORD_SIZE = 500_000
 UNTIL_FULL = MEMORY_MIB * 2**20 // RECORD_SIZE  # more than fits, since part of the memory is the index of the rest
-TIME_MAX_S = 30.0
 
 
 class Small:
@@ -60,13 +59,6 @@ def fill(client: Client, topic: str) -> int:
     assert codes[:taken] == [0] * taken
     assert [delivery.offset for delivery in told[:taken]] == list(range(taken))
     return codes.count(0)
-
-
-def poll_until(true: Callable[[], bool]) -> None:
-    """Each look is a request to the broker."""
-    deadline = time.monotonic() + TIME_MAX_S
-    while not true():
-        assert time.monotonic() < deadline
 
 
 @pytest.mark.parametrize("kind", KINDS)

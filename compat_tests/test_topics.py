@@ -14,7 +14,7 @@ from compat_tests.clients.face import (
     Record,
 )
 from compat_tests.conftest import MakeTopic, unique, wait_for_leaders
-from compat_tests.steps import places_of, write
+from compat_tests.steps import places_of, poll_until, write
 
 
 def offsets(deliveries: list[Delivery]) -> list[int]:
@@ -156,6 +156,23 @@ def test_a_producer_that_stays_open_writes_to_the_recreated_topic(
     ]
     writer.close_producer(producer)
     assert [record.value for record in admin.read_topic(topic, 1)] == [b"new", b"new"]
+
+
+def test_settings_of_a_topic_are_changed(client: Client, topic: str) -> None:
+    """Apache Kafka shows them a moment after it has answered."""
+    wanted = {"retention.ms": "1234567", "max.message.bytes": "54321"}
+    client.alter_topic(topic, wanted)
+    poll_until(lambda: wanted.items() <= client.topic_config(topic).items())
+
+
+def test_records_are_deleted_up_to_an_offset(client: Client, topic: str) -> None:
+    place = Place(topic, 1)
+    write(client, topic, [Record(b"%d" % number, partition=1) for number in range(20)])
+    client.delete_records({place: 12})
+    consumer = client.open_consumer(ConsumerSettings())
+    assert client.bounds(consumer, [place]) == {place: (12, 20)}
+    client.close_consumer(consumer)
+    assert [record.offset for record in client.read_topic(topic, 2)] == list(range(12, 20))
 
 
 def test_many_topics(client: Client, make_topic: MakeTopic) -> None:

@@ -18,6 +18,8 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package does not say that it re-exports them
     AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
     ConfigResource,
     NewPartitions,
     NewTopic,
@@ -39,6 +41,8 @@ from compat_tests.clients.face import (
 from compat_tests.clients.reading import Reading
 
 REQUEST_TIMEOUT_S = 20.0
+TRANSACTION_TIME_MAX_S = 10.0
+ISOLATION = {None: None, False: "read_uncommitted", True: "read_committed"}
 RECONNECT = {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 500}
 _TIMED_OUT = (KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT_QUEUE)
 
@@ -163,6 +167,19 @@ class ConfluentKafka(Reading):
     def close_producer(self, producer: int) -> None:
         self._handles.pop(producer).flush()
 
+    def transact(self, transactional_id: str, topic: str, records: Sequence[Record], commit: bool) -> None:
+        with translated():
+            producer = Producer({"bootstrap.servers": self._bootstrap, "transactional.id": transactional_id})
+            producer.init_transactions(TRANSACTION_TIME_MAX_S)
+            producer.begin_transaction()
+            for record in records:
+                producer.produce(topic, record.value, record.key, partition=record.partition or 0)
+            producer.flush()
+            if commit:
+                producer.commit_transaction()
+            else:
+                producer.abort_transaction()
+
     # Consuming
 
     def open_consumer(self, settings: ConsumerSettings, bootstrap: str | None = None) -> int:
@@ -180,8 +197,12 @@ class ConfluentKafka(Reading):
             "message.max.bytes": settings.fetch_max_bytes if (settings.fetch_max_bytes or 0) >= 1_000 else None,
             "max.partition.fetch.bytes": settings.partition_fetch_max_bytes,
             "topic.metadata.refresh.interval.ms": 1_000,
+            "isolation.level": ISOLATION[settings.read_committed],
             **RECONNECT,
         }
+        if settings.group_protocol == "consumer":  # the group's settings are then the broker's
+            options["group.protocol"] = settings.group_protocol
+            del options["session.timeout.ms"], options["heartbeat.interval.ms"]
         with translated():
             return self._keep(Consumer({name: value for name, value in options.items() if value is not None}))
 
@@ -284,6 +305,19 @@ class ConfluentKafka(Reading):
 
     def create_partitions(self, name: str, count: int) -> None:
         _one(self._admin.create_partitions([NewPartitions(name, count)]))
+
+    def alter_topic(self, name: str, config: Mapping[str, str]) -> None:
+        entries = [
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in config.items()
+        ]
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries)
+        _one(self._admin.incremental_alter_configs([resource]))
+
+    def delete_records(self, offsets: Mapping[Place, int]) -> None:
+        chosen = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+        with translated():
+            for future in self._admin.delete_records(chosen, request_timeout=REQUEST_TIMEOUT_S).values():
+                future.result(REQUEST_TIMEOUT_S)
 
     def topics(self) -> list[str]:
         with translated():

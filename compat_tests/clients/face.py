@@ -108,6 +108,8 @@ class ConsumerSettings:
     fetch_min_bytes: int = 1
     fetch_max_bytes: int | None = None
     partition_fetch_max_bytes: int | None = None
+    read_committed: bool | None = None
+    group_protocol: str | None = None  # "consumer" is KIP-848; librdkafka only
 
 
 class TopicInfo(NamedTuple):
@@ -139,6 +141,10 @@ class Client(Protocol):
         ...
 
     def close_producer(self, producer: int) -> None: ...
+
+    def transact(self, transactional_id: str, topic: str, records: Sequence[Record], commit: bool) -> None:
+        """One transaction by a producer of its own, committed or aborted."""
+        ...
 
     def open_consumer(self, settings: ConsumerSettings, bootstrap: str | None = None) -> int: ...
 
@@ -188,6 +194,12 @@ class Client(Protocol):
     def delete_topic(self, name: str) -> None: ...
 
     def create_partitions(self, name: str, count: int) -> None: ...
+
+    def alter_topic(self, name: str, config: Mapping[str, str]) -> None: ...
+
+    def delete_records(self, offsets: Mapping[Place, int]) -> None:
+        """Everything below each offset."""
+        ...
 
     def topics(self) -> list[str]:
         """The names in "list all topics", internal ones as the client shows them."""

@@ -26,6 +26,7 @@ from compat_tests.clients.face import (
 from compat_tests.clients.reading import Reading
 
 REQUEST_TIMEOUT_MS = 20_000
+TRANSACTION_TIME_MAX_MS = 10_000
 RECONNECT = {"reconnect_backoff_ms": 20, "reconnect_backoff_max_ms": 500}
 
 
@@ -131,10 +132,30 @@ class KafkaPython(Reading):
     def close_producer(self, producer: int) -> None:
         self._handles.pop(producer).close()
 
+    def transact(self, transactional_id: str, topic: str, records: Sequence[Record], commit: bool) -> None:
+        with translated():
+            producer = KafkaProducer(
+                bootstrap_servers=self._bootstrap,
+                transactional_id=transactional_id,
+                max_block_ms=TRANSACTION_TIME_MAX_MS,
+            )
+            with producer:
+                producer.init_transactions()
+                producer.begin_transaction()
+                for record in records:
+                    producer.send(topic, record.value, record.key, partition=record.partition)
+                producer.flush()
+                if commit:
+                    producer.commit_transaction()
+                else:
+                    producer.abort_transaction()
+
     # Consuming
 
     def open_consumer(self, settings: ConsumerSettings, bootstrap: str | None = None) -> int:
         options: dict[str, Any] = {}
+        if settings.read_committed is not None:
+            options["isolation_level"] = "read_committed" if settings.read_committed else "read_uncommitted"
         if settings.fetch_max_bytes is not None:
             options["fetch_max_bytes"] = settings.fetch_max_bytes
         if settings.partition_fetch_max_bytes is not None:
@@ -243,6 +264,17 @@ class KafkaPython(Reading):
     def create_partitions(self, name: str, count: int) -> None:
         with translated():
             self._admin.create_partitions({name: count})
+
+    def alter_topic(self, name: str, config: Mapping[str, str]) -> None:
+        with translated():
+            answer = self._admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs=dict(config))])
+        (error,) = (answer[name] for answer in answer.values())
+        if error != "OK":
+            raise ClientError(Code.CLIENT_OTHER, str(error))
+
+    def delete_records(self, offsets: Mapping[Place, int]) -> None:
+        with translated():
+            self._admin.delete_records({TopicPartition(*place): offset for place, offset in offsets.items()})
 
     def topics(self) -> list[str]:
         with translated():
