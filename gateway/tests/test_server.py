@@ -298,7 +298,7 @@ async def test_a_client_that_never_reads_is_cut_off(autojump_clock: MockClock) -
     limits = Limits(send_stall_s_max=20, answers_size_max=2000)
     async with running(limits=limits) as server:
         client = await server.connect()
-        with pytest.raises(trio.BrokenResourceError):  # noqa: PT012
+        with pytest.raises(trio.BrokenResourceError):
             while True:  # until both directions are full, and then until the server gives up
                 await client.send_all(request(ECHO, bytes(10_000)))
         assert trio.current_time() >= 20
