@@ -9,6 +9,10 @@ from typing import Final
 TAGGED_FIELDS_COUNT_MAX: Final = 32
 """In one message, and in one request header: decoders may copy the rest of the frame for each."""
 
+STRING_SIZE_MAX: Final = 32767
+"""Bytes of any string, as in Kafka. Only the older encoding cannot express more; but a longer one that came in by the
+newer (a group id, a member id) would have to be told to clients that read the older."""
+
 VARINT_SIZE_MAX: Final = 5
 """Of an unsigned varint of 32 bits; a decoder without this limit takes a time that grows with the square."""
 

@@ -64,6 +64,8 @@ class Setting:
 
     def parse(self, text: str) -> Value:
         """The typed value of `text`. Raises InvalidConfig with one line that says what was expected."""
+        if "\0" in text:
+            raise InvalidConfig(f"{self.name} holds a zero character")  # it ends values where they are stored
         value = _PARSERS[self.type](self, text.strip())
         if isinstance(value, int | float):
             self._check_range(value)

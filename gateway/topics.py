@@ -26,13 +26,18 @@ HIDDEN_PREFIX = "__totalog"
 """Internal topics of our own: clients are never told of them, as Kafka never tells of its `__cluster_metadata`."""
 
 
+MESSAGE_LENGTH_MAX = 1000
+"""Characters of a message to a client, which may quote what the client sent: that can be as long as any string, and
+with a word more it would be too long for an answer."""
+
+
 class Refused(Exception):
     """What a client asked is refused: the error code and a sentence for it."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
         self.code = code
-        self.message = message
+        self.message = message[:MESSAGE_LENGTH_MAX]
 
 
 @dataclass(frozen=True, slots=True)

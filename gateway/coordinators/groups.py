@@ -47,6 +47,10 @@ MEMBERS_COUNT_MAX = 2_000
 PENDING_COUNT_MAX = 2_000
 """Handed-out and unused member ids of one group; beyond it the oldest is forgotten."""
 
+ID_PREFIX_LENGTH_MAX = 255
+"""Characters of a client or instance id that a member id begins with. It is there for people; a client id may be as
+long as any string, and with a uuid behind it would be longer."""
+
 STATE_SIZE_MAX = 256 << 20
 """Bytes of all members' ids, metadata and assignments. A join that goes beyond is refused with POLICY_VIOLATION, an
 assignment with UNKNOWN_SERVER_ERROR (as by Kafka when a group is too large to be stored)."""
@@ -109,7 +113,8 @@ class GroupCoordinator:
         if isinstance(entry, ErrorCode):
             reply(JoinAnswer(entry, request.member_id))
             return
-        new_id = f"{request.client_id if request.instance_id is None else request.instance_id}-{uuid4()}"
+        named_after = request.client_id if request.instance_id is None else request.instance_id
+        new_id = f"{named_after[:ID_PREFIX_LENGTH_MAX]}-{uuid4()}"
         entry.group.join(request, new_id, now, reply)
         self._settle(entry, now)
 

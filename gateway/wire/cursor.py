@@ -11,7 +11,7 @@ bytes, and a list of tagged fields has at most `TAGGED_FIELDS_COUNT_MAX` entries
 import struct
 from typing import Any, Final, NoReturn
 
-from totalog.gateway.limits import TAGGED_FIELDS_COUNT_MAX, VARINT_SIZE_MAX
+from totalog.gateway.limits import STRING_SIZE_MAX, TAGGED_FIELDS_COUNT_MAX, VARINT_SIZE_MAX
 from totalog.gateway.wire.errors import ProtocolViolation
 
 VARINT_MAX: Final = 0xFFFF_FFFF
@@ -203,6 +203,8 @@ class Cursor:
         end = start + size
         if end > self.size:
             self._cut_off(size)
+        if size > STRING_SIZE_MAX:
+            raise ProtocolViolation(f"a string of {size} bytes, the most allowed is {STRING_SIZE_MAX}")
         self.position = end
         try:
             return str(self.buffer[start:end], "utf-8")

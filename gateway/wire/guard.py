@@ -4,6 +4,7 @@ Invariants, each one a way in which a decoder without them can be hurt:
 - a varint ends within 5 bytes (without this limit, n bytes of 0xff cost n squared);
 - a declared length or count fits into the bytes that are left, a count at the least size of its elements, before
   anything is allocated for it;
+- a string has at most STRING_SIZE_MAX bytes, in either encoding: what comes in by one may go out by the other;
 - null stands only where the schema allows it, and -1 is the only negative length;
 - at most TAGGED_FIELDS_COUNT_MAX tagged fields in one message, since the library copies the rest of the frame for each.
 
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from totalog.gateway.limits import TAGGED_FIELDS_COUNT_MAX, VARINT_SIZE_MAX
+from totalog.gateway.limits import STRING_SIZE_MAX, TAGGED_FIELDS_COUNT_MAX, VARINT_SIZE_MAX
 from totalog.gateway.wire.errors import ProtocolViolation
 
 SIZES = {"bool": 1, "int8": 1, "int16": 2, "uint16": 2, "int32": 4, "int64": 8, "float64": 8, "uuid": 16, "bitfield": 4}
@@ -103,6 +104,8 @@ class _Code:
             self.skip(SIZES[field.type_str])
         else:
             self.length(field, "int16" if field.type_str == "string" else "int32")
+            if self.compact and field.type_str == "string":
+                self.add(f"if size > {STRING_SIZE_MAX}: refuse({field.name!r}, size)")
             self.add("at += size")
 
     def length(self, field: Any, width: str) -> None:
