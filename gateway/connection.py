@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from totalog.engine import OutOfMemory
+from totalog.engine import LimitReached, OutOfMemory
 from totalog.gateway.apis.api import Request
 from totalog.gateway.limits import Limits
 from totalog.gateway.metrics import Counters
@@ -266,7 +266,7 @@ class Connection:
             return None
         try:
             return self.service.broker.log.reserve(body.size)
-        except OutOfMemory:
+        except (OutOfMemory, LimitReached):
             self.service.counters.bodies_without_room += 1
             return None
 

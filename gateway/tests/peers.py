@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import trio
 
-from totalog.engine import OutOfMemory
+from totalog.engine import EngineError, OutOfMemory
 from totalog.gateway.apis.api import Request
 from totalog.gateway.config import Config
 from totalog.gateway.connection import Answered, Bytes, Disconnected, Service
@@ -65,6 +65,7 @@ class FakeLog:
 
     def __init__(self) -> None:
         self.room = 1 << 30
+        self.refusal: EngineError = OutOfMemory("no room")
         self.reservations: list[FakeReservation] = []
         self.maintained: list[int] = []
         self.refused = 0
@@ -72,7 +73,7 @@ class FakeLog:
 
     def reserve(self, size: int) -> FakeReservation:
         if size > self.room:
-            raise OutOfMemory("no room")
+            raise self.refusal
         self.reservations.append(FakeReservation(size))
         return self.reservations[-1]
 

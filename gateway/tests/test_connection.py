@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from totalog.engine import EngineError, LimitReached, OutOfMemory
 from totalog.gateway.apis.api import Request
 from totalog.gateway.connection import Answered, Bytes, Connection, Disconnected, Phase
 from totalog.gateway.tests.peers import (
@@ -167,9 +168,10 @@ async def test_a_large_body_is_received_into_its_reservation(first: int) -> None
         assert peer.toys.groups == [[b"small"], [body], [b"behind"]]
 
 
-async def test_without_room_in_the_log_a_large_body_gets_its_answer_all_the_same() -> None:
+@pytest.mark.parametrize("refusal", [OutOfMemory("no room"), LimitReached("bytes in one reservation", 1000)])
+async def test_without_room_in_the_log_a_large_body_gets_its_answer_all_the_same(refusal: EngineError) -> None:
     async with connected() as peer:
-        peer.toys.log.room = 1000
+        peer.toys.log.room, peer.toys.log.refusal = 1000, refusal
         body = bytes(5000)
         await peer.send(request(PRODUCE, body) + request(ECHO, b"next"))
         assert await peer.answers(2) == [body, b"next"]
