@@ -5,6 +5,7 @@ time.
 """
 
 import os
+import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -111,8 +112,8 @@ class ReadBatches:
 class Reservation:
     """Blocks of this process's own, private until batches in them are appended.
 
-    `close` is idempotent: what was appended stays in the log, all of it goes back otherwise. The buffer must not be
-    used after that.
+    `close` is idempotent: what was appended stays in the log, all of it goes back otherwise. The buffer, and what was cut
+    out of it, must not be used after that.
     """
 
     def __init__(self, log: "Log", segment: int, address: int, size: int) -> None:
@@ -125,11 +126,12 @@ class Reservation:
         self._log: Log | None = log
 
     def close(self) -> None:
-        log, self._log = self._log, None
+        log = self._log
         if log is None:
             return
-        self.buffer.release()
-        del log._reservations[self.segment]
+        self.buffer.release()  # BufferError while someone receives into it: then it is still open
+        self._log = None
+        log._reservations.pop(self.segment, None)
         lib.log_reserve_done(log._core, self.segment, self.published)
 
     def __enter__(self) -> "Reservation":
@@ -137,6 +139,11 @@ class Reservation:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_log", None) is not None:
+            warnings.warn(f"a reservation of {self.size} bytes was dropped, not closed", ResourceWarning, stacklevel=2)
+            self.close()
 
 
 class Log:

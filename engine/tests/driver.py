@@ -13,6 +13,8 @@ from totalog.engine._core import ffi, lib
 
 SIZE_SMALL = 250 * lib.BLOCK_SIZE
 """Bytes of a log that has all its memory from the start."""
+RESERVE = 8
+"""Blocks kept back so that topics can be deleted when memory is full (RESERVE_BLOCKS of log.h)."""
 READ_ROOM = 4 << 20
 """Bytes that `read_all` copies at once."""
 
@@ -264,6 +266,41 @@ def claimed_blocks(log: Log) -> list[tuple[int, int, int, int]]:
         runs.append((block, entry.kind, entry.block_count, entry.topic_slot))
         block += max(entry.block_count, 1)
     return runs
+
+
+def index_pages(log: Log, root: int) -> set[int]:
+    """The pages of an index, by number, from its root as it stands in a topic's or partition's line."""
+    depth, page = root >> 32, root & 0xFFFFFFFF
+    if page == 0 or depth == 0:
+        return {page} - {0}
+    content = peek(log, page * lib.INDEX_PAGE_SIZE, lib.INDEX_PAGE_SIZE)
+    references = np.frombuffer(content, dtype="<u4")
+    below = (index_pages(log, (depth - 1) << 32 | int(reference)) for reference in references[references != 0])
+    return {page}.union(*below)
+
+
+def left_when_empty(log: Log) -> list[tuple[int, int, int, int]]:
+    """Deletes every topic, and returns what is claimed nevertheless, as `claimed_blocks` describes it: nothing has to be.
+
+    What stays by design is left out: block 0, the reserve for deletions, the segment in which operations are recorded
+    and the index pages of these records.
+    """
+    for topic in log.topics():
+        log.delete_topic(topic)
+    log.delete_topic(log.create_topic("last", id=topic_id(0), partitions=1))
+    settle(log)
+    header = peek_struct(log, 0, "region_header")
+    roots = [
+        peek_struct(log, lib.TOPIC_TABLE_POSITION, "topic_entry").index_root,
+        peek_struct(log, lib.PARTITION_TABLE_POSITION, "partition_entry").index_root,
+    ]
+    pages = [page for root in roots for page in index_pages(log, root)]
+    of_records = {(page * lib.INDEX_PAGE_SIZE - header.blocks_position) // lib.BLOCK_SIZE for page in pages}
+    claimed = [run for run in claimed_blocks(log) if run[0] not in of_records | {0}]
+    records = [run for run in claimed if (run[1], run[3]) == (lib.BLOCK_SEGMENT, 0)][:1]
+    reserve = [run for run in claimed if run[1] == lib.BLOCK_INDEX][:RESERVE]
+    assert len(reserve) == RESERVE
+    return [run for run in claimed if run not in reserve + records]
 
 
 class Numbers:
