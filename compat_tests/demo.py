@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import NoReturn
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -32,6 +33,7 @@ TOPIC = "orders"
 VIEW = "orders.total-order"
 PARTITIONS = 4
 RECORDS = 100_000
+SAMPLE = 5
 CHUNK = 2_000  # records between two steps of a progress bar
 PORT = 9092
 
@@ -171,6 +173,20 @@ def show(console: Console, found: dict[str, list[str]], read: dict[str, tuple[Se
     return not any(found.values())
 
 
+def show_sample(console: Console, read: dict[str, tuple[Seen, Seen]], count: int) -> None:
+    """A few neighbours from the middle of the total order, and where each of them lies in its partition."""
+    partitions, view = next(iter(read.values()))
+    place = np.empty(len(partitions), dtype=np.int64)
+    place[partitions.identity] = np.arange(len(partitions))
+    table = Table("total order", "partition", "offset", "written by", title="from the middle", title_justify="left")
+    for at in range(len(view) // 2, min(len(view) // 2 + SAMPLE, len(view))):
+        identity = int(view.identity[at])
+        lies = int(place[identity])
+        writer = f"{KINDS[identity // count]}, its record {identity % count:,}"
+        table.add_row(f"{view.offset[at]:,}", str(partitions.partition[lies]), f"{partitions.offset[lies]:,}", writer)
+    console.print(table)
+
+
 def say_what_is_next(console: Console, address: str) -> None:
     console.print(f"\nserving at {address} until Ctrl-C. What to try next:", highlight=False, soft_wrap=True)
     for line in (
@@ -213,6 +229,8 @@ def main() -> int:
                 told = write_at_once(console, processes, chosen.records)
                 read = read_back(console, processes, chosen.records)
                 good = show(console, findings(told, read, chosen.records), read)
+                if good:
+                    show_sample(console, read, chosen.records)
             if not chosen.check:
                 say_what_is_next(console, running.address)
                 running.process.wait()
