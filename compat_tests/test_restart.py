@@ -32,7 +32,7 @@ class Reborn:
     """A broker on one port and one region that can be ended and started again, and a client of each kind."""
 
     def __init__(self, region: Path, start_broker: StartBroker) -> None:
-        self._region = region
+        self.region = region
         self._start_broker = start_broker
         self._running = self._start(0)
         self.port = self._running.port
@@ -41,7 +41,7 @@ class Reborn:
         self.clients = {kind: process.client for kind, process in self._processes.items()}
 
     def _start(self, port: int) -> "RunningBroker":
-        return self._start_broker(region=self._region, memory=MEMORY, port=port)
+        return self._start_broker(region=self.region, memory=MEMORY, port=port)
 
     def process(self, kind: str) -> ClientProcess:
         return self._processes[kind]
@@ -128,6 +128,17 @@ def test_everything_is_there_again(reborn: Reborn, ending: signal.Signals) -> No
     deliveries = write(other, topic, [Record(b"goes on", partition=at) for at in range(4)])
     assert [delivery.offset for delivery in deliveries] == [1_000, 1_001, 1_000, 0]
     assert len(client.read_topic(f"{topic}.total-order", 1)) == 3_005
+
+
+def test_a_region_has_one_broker(reborn: Reborn, start_broker: StartBroker) -> None:
+    """The second one is told in one line and leaves; the first one does not notice."""
+    client, topic = reborn.clients[KINDS[0]], unique("one")
+    client.create_topic(topic, 1)
+    with pytest.raises(RuntimeError, match="in use") as refused:
+        start_broker(region=reborn.region, memory=MEMORY)
+    assert len(str(refused.value).splitlines()) == 1
+    write(client, topic, numbered(10, 1))
+    assert len(client.read_topic(topic, 1)) == 10
 
 
 @pytest.mark.parametrize("kind", KINDS)

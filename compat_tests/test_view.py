@@ -217,6 +217,16 @@ def test_the_longest_name_that_has_a_view(client: Client, make_topic: MakeTopic,
             client.describe_topic(topic + SUFFIX)
 
 
+def test_a_topic_without_total_order_has_no_view(client: Client, make_topic: MakeTopic) -> None:
+    """Order level 0: order inside partitions only, as Kafka has it."""
+    topic = make_topic(2, totalog_order_level=0)
+    write(client, topic, numbered(20, 2))
+    assert len(client.read_topic(topic, 2)) == 20
+    with pytest.raises(ClientError) as unknown:
+        client.describe_topic(topic + SUFFIX)
+    assert unknown.value.code == Code.UNKNOWN_TOPIC_OR_PARTITION
+
+
 def test_the_view_of_a_deleted_and_recreated_topic(client: Client, make_topic: MakeTopic) -> None:
     topic = make_topic(3)
     write(client, topic, numbered(30, 3))
