@@ -138,6 +138,8 @@ static int become_broker(struct log *log, uint32_t broker)
         return OPEN_NO_MEMORY;
     mem_invalidate(&log->mem, at, sizeof(struct broker_entry));
     log->broker_epoch = mem_load32(&log->mem, FIELD(at, struct broker_entry, broker_epoch)) + 1;
+    if (log->broker_epoch == 0)
+        return OPEN_DAMAGED;
     log->ring_next = log->ring_taken = mem_load64(&log->mem, FIELD(at, struct broker_entry, written));
     mem_zero(&log->mem, pin_position(broker, 0), PINS_MAX * sizeof(struct pin));
     mem_flush(&log->mem, pin_position(broker, 0), PINS_MAX * sizeof(struct pin));

@@ -291,7 +291,6 @@ static void apply_create(struct log *log, const struct topic_operation *operatio
     if (add_extents(log, &created, operation->partition_count) != 0)
         abort();                      /* operation_check tried it */
     topic->entry = created;
-    topic->sweep = 0;
     topic_name_add(sequencer, operation->topic_slot);
     new_partitions(sequencer, operation->topic_slot, 0);
 }
@@ -316,7 +315,6 @@ static void apply_delete(struct log *log, const struct topic_operation *operatio
     log->sequencer->record_spent = number + 1;
     topic->entry.state = TOPIC_DYING;
     topic->entry.changed_position = entry->global_position;
-    topic->sweep = topic->entry.entry_first;
     log->sequencer->dying_count++;
     topic_name_remove(log->sequencer, operation->topic_slot);
 }

@@ -195,22 +195,27 @@ void index_drop_all(struct log *log, struct index *index)
     drop_below(log, (uint32_t)root, (uint32_t)(root >> 32));
 }
 
-static void mark_below(struct log *log, uint32_t page, uint32_t depth)
+static int mark_below(struct log *log, uint32_t page, uint32_t depth)
 {
-    uint32_t block = page_block(log, page);
-    if (page_position(page) < log->blocks_position || block >= log->block_count)
-        return;
-    log->sequencer->page_used[block] |= (uint16_t)(1u << page % (BLOCK_SIZE / INDEX_PAGE_SIZE));
+    if (page_position(page) < log->blocks_position || page_block(log, page) >= log->block_count)
+        return -1;
+    uint16_t *used = &log->sequencer->page_used[page_block(log, page)];
+    uint16_t bit = (uint16_t)(1u << page % (BLOCK_SIZE / INDEX_PAGE_SIZE));
+    if (*used & bit)
+        return -1;
+    *used |= bit;
     for (uint64_t i = 0; depth > 0 && i < REFERENCES_PER_PAGE; i++) {
         uint32_t next = load_reference(log, page, i);
-        if (next != 0)
-            mark_below(log, next, depth - 1);
+        if (next != 0 && mark_below(log, next, depth - 1) != 0)
+            return -1;
     }
+    return 0;
 }
 
-/* After a takeover: the pages that this index uses. */
-void index_mark(struct log *log, const struct index *index)
+/* After a takeover: the pages that this index uses. -1: one lies nowhere, or belongs to two; from here on references are believed. */
+int index_mark(struct log *log, const struct index *index)
 {
-    if (root_of(index) != 0 && depth_of(index) <= 4)
-        mark_below(log, root_of(index), depth_of(index));
+    if (index->root == 0)
+        return 0;
+    return depth_of(index) <= 4 ? mark_below(log, root_of(index), depth_of(index)) : -1;
 }

@@ -115,7 +115,7 @@ static int load_topic(struct log *log, uint32_t slot)
         uint32_t row = topic->partitions[partition].slot;
         sequencer->partition_used[row / 64] |= 1ull << row % 64;
     }
-    topic->sweep = topic->settle_from = topic->entry.entry_first;
+    topic->settle_from = topic->entry.entry_first;
     if (topic->entry.state == TOPIC_DYING)
         sequencer->dying_count++;
     else if (slot != 0)
@@ -218,15 +218,31 @@ static int fold_producers(struct log *log)
     return OPEN_OK;
 }
 
-static void mark_pages(struct log *log, uint32_t slot)
+static int mark_pages(struct log *log, uint32_t slot)
 {
     const struct topic_state *topic = &log->sequencer->topics[slot];
     struct index index = order_index(slot, topic->entry.index_root);
-    index_mark(log, &index);
-    for (uint32_t partition = 0; partition < topic->entry.partition_count; partition++) {
+    int result = index_mark(log, &index);
+    for (uint32_t partition = 0; partition < topic->entry.partition_count && result == 0; partition++) {
         struct index elements = partition_index(topic->partitions[partition].slot, topic->partitions[partition].index_root);
-        index_mark(log, &elements);
+        result = index_mark(log, &elements);
     }
+    return result;
+}
+
+/* Whether the numbers of a topic and its partitions can be: they bound loops and reads from here on. */
+static int numbers_valid(const struct sequencer *sequencer, const struct topic_state *topic)
+{
+    const struct topic_entry *entry = &topic->entry;
+    if (entry->entry_count > sequencer->ordered || entry->log_start_total_order > entry->next_total_order || entry->next_total_order > INT64_MAX)
+        return 0;
+    for (uint32_t partition = 0; partition < entry->partition_count; partition++) {
+        const struct partition_state *state = &topic->partitions[partition];
+        if (state->element_first > state->element_count || state->element_count > entry->entry_count ||
+            state->log_start_offset > state->next_offset || state->next_offset > INT64_MAX)
+            return 0;
+    }
+    return 1;
 }
 
 /* What is left of one partition. */
@@ -306,10 +322,11 @@ static int settle_heads(struct log *log, uint32_t slot)
     struct topic_state *topic = &log->sequencer->topics[slot];
     if (topic->entry.state == TOPIC_FREE)
         return OPEN_OK;
+    if ((topic->entry.state == TOPIC_LIVE && !numbers_valid(log->sequencer, topic)) || mark_pages(log, slot) != 0)
+        return OPEN_DAMAGED;
     struct left *left = calloc(topic->entry.partition_count, sizeof *left);
     if (left == NULL)
         return OPEN_NO_MEMORY;
-    mark_pages(log, slot);
     int result = count_live(log, slot, left);
     for (uint32_t partition = 0; topic->entry.state == TOPIC_LIVE && partition < topic->entry.partition_count && result == OPEN_OK; partition++)
         if (left[partition].count <= topic->partitions[partition].element_count)
@@ -323,6 +340,17 @@ static int settle_heads(struct log *log, uint32_t slot)
 static int claimed(struct log *log, uint32_t block)
 {
     return (int)(mem_load64(&log->mem, log->bitmap_position + block / 64 * 8) >> block % 64 & 1);
+}
+
+/* Whether everything that is in use is also claimed: or the same block would be used twice. */
+static int claims_valid(struct log *log)
+{
+    const struct sequencer *sequencer = log->sequencer;
+    uint64_t end = control_word(log, offsetof(struct control, committed_blocks));
+    for (uint32_t block = 0; block < log->block_count; block++)
+        if ((sequencer->live[block] > 0 || sequencer->page_used[block] != 0) && (block >= end || !claimed(log, block)))
+            return 0;
+    return end <= log->block_count;
 }
 
 /* One claimed run: kept, sealed, or given back. Returns its length in blocks. */
@@ -415,6 +443,18 @@ static void release_old_records(struct log *log)
     }
 }
 
+/* Whether what is left in each ring can be: it bounds the passes that follow. */
+static int rings_valid(struct log *log)
+{
+    for (uint32_t broker = 0; broker < BROKERS_MAX; broker++) {
+        uint64_t written = mem_observe64(&log->mem, FIELD(broker_position(broker), struct broker_entry, written));
+        uint64_t consumed = log->sequencer->consumed[broker];
+        if (consumed > written || written - consumed > RING_SLOTS)
+            return 0;
+    }
+    return 1;
+}
+
 static int load(struct log *log)
 {
     struct sequencer *sequencer = log->sequencer;
@@ -434,11 +474,13 @@ static int load(struct log *log)
         result = load_topic(log, slot);
     if (result == OPEN_OK)
         result = fold_ordered(log, applied);
+    if (result == OPEN_OK && !rings_valid(log))
+        result = OPEN_DAMAGED;
     if (result == OPEN_OK)
         result = fold_producers(log);
     for (uint32_t slot = 0; slot < sequencer->topic_slots && result == OPEN_OK; slot++)
         result = settle_heads(log, slot);
-    return result;
+    return result == OPEN_OK && !claims_valid(log) ? OPEN_DAMAGED : result;
 }
 
 /* How far each ring is consumed stands in the entries above `applied`, so it is published before that moves: a successor that is killed

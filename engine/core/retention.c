@@ -298,11 +298,12 @@ int retention_sweep(struct log *log, uint32_t budget)
         if (topic->entry.state != TOPIC_DYING)
             continue;
         struct index index = order_index(slot, topic->entry.index_root);
-        for (; topic->sweep < topic->entry.entry_count; topic->sweep++) {
+        sequencer_touch_topic(sequencer, slot);    /* its head tells a successor which segments may be gone */
+        for (; topic->entry.entry_first < topic->entry.entry_count; topic->entry.entry_first++) {
             struct order_entry entry;
             if (budget-- == 0)
                 return 1;
-            if (entry_read(log, &index, topic->sweep, &entry) && entry.state == ENTRY_LIVE)
+            if (entry_read(log, &index, topic->entry.entry_first, &entry) && entry.state == ENTRY_LIVE)
                 retention_drop(log, entry.segment);
         }
         sweep_done(log, slot);

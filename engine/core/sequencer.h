@@ -24,7 +24,6 @@ struct topic_state {
     struct partition_state *partitions;
     int dirty;
     int identity_dirty;
-    uint64_t sweep;                   /* of a dying topic: next order entry to release */
     int settle_pages;                 /* at takeover: pages of what was released may still stand, from this entry on */
     uint64_t settle_from;
 };
@@ -103,7 +102,7 @@ void sequencer_remember(struct sequencer *sequencer, const struct order_slot *sl
 uint64_t index_extend(struct log *log, struct index *index, uint64_t number);   /* position of the element, 0: no memory */
 void index_drop_leaf(struct log *log, struct index *index, uint64_t number, uint64_t count);
 void index_drop_all(struct log *log, struct index *index);
-void index_mark(struct log *log, const struct index *index);
+int index_mark(struct log *log, const struct index *index);
 void pages_refill_reserve(struct log *log);
 uint32_t pages_reserved_block(struct log *log);                        /* one of the reserve; 0: none left */
 

@@ -251,6 +251,16 @@ def test_topic_operations(bench: Bench) -> None:
     bench.try_kills(create("c", 2))
 
 
+def test_sweep_of_a_large_topic(bench: Bench) -> None:
+    """More entries than one pass sweeps: the rest is swept by and by."""
+    bench.run(create("a", 1))
+    bench.run(create("b", 1))
+    bench.run(lambda log: bench.driver.Bulk(log, size=300).append(topic_named(log, "a"), 10_000))
+    bench.try_kills(lambda log: log.delete_topic(topic_named(log, "a")), stride=7)
+    bench.try_kills(bench.driver.settle, stride=7, nested=5)
+    assert bench.driver.left_when_empty(bench.log) == []
+
+
 @pytest.mark.parametrize("partition", [0, 1, VIEW])
 def test_trim(bench: Bench, partition: int) -> None:
     bench.run(create("a", 2))

@@ -1,0 +1,211 @@
+"""One simulated host: a handle of the core on the simulated memory, and what it says the log holds."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from totalog.engine.sim import build
+
+VIEW = 0xFFFFFFFF
+"""As a partition: the topic in total order."""
+LAYOUT_ID = 1
+READ_ROOM = 1 << 20
+BATCHES_MAX = 4096
+OPERATIONS = {"create": 1, "alter": 2, "delete": 3, "trim": 4}
+
+
+class Violation(Exception):
+    """The log broke a promise."""
+
+
+class Batch(NamedTuple):
+    partition: int
+    payload: bytes
+    records: int = 1
+    timestamp: int = 0
+    producer_id: int = -1
+    base_sequence: int = -1
+
+
+class Answer(NamedTuple):
+    status: int
+    base_offset: int
+    total_order: int
+    global_position: int
+
+
+class Part(NamedTuple):
+    """A partition, or the view."""
+
+    start: int
+    next: int
+    batches: tuple[tuple[int, bytes], ...]
+    """(base offset or total order, payload) from the log start to the end."""
+
+
+class Topic(NamedTuple):
+    slot: int
+    generation: int
+    name: bytes
+    id: bytes
+    partition_count: int
+    order_level: int
+    retention_bytes: int
+    retention_ms: int
+    settings: bytes
+    parts: tuple[Part, ...]
+    """The partitions, then the view."""
+
+
+Contents = tuple[Topic, ...]
+
+
+class Host:
+    """A handle, by its number in the simulation."""
+
+    def __init__(self, core: Any, number: int) -> None:
+        module = build.core()
+        self.lib, self.ffi = module.lib, module.ffi
+        self.core = core
+        self.number = number
+        self.room = self.ffi.new("uint8_t[]", READ_ROOM)
+        self.target = int(self.ffi.cast("uintptr_t", self.room))
+        self.batches = self.ffi.new("struct read_batch[]", BATCHES_MAX)
+        self.batches_at = int(self.ffi.cast("uintptr_t", self.batches))
+        self.result = self.ffi.new("struct read_result *")
+        self.info = self.ffi.new("struct topic_info *")
+
+    def end(self) -> None:
+        """The process is gone, with all that its cache held alone."""
+        if self.core is not None:
+            self.lib.log_close(self.core)
+            self.lib.sim_host_end(self.number)
+            self.core = None
+
+    # -- writing
+
+    def operate(self, operation: str, topic: Topic, *, partition: int = 0, offset: int = 0) -> int:
+        """The status. What is not a field of the request does not matter to the operation."""
+        request = self.ffi.new("struct topic_request *")
+        request.operation = OPERATIONS[operation]
+        request.topic_slot, request.topic_generation = topic.slot, topic.generation
+        request.partition_count, request.order_level = topic.partition_count, topic.order_level
+        request.retention_bytes, request.retention_ms = topic.retention_bytes, topic.retention_ms
+        request.trim_partition, request.trim_offset = partition, offset
+        request.name_size, request.settings_size = len(topic.name), len(topic.settings)
+        self.ffi.memmove(request.id, topic.id, len(topic.id))
+        self.ffi.memmove(request.name, topic.name, len(topic.name))
+        return int(self.lib.log_topic_operation(self.core, request, topic.settings))
+
+    def append(self, topic: Topic, batches: Sequence[Batch]) -> list[Answer]:
+        """One group."""
+        group = self.ffi.new("struct append[]", len(batches))
+        kept = [self.ffi.from_buffer(batch.payload) for batch in batches]
+        for append, batch, source in zip(group, batches, kept, strict=True):
+            append.source, append.size = int(self.ffi.cast("uintptr_t", source)), len(batch.payload)
+            fill(append, topic, batch)
+        self.lib.log_append(self.core, group, len(batches))
+        return [Answer(a.status, a.base_offset, a.total_order, a.global_position) for a in group]
+
+    def append_reserved(self, topic: Topic, batches: Sequence[Batch], size: int) -> list[Answer]:
+        """The payloads are received into a reservation of `size` bytes; what is left of it goes back."""
+        address = self.ffi.new("uint64_t *")
+        segment = self.lib.log_reserve(self.core, size, address)
+        assert segment != 0
+        group = self.ffi.new("struct append[]", max(len(batches), 1))
+        at = address[0]
+        for append, batch in zip(group, batches, strict=False):
+            self.ffi.memmove(self.ffi.cast("uint8_t *", at), batch.payload, len(batch.payload))
+            append.source, append.size, append.segment = at, len(batch.payload), segment
+            fill(append, topic, batch)
+            at += len(batch.payload)
+        self.lib.log_append(self.core, group, len(batches))
+        self.lib.log_reserve_done(self.core, segment, bool(batches))
+        return [Answer(a.status, a.base_offset, a.total_order, a.global_position) for a in group[0 : len(batches)]]
+
+    def maintain(self, now_ms: int) -> None:
+        while self.lib.log_maintain(self.core, now_ms):
+            pass
+
+    # -- reading
+
+    def contents(self) -> Contents:
+        """Every topic, from its log starts to its ends."""
+        self.lib.log_topics_version(self.core)
+        topics, slot = [], 1
+        while self.lib.log_topic(self.core, slot, self.info) == 0 or self.info.generation:
+            if self.info.state == self.lib.TOPIC_LIVE:
+                topics.append(self.topic())
+            slot += 1
+        return tuple(topics)
+
+    def topic(self) -> Topic:
+        info, ffi = self.info, self.ffi
+        slot, generation, partitions = info.slot, info.generation, info.partition_count
+        settings = ffi.new("uint8_t[]", info.settings_size)
+        status = self.lib.log_topic_settings(self.core, slot, generation, settings, info.settings_size)
+        if status != 0:
+            raise Violation(f"the settings of topic {slot}/{generation} cannot be read: status {status}")
+        if partitions > 64:
+            raise Violation(f"topic {slot}/{generation} shows {partitions} partitions")
+        return Topic(
+            slot,
+            generation,
+            bytes(ffi.buffer(info.name, info.name_size)),
+            bytes(ffi.buffer(info.id)),
+            partitions,
+            info.order_level,
+            info.retention_bytes,
+            info.retention_ms,
+            bytes(ffi.buffer(settings)),
+            tuple(self.part(slot, generation, number) for number in (*range(partitions), VIEW)),
+        )
+
+    def part(self, slot: int, generation: int, partition: int) -> Part:
+        bounds = self.ffi.new("struct bounds *")
+        status = self.lib.log_bounds(self.core, slot, generation, partition, bounds)
+        if status != 0:
+            raise Violation(f"topic {slot}/{generation} has no partition {partition}: status {status}")
+        start, end = bounds.log_start_offset, bounds.next_offset
+        self.read(slot, generation, partition, start)
+        result = self.result
+        if result.status != 0 or result.next_offset != end:
+            raise Violation(f"a read of topic {slot}/{generation} partition {partition} at {start}: {result.status}")
+        return Part(start, end, self.found())
+
+    def read(self, slot: int, generation: int, partition: int, offset: int) -> None:
+        self.lib.log_read(
+            self.core,
+            slot,
+            generation,
+            partition,
+            offset,
+            self.target,
+            READ_ROOM,
+            True,
+            self.batches_at,
+            BATCHES_MAX,
+            self.result,
+        )
+
+    def found(self) -> tuple[tuple[int, bytes], ...]:
+        """(base, payload) of each batch that the last read copied."""
+        found, at = [], 0
+        content = bytes(self.ffi.buffer(self.room, self.result.size))
+        for index in range(self.result.count):
+            batch = self.batches[index]
+            found.append((batch.base_offset, content[at : at + batch.size]))
+            at += batch.size
+        return tuple(found)
+
+    def blocks_used(self) -> int:
+        total, used, committed = (self.ffi.new("uint64_t *") for _ in range(3))
+        self.lib.log_blocks(self.core, total, used, committed)
+        return int(used[0])
+
+
+def fill(append: Any, topic: Topic, batch: Batch) -> None:
+    append.topic_slot, append.topic_generation, append.partition = topic.slot, topic.generation, batch.partition
+    append.record_count, append.last_offset_delta = batch.records, batch.records - 1
+    append.producer_id, append.base_sequence = batch.producer_id, batch.base_sequence
+    append.producer_epoch = 0 if batch.producer_id >= 0 else -1
+    append.max_timestamp = batch.timestamp

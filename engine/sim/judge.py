@@ -1,0 +1,68 @@
+"""What another host may see of a step that is being done, and what a successor may find of one that was cut short."""
+
+from totalog.engine.sim.host import Contents, Part, Topic, Violation
+
+Key = tuple[int, int]
+
+
+def by_key(contents: Contents) -> dict[Key, Topic]:
+    return {(topic.slot, topic.generation): topic for topic in contents}
+
+
+def judge(found: Contents, before: Contents, after: Contents, *, settled: bool) -> None:
+    """Every number lies between those before and after the step, and what both bounds allow is there, byte for byte.
+
+    `settled` is what a successor made of it: then partitions and view agree. A reader may look at a topic whose batches
+    are just being released: those may be there or not, in any pattern.
+    """
+    now, old, new = by_key(found), by_key(before), by_key(after)
+    if not old.keys() & new.keys() <= now.keys() <= old.keys() | new.keys():
+        raise Violation(f"topics {sorted(now)} between {sorted(old)} and {sorted(new)}")
+    for key, topic in now.items():
+        judge_topic(topic, old.get(key), new.get(key), settled=settled)
+
+
+def judge_topic(now: Topic, before: Topic | None, after: Topic | None, *, settled: bool) -> None:
+    known = [topic for topic in (before, after) if topic is not None]
+    for field in Topic._fields[:-1]:
+        if getattr(now, field) not in [getattr(topic, field) for topic in known]:
+            raise Violation(f"{field} of topic {now.slot} is {getattr(now, field)!r}")
+    if settled and now[:-1] not in [topic[:-1] for topic in known]:
+        raise Violation(f"topic {now.slot} is described by two records at once: {now[:-1]!r}")
+    shown: list[tuple[int, bytes]] = []
+    for number, part in enumerate(now.parts):
+        view = number == len(now.parts) - 1
+        try:
+            judge_part(part, part_of(before, number, view), part_of(after, number, view), settled=settled)
+        except Violation as problem:
+            raise Violation(f"topic {now.slot} {'view' if view else f'partition {number}'}: {problem}") from None
+        if not view:
+            shown += part.batches
+    if settled and sorted(payload for _, payload in shown) != sorted(payload for _, payload in now.parts[-1].batches):
+        raise Violation(f"topic {now.slot}: the view does not show what the partitions show")
+
+
+def part_of(topic: Topic | None, number: int, view: bool) -> Part | None:
+    if topic is None:
+        return None
+    if view:
+        return topic.parts[-1]
+    return topic.parts[number] if number < topic.partition_count else Part(0, 0, ())
+
+
+def judge_part(now: Part, before: Part | None, after: Part | None, *, settled: bool) -> None:
+    low = before or Part(0, 0, ())
+    high = after or Part(low.next, low.next, ())  # a topic that goes: everything may be gone
+    if not low.start <= now.start <= high.start or not low.next <= now.next <= high.next:
+        raise Violation(f"{now.start}..{now.next} between {low.start}..{low.next} and {high.start}..{high.next}")
+    ends = sorted({base for base, _ in low.batches + high.batches} | {high.next})
+    end_of = dict(zip(ends, ends[1:], strict=False))
+    known = dict(low.batches + high.batches)
+    in_range = {base for base in known if base < now.next and end_of[base] > now.start}
+    stays = in_range if settled else {base for base in in_range if (base, known[base]) in high.batches}
+    bases = [base for base, _ in now.batches]
+    if bases != sorted(set(bases)) or not stays <= set(bases) <= in_range:
+        raise Violation(f"batches at {bases}, where {sorted(stays)} have to be, and {sorted(in_range)} may")
+    for base, payload in now.batches:
+        if payload != known[base]:
+            raise Violation(f"the batch at {base} holds {payload[:16].hex()}, not {known[base][:16].hex()}")

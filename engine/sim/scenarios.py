@@ -1,0 +1,101 @@
+"""What is tried under the adversaries. Each scenario is a world of its own; `world.step` is one step of the writing host."""
+
+from collections.abc import Callable
+
+from totalog.engine.sim.host import Host, Topic, VIEW, Violation
+from totalog.engine.sim.world import World
+
+Scenario = Callable[[World], None]
+
+
+def topic_named(name: bytes, partitions: int = 1, **more: object) -> Topic:
+    """A description to create a topic from."""
+    fields = {"order_level": 5, "retention_bytes": -1, "retention_ms": -1, "settings": b""} | more
+    return Topic(slot=0, generation=0, name=name, id=name[:1] * 16, partition_count=partitions, parts=(), **fields)  # type: ignore[arg-type]
+
+
+def create(world: World, name: bytes, partitions: int = 1, **more: object) -> Topic:
+    wanted = topic_named(name, partitions, **more)
+    world.step(lambda host: accept(host.operate("create", wanted)))
+    return world.topic(name)
+
+
+def accept(status: int) -> None:
+    if status != 0:
+        raise Violation(f"an operation is answered with status {status}")
+
+
+def append(world: World, topic: Topic, *partitions: int, published_counts: bool = False, **more: int) -> None:
+    batches = world.batches(*partitions, **more)
+
+    def run(host: Host) -> None:
+        answers = host.append(topic, batches)
+        if [answer.status for answer in answers] != [0] * len(batches):
+            raise Violation(f"batches are answered {answers}")
+
+    world.step(run, published_counts=published_counts)
+
+
+def publishing(world: World) -> None:
+    """Batches one by one, in groups, and from a reservation; an empty reservation goes back."""
+    topic = create(world, b"a", 2)
+    append(world, topic, 0)
+    append(world, topic, 1, 0, 1, records=2, published_counts=True)
+    append(world, topic, *[0, 1] * 5)
+    batches = world.batches(0, 1, size=200)
+    world.step(lambda host: host.append_reserved(topic, batches, 70_000))
+    world.step(lambda host: host.append_reserved(topic, [], 70_000))
+    append(world, topic, 0)
+
+
+def operations(world: World) -> None:
+    """Topics are created, altered and deleted, and their slots used again."""
+    create(world, b"a", 2, settings=b"first" * 20)
+    topic = create(world, b"b")
+    append(world, world.topic(b"a"), 0, 1)
+    append(world, topic, 0, 0)
+    altered = topic._replace(partition_count=3, settings=b"second" * 30, retention_bytes=100_000)
+    world.step(lambda host: accept(host.operate("alter", altered)))
+    append(world, world.topic(b"b"), 0, 1, 2)
+    world.step(lambda host: accept(host.operate("delete", world.topic(b"a")._replace(settings=b""))))
+    create(world, b"c", 2)
+    append(world, world.topic(b"c"), 0, 1)
+    world.step(lambda host: accept(host.operate("delete", world.topic(b"c")._replace(settings=b""))))
+
+
+def trims(world: World) -> None:
+    """Log starts move, over pages of both indexes."""
+    topic = create(world, b"a", 2)
+    for _ in range(4):
+        append(world, topic, *[0, 1] * 9)
+    trimming = topic._replace(settings=b"")
+    for partition, offset in ((0, 5), (VIEW, 20), (1, 30), (VIEW, 70), (VIEW, 72)):
+        world.step(lambda host, p=partition, o=offset: accept(host.operate("trim", trimming, partition=p, offset=o)))
+    append(world, topic, 0, 1)
+
+
+def retention(world: World) -> None:
+    """By size, in both order levels, and by time."""
+    for name, level in ((b"a", 5), (b"b", 0)):
+        topic = create(world, name, 2, order_level=level, retention_bytes=72 * 6, retention_ms=1000)
+        append(world, topic, *[0, 1] * 6, timestamp=10)
+        append(world, topic, 0, 0, 1, timestamp=500)
+        append(world, topic, *[0] * 5, timestamp=900)
+    world.step(lambda host: host.maintain(1700))
+    world.step(lambda host: host.maintain(5000))
+
+
+def reuse(world: World) -> None:
+    """Segments fill, are released and used again: what a host remembers of a line is from another life of its block."""
+    topic = create(world, b"a", 1, retention_bytes=150_000)
+    for _ in range(8):
+        append(world, topic, 0, size=40_000)
+    other = create(world, b"b", 1)
+    append(world, other, 0, 0)
+    world.step(lambda host: accept(host.operate("delete", topic._replace(settings=b""))))
+    append(world, other, 0, size=70_000)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    function.__name__: function for function in (publishing, operations, trims, retention, reuse)
+}

@@ -1,0 +1,59 @@
+/* What the simulation's Python calls, besides the core. Read by the compiler and, as text, by cffi. A host is known by its number: one
+ * for each handle on the region, in the order in which they were made; numbers of hosts that are gone are used again.
+ */
+
+enum { SIM_FLUSH = 0, SIM_FENCE = 1, SIM_INVALIDATE = 2 };
+/* SIM_DELETED: the operation does nothing. SIM_REDIRECTED: it meets the lines one further. SIM_UNFENCED: an invalidate whose fence is
+   missing, so that loads may run ahead of it. */
+enum { SIM_NONE = 0, SIM_DELETED = 1, SIM_REDIRECTED = 2, SIM_UNFENCED = 3 };
+enum { SIM_AT_FENCES = 1, SIM_AT_INVALIDATES = 2 };
+enum { SIM_RESERVE = 8 };             /* RESERVE_BLOCKS of log.h */
+
+struct sim_site {
+    const char *file;
+    uint32_t line;
+    uint32_t operation;
+    uint64_t hits;                /* how often it ran since sim_begin */
+};
+
+/* A new world over `size` bytes of memory at this address, which the caller maps, shared. All hosts are gone. */
+void sim_begin(uint64_t memory, uint64_t size);
+int32_t sim_newest_host(void);
+/* The host is gone: what its cache held alone is lost. */
+void sim_host_end(int32_t host);
+
+/* Lines that the host stored to and that are not surely in memory. For each, how many versions memory may hold besides the
+   present one: a line may have been written back after any of its stores since it was last fenced. Returns how many lines. */
+uint32_t sim_unfenced(int32_t host, uint64_t *lines, uint32_t *versions, uint32_t room);
+/* Memory gets version chosen[i] of unfenced line i: 1 is the oldest, 0 leaves the line. The host's cache stays as it is. */
+void sim_write_back(int32_t host, const uint32_t *chosen, uint32_t count);
+
+/* Changes of memory are remembered from the first call on; sim_undo takes them back to a mark. */
+uint64_t sim_mark(void);
+void sim_undo(uint64_t mark);
+/* The caches of living hosts, kept and restored; one level. The unfenced lines of a host must be the same at both times. */
+void sim_keep_cache(int32_t host);
+void sim_restore_cache(int32_t host);
+/* The host holds a copy of every line that has been written so far (as a prefetcher may have left it). */
+void sim_prefetch(int32_t host);
+/* The same for hosts that are made later: they begin with copies as lines are now. The second adds lines that nobody wrote yet. */
+void sim_keep_stale(void);
+void sim_keep_stale_range(uint64_t position, uint64_t size);
+void sim_forget_stale(void);
+
+/* Every host loses or writes back a line of its cache at one of `one_in` steps; 0: never. */
+void sim_evict(uint64_t seed, uint32_t one_in);
+/* `hook` is called when `host` is about to pass a fence or an atomic (all that its stores may leave in memory up to there is possible
+   now), or to pass an invalidate; never while the host's hook runs already. NULL: none. */
+void sim_hook(int32_t host, uint32_t when, void (*hook)(void));
+void sim_hook_next(uint32_t when, void (*hook)(void));      /* of the next host that is made */
+/* abort() after so many steps: a mutant may run in circles. */
+void sim_limit(uint64_t steps);
+uint64_t sim_steps(void);
+
+uint32_t sim_site_count(void);
+void sim_site_get(uint32_t number, struct sim_site *site);
+void sim_mutate(uint32_t number, uint32_t mutant);
+
+/* A handle that only reads, as `broker` (whose pins it uses). It takes no other part. */
+struct log *sim_reader(int32_t fd, uint64_t size, uint32_t broker);

@@ -1,0 +1,378 @@
+"""A world: simulated memory, the host that writes (A), a host that reads (B), and hosts that take over (C, D).
+
+`World.step` runs one step of A and shows every state that memory may be in meanwhile to B and to a successor, within the
+limits of the adversary. What they saw is judged when the step is done, against what A holds before and after it.
+"""
+
+import contextlib
+import itertools
+import mmap
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from totalog.engine.sim import build
+from totalog.engine.sim.host import LAYOUT_ID, Batch, Contents, Host, Part, Topic, Violation
+from totalog.engine.sim.judge import judge
+
+BLOCKS = 192
+"""Of the region, so few that all have memory from the start (no committer thread)."""
+UNFENCED_MAX = 4096
+STEPS_MAX = 60_000_000
+STEP_SIZE = 72
+"""Bytes of a payload where nothing else is asked for: two lines."""
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """How much of what may happen is tried."""
+
+    seed: int
+    subsets_max: int = 64
+    """States of memory tried at one fence: all there are, or that many of them."""
+    evict_one_in: int = 0
+    """A line of a cache is evicted at one of so many steps; 0: never."""
+    follow_one_in: int = 16
+    """A successor is followed (appends, its own crash, its own successor, an empty log) at one of so many states."""
+    nested_one_in: int = 48
+    """The start of a successor is itself cut short at one of so many states."""
+
+
+@dataclass
+class Step:
+    """One step of A while it runs, and what others saw of it."""
+
+    before: Contents
+    seen: dict[tuple[bool, int, int, Contents], None] = field(default_factory=dict)
+    """(whether a successor, headers published, global positions ordered, contents)."""
+    states: int = 0
+
+
+class World:
+    def __init__(self, adversary: Adversary) -> None:
+        module = build.core()
+        self.lib, self.ffi = module.lib, module.ffi
+        self.adversary = adversary
+        self.random = random.Random(adversary.seed)
+        self.payloads = itertools.count(1)
+        self.states = 0
+        blocks = BLOCKS + 1
+        self.size = (self.lib.FIXED_SIZE // self.lib.BLOCK_SIZE + blocks + 4) * self.lib.BLOCK_SIZE
+        self.descriptor = os.memfd_create("totalog-sim", os.MFD_CLOEXEC)
+        os.ftruncate(self.descriptor, self.size)
+        self.map = mmap.mmap(self.descriptor, self.size)
+        self.lib.sim_begin(int(self.ffi.cast("uintptr_t", self.ffi.from_buffer(self.map))), self.size)
+        self.lib.sim_limit(STEPS_MAX)
+        self.failure: BaseException | None = None
+        self.hooks: dict[int, Any] = {}
+        self.empty_blocks: int | None = None
+        self.lib.sim_evict(adversary.seed, adversary.evict_one_in)
+        self.writer, self.reader = self.format()
+
+    def close(self) -> None:
+        self.lib.sim_evict(0, 0)
+        self.map.close() if not self.map.closed else None
+        os.close(self.descriptor)
+
+    # -- hosts
+
+    def open(self) -> Host:
+        """A host that takes the sequencer's part."""
+        error = self.ffi.new("int32_t *")
+        core = self.lib.log_open(self.descriptor, self.size, LAYOUT_ID, 0, error)
+        if core == self.ffi.NULL:
+            self.lib.sim_host_end(self.lib.sim_newest_host())
+            raise Violation(f"a successor cannot open the region: OPEN_* {error[0]}")
+        return Host(core, self.lib.sim_newest_host())
+
+    def open_reader(self) -> Host:
+        core = self.lib.sim_reader(self.descriptor, self.size, 1)
+        return Host(core, self.lib.sim_newest_host())
+
+    def format(self) -> tuple[Host, Host]:
+        """Formats on one host, and opens on another, which had looked before there was anything."""
+        self.lib.sim_hook_next(self.lib.SIM_AT_FENCES, self.callback(self.look_at_format))
+        self.lib.sim_keep_stale_range(0, self.lib.TOPIC_TABLE_POSITION)
+        for position in (self.lib.TOPIC_TABLE_POSITION, self.lib.PARTITION_TABLE_POSITION):
+            self.lib.sim_keep_stale_range(position, self.lib.LINE_SIZE * 10)
+        status = self.lib.region_format(self.descriptor, self.size, self.lib.COHERENCE_NONCOHERENT, LAYOUT_ID, b"sixteen bytes id")
+        self.lib.sim_host_end(self.lib.sim_newest_host())
+        self.raise_failure()
+        assert status == self.lib.OPEN_OK
+        writer = self.open()
+        if writer.blocks_used() != 1 + self.lib.SIM_RESERVE:
+            raise Violation(f"a new log uses {writer.blocks_used()} blocks")
+        return writer, self.open_reader()
+
+    def look_at_format(self) -> None:
+        """A region half formatted is no region, or a whole one."""
+        formatter = self.lib.sim_newest_host()
+        for _ in self.memory_states(formatter, self.adversary.subsets_max):
+            if int.from_bytes(self.map[0:8], "little") != 0:
+                self.expect(self.open_contents(), (), "of a new region")
+
+    def open_contents(self) -> Contents:
+        host = self.open()
+        try:
+            if host.blocks_used() != 1 + self.lib.SIM_RESERVE:
+                raise Violation(f"a new log uses {host.blocks_used()} blocks")
+            return host.contents()
+        finally:
+            host.end()
+
+    # -- states of memory
+
+    def memory_states(self, host: int, limit: int) -> Iterator[tuple[int, ...]]:
+        """Each state that memory may be in, given what the host has stored: it is there while the loop's body runs."""
+        lines, versions = self.ffi.new("uint64_t[]", UNFENCED_MAX), self.ffi.new("uint32_t[]", UNFENCED_MAX)
+        count = self.lib.sim_unfenced(host, lines, versions, UNFENCED_MAX)
+        assert count <= UNFENCED_MAX
+        for chosen in choices([versions[index] for index in range(count)], limit, self.random):
+            mark = self.lib.sim_mark()
+            self.lib.sim_write_back(host, list(chosen), count)
+            yield chosen
+            self.lib.sim_undo(mark)
+
+    @contextlib.contextmanager
+    def branch(self) -> Iterator[None]:
+        """What is done to memory in here is taken back."""
+        mark = self.lib.sim_mark()
+        try:
+            yield
+        finally:
+            self.lib.sim_undo(mark)
+
+    def word(self, position: int, struct: str, name: str) -> int:
+        """A word of memory as it stands there."""
+        at = position + self.ffi.offsetof(f"struct {struct}", name)
+        return int.from_bytes(self.map[at : at + 8], "little")
+
+    def published(self) -> int:
+        """Headers of broker 0 that memory shows."""
+        return self.word(self.lib.BROKER_TABLE_POSITION, "broker_entry", "written")
+
+    def ordered(self) -> int:
+        """Global positions that memory shows as decided."""
+        return self.word(self.lib.CONTROL_POSITION, "control", "ordered")
+
+    # -- hooks
+
+    def callback(self, function: Callable[[], None]) -> Any:
+        """As C calls it. The first exception is kept; the hook does nothing after it."""
+
+        def run() -> None:
+            if self.failure is None:
+                try:
+                    function()
+                except BaseException as failure:  # noqa: BLE001 - it is raised again when C has returned
+                    self.failure = failure
+
+        made = self.ffi.callback("void(void)", run)
+        self.hooks[id(function)] = made
+        self.hooks = dict(list(self.hooks.items())[-8:])
+        return made
+
+    def raise_failure(self) -> None:
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+
+    # -- steps
+
+    def payload(self, size: int = STEP_SIZE) -> bytes:
+        """Bytes that no other batch has."""
+        return (next(self.payloads).to_bytes(8, "little") * (size // 8 + 1))[:size]
+
+    def batches(self, *partitions: int, size: int = STEP_SIZE, **more: Any) -> list[Batch]:
+        return [Batch(partition, self.payload(size), **more) for partition in partitions]
+
+    def topic(self, name: bytes) -> Topic:
+        return next(topic for topic in self.writer.contents() if topic.name == name)
+
+    def step(self, action: Callable[[Host], object], *, published_counts: bool = False) -> None:
+        """Runs the action on A, under the adversary, and judges. What is ordered has to be found by a successor.
+
+        `published_counts`: so has what is only published. (It may be dropped where it is the first of its segment.)
+        """
+        writer, reader, lib = self.writer, self.reader, self.lib
+        step = Step(writer.contents())
+        lib.sim_prefetch(reader.number)
+        lib.sim_keep_stale()
+        published, ordered = self.published(), self.ordered()
+        lib.sim_hook(writer.number, lib.SIM_AT_FENCES, self.callback(lambda: self.look(step)))
+        action(writer)
+        lib.sim_hook(writer.number, 0, self.ffi.NULL)
+        self.raise_failure()
+        self.check_nothing_unfenced(writer)
+        after = writer.contents()
+        for settled, headers, positions, found in step.seen:
+            complete = positions == self.ordered() > ordered or (
+                published_counts and headers == self.published() > published
+            )
+            try:
+                judge(found, after if complete and settled else step.before, after, settled=settled)
+            except Violation as problem:
+                who = "a successor" if settled else "a reader"
+                raise Violation(f"{who}, {headers} headers published, {positions} ordered: {problem}") from None
+        self.expect(reader.contents(), after, "that a reader sees when it is done")
+        with self.branch():
+            self.follow(after, "done")
+        if self.nested():
+            with self.branch():
+                self.cut_short(after, after)
+        lib.sim_forget_stale()
+        self.states += step.states
+
+    def nested(self) -> bool:
+        return self.adversary.nested_one_in > 0
+
+    def look(self, step: Step) -> None:
+        """At a fence of A: each state that memory may be in, seen by B and found by C."""
+        for number, _ in enumerate(self.memory_states(self.writer.number, self.adversary.subsets_max)):
+            step.states += 1
+            stands = self.published(), self.ordered()
+            self.lib.sim_keep_cache(self.reader.number)
+            try:
+                step.seen.setdefault((False, *stands, self.reader.contents()))
+            finally:
+                self.lib.sim_restore_cache(self.reader.number)
+            found = self.take_over()
+            step.seen.setdefault((True, *stands, found))
+            if self.adversary.follow_one_in and number % self.adversary.follow_one_in == 0:
+                with self.branch():
+                    self.follow(found, "cut short")
+
+    def take_over(self) -> Contents:
+        """What a successor finds. It is gone again, and what it did to memory as well."""
+        with self.branch():
+            host = self.open()
+            try:
+                return host.contents()
+            finally:
+                host.end()
+
+    def follow(self, expected: Contents, when: str) -> None:
+        """A successor finds it, goes on, and dies; its own successor finds all that, and can empty the log."""
+        host = self.open()
+        try:
+            self.expect(host.contents(), expected, f"that a successor finds ({when})")
+            self.check_nothing_unfenced(host)
+            self.expect_reader(expected, f"that a reader sees after a takeover ({when})")
+            for topic in expected:
+                for partition in range(topic.partition_count):
+                    answer = host.append(topic, self.batches(partition))[0]
+                    if (answer.status, answer.base_offset) != (0, topic.parts[partition].next):
+                        raise Violation(f"a successor orders the next batch of partition {partition} as {answer}")
+            grown = host.contents()
+        finally:
+            host.end()
+        for old, new in zip(expected, grown, strict=True):
+            self.check_grown(old, new)
+        self.expect_reader(grown, f"that a reader sees of a successor's batches ({when})")
+        second = self.open()
+        try:
+            self.expect(second.contents(), grown, f"that the second successor finds ({when})")
+            for topic in grown:
+                if second.operate("delete", topic) != 0:
+                    raise Violation(f"topic {topic.slot} cannot be deleted")
+            second.maintain(0)
+            self.check_emptied(second)
+        finally:
+            second.end()
+
+    def check_grown(self, old: Topic, new: Topic) -> None:
+        """By one batch for each partition; retention may have taken some from the head."""
+        for before, after in zip(old.parts[:-1], new.parts[:-1], strict=True):
+            if after.next != before.next + 1 or not after.batches:
+                raise Violation(f"a batch after {before.next} left the end at {after.next}")
+            kept = after.batches[:-1]
+            if kept != before.batches[len(before.batches) - len(kept) :]:
+                raise Violation("a batch that a successor ordered displaced older ones")
+
+    def check_emptied(self, host: Host) -> None:
+        """Blocks of a log without topics: the reserve, and what the operations' own records take."""
+        used = host.blocks_used()
+        if used > 1 + self.lib.SIM_RESERVE + 3:
+            raise Violation(f"{used} blocks are in use when everything is deleted")
+
+    def expect_reader(self, expected: Contents, what: str) -> None:
+        self.lib.sim_keep_cache(self.reader.number)
+        try:
+            self.expect(self.reader.contents(), expected, what)
+        finally:
+            self.lib.sim_restore_cache(self.reader.number)
+
+    def expect(self, found: Contents, expected: Contents, what: str) -> None:
+        if found != expected:
+            raise Violation(f"not what was expected {what}: {difference(found, expected)}")
+
+    def check_nothing_unfenced(self, host: Host) -> None:
+        """When a call has returned, nothing of what it stored is only in the cache of its host."""
+        lines, versions = self.ffi.new("uint64_t[]", 8), self.ffi.new("uint32_t[]", 8)
+        count = self.lib.sim_unfenced(host.number, lines, versions, 8)
+        if count and not self.adversary.evict_one_in:
+            places = ", ".join(str(lines[index] * self.lib.LINE_SIZE) for index in range(min(count, 8)))
+            raise Violation(f"{count} lines are not surely in memory when the call has returned: at {places}")
+
+    def cut_short(self, before: Contents, after: Contents) -> None:
+        """A successor dies at each fence of its own start, whatever of its lines is in memory; the next one finds all."""
+
+        def look() -> None:
+            successor = number[0]
+            for _ in self.memory_states(successor, max(self.adversary.subsets_max // 8, 4)):
+                judge(self.take_over(), before, after, settled=True)
+                self.expect_reader(after, "that a reader sees while a successor starts")
+
+        number = [next_free_host(self)]
+        self.lib.sim_hook_next(self.lib.SIM_AT_FENCES, self.callback(look))
+        host = self.open()
+        host.end()
+        self.raise_failure()
+
+
+def next_free_host(world: World) -> int:
+    """The number that the next host will have."""
+    host = world.open_reader()
+    host.end()
+    return host.number
+
+
+def choices(versions: list[int], limit: int, chance: random.Random) -> Iterator[tuple[int, ...]]:
+    """Which version of each line is in memory (0: none of the new ones): all combinations, or `limit` of them."""
+    total = 1
+    for count in versions:
+        total *= count + 1
+        if total > limit:
+            break
+    if total <= limit:
+        yield from itertools.product(*(range(count + 1) for count in versions))
+        return
+    none, newest = [0] * len(versions), list(versions)
+    made = [tuple(none), tuple(newest)]
+    for index, count in enumerate(versions):
+        made.append((*none[:index], count, *none[index + 1 :]))
+        made.append((*newest[:index], 0, *newest[index + 1 :]))
+    if len(made) > limit // 2 + 2:
+        made = made[:2] + chance.sample(made[2:], limit // 2)
+    while len(made) < limit:
+        made.append(tuple(chance.choice((0, count, chance.randint(0, count))) for count in versions))
+    yield from dict.fromkeys(made)
+
+
+def difference(found: Contents, expected: Contents) -> str:
+    if len(found) != len(expected):
+        return f"{len(found)} topics, not {len(expected)}"
+    for one, other in zip(found, expected, strict=True):
+        for name in Topic._fields[:-1]:
+            if getattr(one, name) != getattr(other, name):
+                return f"topic {other.slot}: {name} {getattr(one, name)!r}, not {getattr(other, name)!r}"
+        for number, (part, wanted) in enumerate(zip(one.parts, other.parts, strict=True)):
+            if part != wanted:
+                return f"topic {other.slot} part {number}: {describe(part)}, not {describe(wanted)}"
+    return "nothing"
+
+
+def describe(part: Part) -> str:
+    return f"{part.start}..{part.next} with {[(base, payload[:2].hex()) for base, payload in part.batches]}"
