@@ -86,7 +86,7 @@ int commit_blocks(struct log *log)
         commit_range(log, block_position(log, (uint32_t)from), (to - from) * BLOCK_SIZE) != 0)
         return -1;
     mem_raise64(&log->mem, FIELD(CONTROL_POSITION, struct control, committed_blocks), to);
-    local_store(&log->counters.commit_steps, log->counters.commit_steps + 1);
+    local_add(&log->committer.steps, 1);
     return 0;
 }
 
@@ -96,18 +96,20 @@ static void *committer_main(void *argument)
     struct committer *committer = &log->committer;
     pthread_mutex_lock(&committer->lock);
     while (!committer->stop) {
-        if (!committer->wanted) {
+        uint64_t from = committed_blocks(log);
+        if (committer->wanted <= from) {
             pthread_cond_wait(&committer->wake, &committer->lock);
             continue;
         }
-        committer->wanted = 0;
         pthread_mutex_unlock(&committer->lock);
-        uint64_t from = committed_blocks(log);
-        if (commit_blocks(log) == 0) {
+        int result = commit_blocks(log);
+        if (result == 0) {
             uint64_t to = committed_blocks(log);
             populate(log, block_position(log, (uint32_t)from), (to - from) * BLOCK_SIZE);
         }
         pthread_mutex_lock(&committer->lock);
+        if (result != 0)
+            committer->wanted = 0;    /* no memory now: until it is asked again */
     }
     pthread_mutex_unlock(&committer->lock);
     return NULL;
@@ -145,7 +147,8 @@ void commit_ahead(struct log *log, uint32_t claimed_end)
         (!committer->running && committer_start(log) != 0))
         return;                       /* without the thread, writers commit for themselves */
     pthread_mutex_lock(&committer->lock);
-    committer->wanted = 1;
+    if (committer->wanted < claimed_end + COMMIT_STEP_BLOCKS)
+        committer->wanted = claimed_end + COMMIT_STEP_BLOCKS;
     pthread_cond_signal(&committer->wake);
     pthread_mutex_unlock(&committer->lock);
 }

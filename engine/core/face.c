@@ -157,6 +157,7 @@ struct log *log_open(int32_t fd, uint64_t size, uint64_t layout_id, uint32_t bro
     *error = size >= sizeof header ? OPEN_MAP_FAILED : OPEN_NOT_A_REGION;
     if (log == NULL)
         return NULL;
+    log->mem.noncoherent = 1;         /* until the header has said so: a stale copy of it would not say */
     mem_invalidate(&log->mem, 0, sizeof header);
     mem_read(&log->mem, 0, &header, sizeof header);
     *error = broker < BROKERS_MAX ? check_header(&header, size, layout_id) : OPEN_DAMAGED;
@@ -446,6 +447,7 @@ void log_frontiers(struct log *log, struct frontiers *frontiers)
 void log_counters(struct log *log, struct log_counters *counters)
 {
     *counters = log->counters;
+    counters->commit_steps = local_load(&log->committer.steps);
 }
 
 void log_blocks(struct log *log, uint64_t *total, uint64_t *used, uint64_t *committed)
@@ -494,7 +496,7 @@ int32_t core_peek(struct log *log, uint64_t position, uint8_t *target, uint64_t 
 }
 
 struct racer {
-    struct log log;                   /* the same region, hints of its own */
+    struct log log;                   /* the same region, hints of its own, no committer */
     uint32_t rounds, blocks;
     uint8_t *owners;                  /* one byte per block: 1 while someone holds it */
     uint64_t claims, collisions;
@@ -517,6 +519,19 @@ static void *race(void *argument)
     return NULL;
 }
 
+/* Field by field: the committer of `log` may be at work. */
+static void share_region(struct log *racer, const struct log *log)
+{
+    racer->mem = log->mem;
+    racer->fd = log->fd;
+    racer->block_count = log->block_count;
+    racer->bitmap_position = log->bitmap_position;
+    racer->block_table_position = log->block_table_position;
+    racer->blocks_position = log->blocks_position;
+    racer->hint = log->hint;
+    racer->committer.stop = 1;
+}
+
 uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, uint32_t blocks, uint64_t *claims, double *nanoseconds)
 {
     struct racer *racers = calloc(threads, sizeof *racers);
@@ -530,10 +545,7 @@ uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, ui
     clock_gettime(CLOCK_MONOTONIC, &start);
     for (uint32_t i = 0; i < threads; i++) {
         racers[i] = (struct racer){.rounds = rounds, .blocks = blocks, .owners = owners};
-        racers[i].log = *log;
-        racers[i].log.recent_count = 0;
-        racers[i].log.counters = (struct log_counters){0};
-        racers[i].log.committer = (struct committer){.stop = 1};
+        share_region(&racers[i].log, log);
         if (pthread_create(&handles[i], NULL, race, &racers[i]) != 0)
             abort();
     }

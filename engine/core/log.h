@@ -40,7 +40,8 @@ struct committer {
     pthread_cond_t wake;
     int running;
     int stop;
-    int wanted;
+    uint64_t wanted;                  /* blocks that have to be committed */
+    uint64_t steps;                   /* committed by this process, its thread's and others */
 };
 
 struct sequencer;

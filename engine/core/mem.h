@@ -187,5 +187,6 @@ static inline uint64_t mem_position_of(const struct mem *mem, uint64_t address)
 #define local_load(pointer) __atomic_load_n((pointer), __ATOMIC_ACQUIRE)
 #define local_exchange(pointer, value) __atomic_exchange_n((pointer), (value), __ATOMIC_ACQ_REL)
 #define local_store(pointer, value) __atomic_store_n((pointer), (value), __ATOMIC_RELEASE)
+#define local_add(pointer, value) __atomic_fetch_add((pointer), (value), __ATOMIC_RELAXED)
 
 #endif

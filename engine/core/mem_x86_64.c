@@ -1,4 +1,12 @@
 /* The memory seam on x86-64. clflushopt where the processor has it, else clflush: chosen once, at run time. */
+
+/* Before anything is included: for a processor that is not known, its headers may be missing as well, and that would be the only message. */
+#if !defined(__x86_64__) && !defined(__aarch64__)
+#error "totalog: the shared-memory core knows x86-64 and arm64; this processor has no memory seam yet"
+#elif __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "totalog: the region is little endian; this processor is not"
+#endif
+
 #include "mem.h"
 
 #if defined(__x86_64__)
@@ -47,6 +55,4 @@ void mem_machine_pause(void)
     _mm_pause();
 }
 
-#elif !defined(__aarch64__)
-#error "totalog: the shared-memory core knows x86-64 and arm64; this processor has no memory seam yet"
 #endif

@@ -480,7 +480,8 @@ int sequencer_pass(struct log *log)
         return 0;
     struct touched touched[PASS_HEADERS_MAX];   /* their size limits are looked at when the pass stands */
     uint32_t touched_count = sequencer->dirty_partition_count < PASS_HEADERS_MAX ? sequencer->dirty_partition_count : PASS_HEADERS_MAX;
-    memcpy(touched, sequencer->dirty_partitions, touched_count * sizeof *touched);
+    if (touched_count > 0)
+        memcpy(touched, sequencer->dirty_partitions, touched_count * sizeof *touched);
     log->counters.sequencer_passes++;
     publish_pass(log);
     for (uint32_t i = 0; i < touched_count; i++)
