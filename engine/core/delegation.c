@@ -1,8 +1,8 @@
 /* Delegation: completed receives become published headers, and `written` moves.
  *
  * Invariants
- *  - Publish, then point: payload lines, a fence, header lines, a fence, then `written`. A group is flushed every 8 batches or 64 KiB and
- *    costs one fence at each step.
+ *  - Publish, then point: payload and header lines of the whole group, one fence, then `written`. The lines of a batch are flushed
+ *    right after they were stored, and drain while the next batch is copied: no header is looked at before `written` covers it.
  *  - Only this broker writes its ring, its `written` and its open segments. A slot is reused when its completion was taken.
  *  - A segment takes batches of one topic. The broker says with a header of its own, HEADER_SEAL, that no more will come: in ring order behind
  *    all of them, so that the sequencer may take the segment back as soon as its last batch is released.

@@ -307,17 +307,9 @@ void log_append(struct log *log, struct append *appends, uint32_t count)
     int relieved = 0;
     for (uint32_t done = 0; done < count;) {
         uint32_t end = count - done < CHUNK_MAX ? count : done + CHUNK_MAX;
-        uint32_t batches = 0, bytes = 0;
-        for (uint32_t i = done; i < end; i++) {
-            if (appends[i].status != STATUS_OK)
-                continue;
-            appends[i].status = delegate_one(log, &appends[i], i, &relieved);
-            bytes += appends[i].size < GROUP_FLUSH_BYTES ? appends[i].size : GROUP_FLUSH_BYTES;
-            if (++batches % GROUP_FLUSH_BATCHES == 0 || bytes >= GROUP_FLUSH_BYTES) {
-                mem_fence(&log->mem);
-                bytes = 0;
-            }
-        }
+        for (uint32_t i = done; i < end; i++)
+            if (appends[i].status == STATUS_OK)
+                appends[i].status = delegate_one(log, &appends[i], i, &relieved);
         if (log->ring_next != log->ring_taken)
             order_now(log, appends);
         for (uint32_t i = done; i < end; i++)

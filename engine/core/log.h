@@ -14,8 +14,6 @@
 #define COMMIT_STEP_BLOCKS 256        /* 16 MiB */
 #define RECENT_MAX 64                 /* freed runs remembered, newest first */
 #define RESERVE_BLOCKS 8              /* kept back so that topics can be deleted when memory is full */
-#define GROUP_FLUSH_BATCHES 8
-#define GROUP_FLUSH_BYTES 65536
 #define PASS_HEADERS_MAX 1024         /* headers of one ring in one sequencer pass */
 #define NOT_AN_APPEND 0xffffffffu
 
