@@ -37,7 +37,7 @@ static void topics_are_described(const char *folder, uint32_t coherence)
     request.settings_size = sizeof settings;
     CHECK(log_topic_operation(world->log, &request, settings) == STATUS_OK);
     struct topic_request again = describe_topic("orders", 1, 5);
-    CHECK(log_topic_operation(world->log, &again, NULL) == STATUS_TOPIC_EXISTS);
+    CHECK(log_topic_operation(world->log, &again, NO_SETTINGS) == STATUS_TOPIC_EXISTS);
     for (int time = 0; time < 2; time++) {
         CHECK(log_topic(world->log, request.topic_slot, &info) == STATUS_OK);
         CHECK(info.partition_count == 3 && info.order_level == 5 && info.name_size == 6);
@@ -172,7 +172,7 @@ static void retention_cuts_the_oldest(const char *folder, uint32_t coherence)
     request.topic_generation = topic.generation;
     request.retention_bytes = 100000;
     request.retention_ms = 1000;
-    CHECK(log_topic_operation(world->log, &request, NULL) == STATUS_OK);
+    CHECK(log_topic_operation(world->log, &request, NO_SETTINGS) == STATUS_OK);
     settle(world, -1);
     forget_by_size(world, 2 * 100000);
     CHECK(world->sent[0].gone && !world->sent[world->sent_count - 1].gone);

@@ -4,7 +4,9 @@
  *     program batches                                            the gateway's check of batches
  *     program leave|take FOLDER coherent|noncoherent             a region that one process leaves and another takes
  *     program flush clflush|clflushopt                           one instruction, outright: does this processor have it?
+ *     program plant overrun|overflow|race                        a fault that a sanitizer has to find
  */
+#include <pthread.h>
 #include <string.h>
 
 #if defined(__x86_64__)
@@ -24,6 +26,35 @@ __attribute__((target("clflushopt"))) static void flush_outright(const char *ins
 }
 #endif
 
+static int shared;
+
+static void *count_up(void *argument)
+{
+    for (int i = 0; i < 1000; i++)
+        shared++;
+    return argument;
+}
+
+static void plant(const char *fault)
+{
+    volatile int size = 8;
+    if (strcmp(fault, "overrun") == 0) {
+        volatile char *bytes = malloc((size_t)size);
+        CHECK(bytes != NULL);
+        bytes[size] = 1;
+        free((void *)bytes);
+    } else if (strcmp(fault, "overflow") == 0) {
+        volatile int large = 0x7ffffff8;
+        large = large + size;
+    } else {
+        pthread_t thread;
+        CHECK(pthread_create(&thread, NULL, count_up, NULL) == 0);
+        count_up(NULL);
+        CHECK(pthread_join(thread, NULL) == 0);
+        printf("counted to %d\n", shared);
+    }
+}
+
 int main(int count, char **words)
 {
     const char *what = count > 1 ? words[1] : "";
@@ -34,6 +65,8 @@ int main(int count, char **words)
     else if (count == 3 && strcmp(what, "flush") == 0)
         flush_outright(words[2]);
 #endif
+    else if (count == 3 && strcmp(what, "plant") == 0)
+        plant(words[2]);
     else if (count != 4)
         return 2;
     else if (strcmp(what, "log") == 0)

@@ -4,7 +4,8 @@
 #include "world.h"
 
 #define THREADS 4
-#define BLOCKS_MANY 1500              /* more than are committed at once, so that threads commit as they claim */
+#define STEP_BLOCKS 256               /* 16 MiB are committed at once */
+#define BLOCKS_MANY 1800              /* more than are committed at once, so that threads commit as they claim */
 
 static void claims_do_not_overlap(const char *folder, uint32_t coherence, uint32_t rounds)
 {
@@ -50,6 +51,7 @@ static void the_committer_runs_ahead(const char *folder, uint32_t coherence)
             log_counters(world->log, &counters);
             sched_yield();
         }
+        CHECK(blocks_committed(world) == before + STEP_BLOCKS);      /* one step ahead, and no further */
     }
     log_counters(world->log, &counters);
     CHECK(counters.commit_steps >= 4);

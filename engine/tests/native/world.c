@@ -95,7 +95,7 @@ struct topic_request describe_topic(const char *name, uint32_t partitions, uint3
 struct topic create_topic(struct world *world, const char *name, uint32_t partitions, uint32_t order_level)
 {
     struct topic_request request = describe_topic(name, partitions, order_level);
-    CHECK(log_topic_operation(world->log, &request, NULL) == STATUS_OK);
+    CHECK(log_topic_operation(world->log, &request, NO_SETTINGS) == STATUS_OK);
     return (struct topic){request.topic_slot, request.topic_generation, partitions};
 }
 
@@ -103,7 +103,7 @@ static void operate(struct world *world, struct topic topic, struct topic_reques
 {
     request.topic_slot = topic.slot;
     request.topic_generation = topic.generation;
-    CHECK(log_topic_operation(world->log, &request, NULL) == STATUS_OK);
+    CHECK(log_topic_operation(world->log, &request, NO_SETTINGS) == STATUS_OK);
 }
 
 void trim(struct world *world, struct topic topic, uint32_t partition, uint64_t offset)
