@@ -132,7 +132,7 @@ class Reservation:
         self.buffer.release()  # BufferError while someone receives into it: then it is still open
         self._log = None
         log._reservations.pop(self.segment, None)
-        lib.log_reserve_done(log._core, self.segment, self.published)
+        log._reserve_done(self.segment, self.published)
 
     def __enter__(self) -> "Reservation":
         return self
@@ -151,17 +151,32 @@ class Log:
 
     def __init__(self, region: Region) -> None:
         """Takes over an open region; see `create` and `attach`."""
-        error = ffi.new("int32_t *")
-        core = lib.log_open(region.descriptor, region.size, layout.layout_id(), 0, error)
-        if core == ffi.NULL:
-            region.close()
-            raise explain(error[0], region.path)
         self.region = region
-        self._core = core
+        self._core: Any = self._open()
         self._reservations: weakref.WeakValueDictionary[int, Reservation] = weakref.WeakValueDictionary()
         self._result = ffi.new("struct read_result *")
         self._topics: dict[str, Topic] = {}
         self._topics_version = -1
+
+    def _open(self) -> Any:
+        """Takes the parts of a broker and of the sequencer."""
+        core = self._join()
+        with self.region.dead_brokers() as dead:
+            error = lib.log_take_over(core, dead)
+        if error != lib.OPEN_OK:
+            lib.log_close(core)
+            self.region.close()
+            raise explain(error, self.region.path)
+        return core
+
+    def _join(self) -> Any:
+        """Takes the part of a broker."""
+        region, error = self.region, ffi.new("int32_t *")
+        core = lib.log_join(region.descriptor, region.size, layout.layout_id(), region.broker, error)
+        if core == ffi.NULL:
+            region.close()
+            raise explain(error[0], region.path)
+        return core
 
     @classmethod
     def create(cls, path: str | os.PathLike[str] | None = None, *, size: int, coherent: bool = True) -> "Log":
@@ -317,7 +332,7 @@ class Log:
         request.name_size, request.settings_size = len(name), len(topic.settings)
         ffi.memmove(request.id, topic.id, min(len(topic.id), lib.TOPIC_ID_SIZE))
         ffi.memmove(request.name, name, min(len(name), lib.TOPIC_NAME_SIZE))
-        status = lib.log_topic_operation(self._core, request, topic.settings)
+        status = self._topic_operation(request, topic.settings)
         if status != lib.STATUS_OK:
             raise _error_of(status, topic, request.limit)
         return replace(topic, slot=request.topic_slot, generation=request.topic_generation)
@@ -330,9 +345,20 @@ class Log:
     def append(self, group: AppendGroup, count: int) -> None:
         """Orders the first `count` batches of the group and fills the answers; one batch's fault is its own status."""
         assert 0 <= count <= group.capacity
-        lib.log_append(self._core, group._appends, count)
+        self._append(group, count)
         if self._reservations:
             self._note_published(group, count)
+
+    # What waits for the sequencer where that is another process: see `shared.py`.
+
+    def _append(self, group: AppendGroup, count: int) -> None:
+        lib.log_append(self._core, group._appends, count)
+
+    def _topic_operation(self, request: Any, settings: bytes) -> int:
+        return int(lib.log_topic_operation(self._core, request, settings))
+
+    def _reserve_done(self, segment: int, published: bool) -> None:
+        lib.log_reserve_done(self._core, segment, published)
 
     def _note_published(self, group: AppendGroup, count: int) -> None:
         for index in range(count):

@@ -1,7 +1,8 @@
 """The file behind a region: made, opened, checked and locked.
 
-One process at a time: whoever holds the open-file-description lock has the sequencer's part. The kernel gives it back
-when the process dies, so a region that a killed process left can be attached at once.
+Each part is one byte of the file, under an open-file-description lock: byte 0 the sequencer's, byte 1 + i that of broker
+i. The kernel gives a lock back when the process dies, so a part can be taken over at once; and whoever gets the lock of
+a part knows for sure that nobody has it.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from totalog.engine import layout
@@ -39,10 +41,12 @@ def file_size(size: int) -> int:
 class Region:
     """An open, locked region file. `path` is None for an anonymous one (memfd)."""
 
-    def __init__(self, descriptor: int, size: int, path: Path | None) -> None:
+    def __init__(self, descriptor: int, size: int, path: Path | None, broker: int = 0) -> None:
         self.descriptor = descriptor
         self.size = size
         self.path = path
+        self.broker = broker
+        """Which broker this process is."""
 
     @classmethod
     def create(cls, path: Path | None, size: int, coherent: bool) -> "Region":
@@ -70,18 +74,48 @@ class Region:
 
     @classmethod
     def attach(cls, path: Path) -> "Region":
-        """The region in an existing file; RegionError says why not."""
+        """The region in an existing file, for who will be its sequencer and a broker; RegionError says why not."""
         descriptor = _open_existing(path)
         try:
-            _lock(descriptor, path)
+            _lock_sequencer(descriptor, path)
             size = _check_file(descriptor, path)
+            broker = _take_broker(descriptor, path, also_of_dead=True)
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor, size, path)
+        return cls(descriptor, size, path, broker)
+
+    @classmethod
+    def join(cls, path: Path) -> "Region":
+        """The region in an existing file, for one more broker."""
+        descriptor = _open_existing(path)
+        try:
+            size = _check_file(descriptor, path)
+            broker = _take_broker(descriptor, path, also_of_dead=False)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor, size, path, broker)
+
+    def take_sequencer(self) -> None:
+        """Errors: RegionInUse while another process has that part."""
+        _lock_sequencer(self.descriptor, self.path)
+
+    @contextlib.contextmanager
+    def dead_brokers(self) -> Iterator[int]:
+        """A bit for each broker that a process claims to be and none is. None can become one of them inside the block."""
+        others = [broker for broker in range(lib.BROKERS_MAX) if broker != self.broker]
+        dead = [
+            broker for broker in others if _process_of(self.descriptor, broker) and _lock(self.descriptor, 1 + broker)
+        ]
+        try:
+            yield sum(1 << broker for broker in dead)
+        finally:
+            for broker in dead:
+                _unlock(self.descriptor, 1 + broker)
 
     def close(self) -> None:
-        """Gives the lock back with the file."""
+        """Gives the locks back with the file."""
         os.close(self.descriptor)
 
 
@@ -120,7 +154,8 @@ def _new_file(path: Path, size: int) -> int:
         raise RegionError(f"{path} cannot be created: {error.strerror}") from error
     try:
         os.fchmod(descriptor, 0o600)
-        _lock(descriptor, path)
+        _lock_sequencer(descriptor, path)
+        _lock(descriptor, 1)
         os.ftruncate(descriptor, size)
     except BaseException as error:
         os.close(descriptor)
@@ -151,21 +186,44 @@ def _check_file(descriptor: int, path: Path) -> int:
     return status.st_size
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+def _request(kind: int, byte: int) -> bytes:
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+
+
+def _lock(descriptor: int, byte: int) -> bool:
+    """Whether the part is ours now."""
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_WRLCK, byte))
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise
-        raise RegionInUse(f"{path} is in use{_holder(descriptor)}: stop that broker, or name another file") from None
+        return False
+    return True
 
 
-def _holder(descriptor: int) -> str:
-    """Which process says that it is broker 0 of the region, for the message."""
-    position = lib.BROKER_TABLE_POSITION + ffi.offsetof("struct broker_entry", "process_id")
-    with contextlib.suppress(OSError):
-        process_id = int.from_bytes(os.pread(descriptor, 4, position), "little")
-        if process_id:
-            return f" by process {process_id}"
-    return ""
+def _unlock(descriptor: int, byte: int) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK, byte))
+
+
+def _lock_sequencer(descriptor: int, path: Path | None) -> None:
+    if not _lock(descriptor, 0):
+        process = next(filter(None, (_process_of(descriptor, broker) for broker in range(lib.BROKERS_MAX))), None)
+        holder = f" by process {process}" if process else ""
+        raise RegionInUse(f"{path or 'the region'} is in use{holder}: stop that broker, or name another file")
+
+
+def _take_broker(descriptor: int, path: Path, also_of_dead: bool) -> int:
+    """The first place for a broker that no process has, and, unless `also_of_dead`, of which nothing has to be settled."""
+    for broker in range(lib.BROKERS_MAX):
+        if not _lock(descriptor, 1 + broker):
+            continue
+        if also_of_dead or not _process_of(descriptor, broker):
+            return broker
+        _unlock(descriptor, 1 + broker)
+    raise RegionInUse(f"{path} has {lib.BROKERS_MAX} brokers already, the most that a region takes")
+
+
+def _process_of(descriptor: int, broker: int) -> int:
+    """The process that says it is this broker; 0: none does."""
+    entry = lib.BROKER_TABLE_POSITION + broker * ffi.sizeof("struct broker_entry")
+    return int.from_bytes(os.pread(descriptor, 4, entry + ffi.offsetof("struct broker_entry", "process_id")), "little")

@@ -19,6 +19,15 @@ static uint64_t mask_of(uint32_t first, uint32_t count)
     return (count == 64 ? ~0ull : (1ull << count) - 1) << first;
 }
 
+/* What this broker is about to take or give back, until the block table says the same: should it die in between, the sequencer finds out. */
+void bitmap_say(struct log *log, uint32_t first, uint32_t count)
+{
+    uint64_t at = FIELD(broker_position(log->broker), struct broker_entry, claim);
+    mem_store64(&log->mem, at, (uint64_t)count << 32 | first);
+    mem_flush(&log->mem, at, sizeof(uint64_t));
+    mem_fence(&log->mem);
+}
+
 static void clear_bits(struct log *log, uint32_t first, uint32_t count)
 {
     while (count > 0) {
@@ -34,6 +43,7 @@ static void clear_bits(struct log *log, uint32_t first, uint32_t count)
 static int claim_at(struct log *log, uint32_t first, uint32_t count)
 {
     uint32_t done = 0;
+    bitmap_say(log, first, count);
     while (done < count) {
         uint32_t bit = (first + done) % 64;
         uint32_t here = 64 - bit < count - done ? 64 - bit : count - done;
@@ -144,6 +154,12 @@ void bitmap_free(struct log *log, uint32_t first, uint32_t count)
     log->recent[log->recent_count++] = (struct run){first, count};
     if (first < log->hint)
         log->hint = first;
+}
+
+/* Bits of blocks that someone claimed or gave back, and died before the block table or the bitmap said so. */
+void bitmap_forget(struct log *log, uint32_t first, uint32_t count)
+{
+    clear_bits(log, first, count);
 }
 
 uint64_t bitmap_used(struct log *log)

@@ -16,6 +16,23 @@ enum {
     OPEN_DAMAGED = 6
 };
 
+/* Where a process of a test kills itself (core_fail): the steps of publishing, of ordering, and of reading. */
+enum {
+    FAIL_NOWHERE = 0,
+    FAIL_CLAIMED = 1,             /* blocks claimed, and not yet described */
+    FAIL_COPIED = 2,              /* payload in place, no header */
+    FAIL_HEADERS = 3,             /* headers in the ring, not yet `written` */
+    FAIL_WRITTEN = 4,
+    FAIL_RETURNED = 5,            /* blocks described as free, bits still set */
+    FAIL_PINNED = 6,
+    FAIL_ENTRIES = 7,             /* order entries in place, `ordered` not moved */
+    FAIL_ORDERED = 8,
+    FAIL_LINES = 9,               /* topic and partition lines written */
+    FAIL_COMPLETIONS = 10,        /* completions written, not yet `completed` */
+    FAIL_COMPLETED = 11,
+    FAIL_POINTS = 12
+};
+
 struct log;
 
 struct log_counters {
@@ -109,6 +126,14 @@ int32_t region_format(int32_t fd, uint64_t size, uint32_t coherence, uint64_t la
 /* Maps, checks, takes the part of broker `broker` and of the sequencer, and goes on with what is there. NULL: *error is OPEN_*. */
 struct log *log_open(int32_t fd, uint64_t size, uint64_t layout_id, uint32_t broker, int32_t *error);
 void log_close(struct log *log);
+/* The same for one of several processes: takes the part of a broker only. Appends wait for whoever has the sequencer's part. */
+struct log *log_join(int32_t fd, uint64_t size, uint64_t layout_id, uint32_t broker, int32_t *error);
+/* This process becomes the sequencer as well. `dead` has a bit for each broker whose process is gone for sure. OPEN_*. */
+int32_t log_take_over(struct log *log, uint32_t dead);
+/* What dead brokers left: ring, pins, segments, blocks half claimed. For the sequencer. */
+void log_bury(struct log *log, uint32_t dead);
+/* Orders what is there; where nothing is, sleeps until a broker publishes, at most so long. Returns headers handled. A long call. */
+uint32_t log_sequence(struct log *log, int64_t nanoseconds_max);
 
 /* Orders `count` batches: one group. Answers stand in each append. */
 void log_append(struct log *log, struct append *appends, uint32_t count);
@@ -148,6 +173,7 @@ void log_memory_operations(struct log *log, uint64_t *flushes, uint64_t *fences,
 /* One allocation at a time, for tests and benches: the bitmap alone. */
 uint32_t core_claim(struct log *log, uint32_t blocks);
 void core_free(struct log *log, uint32_t first, uint32_t blocks);
+void core_fail(struct log *log, uint32_t point);
 int32_t core_pin(struct log *log, uint32_t segment);
 void core_unpin(struct log *log, int32_t pin);
 /* Claims and frees runs of `blocks` blocks `rounds` times from each of `threads` threads; returns how often a claimed block was

@@ -15,6 +15,7 @@ void ring_put(struct log *log, struct batch_header *header, uint32_t append)
     header->turn = ring_turn(sequence);
     header->broker_epoch = log->broker_epoch;
     log->ring_append[sequence % RING_SLOTS] = append;
+    fail_point(log, FAIL_COPIED);
     mem_write(&log->mem, ring_position(log->broker, sequence), header, sizeof *header);
     mem_flush(&log->mem, ring_position(log->broker, sequence), sizeof *header);
 }
@@ -22,7 +23,9 @@ void ring_put(struct log *log, struct batch_header *header, uint32_t append)
 void ring_publish(struct log *log)
 {
     mem_fence(&log->mem);
+    fail_point(log, FAIL_HEADERS);
     mem_publish64(&log->mem, FIELD(broker_position(log->broker), struct broker_entry, written), log->ring_next);
+    fail_point(log, FAIL_WRITTEN);
 }
 
 void delegation_seal(struct log *log, uint32_t segment)
@@ -39,6 +42,16 @@ void delegation_seal_open(struct log *log, uint32_t topic_slot)
     if (open->segment != 0)
         delegation_seal(log, open->segment);
     *open = (struct open_segment){0};
+}
+
+/* Another broker may have deleted the topic of a segment that is open here. */
+void delegation_seal_dead(struct log *log)
+{
+    for (uint32_t slot = 1; slot < TOPICS_MAX; slot++) {
+        const struct open_segment *open = &log->open[slot];
+        if (open->segment != 0 && mem_observe64(&log->mem, topic_position(slot)) != ((uint64_t)open->topic_generation << 32 | TOPIC_LIVE))
+            delegation_seal_open(log, slot);
+    }
 }
 
 static int open_another(struct log *log, uint32_t topic_slot, uint32_t topic_generation, uint64_t size)

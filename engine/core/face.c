@@ -1,6 +1,7 @@
 /* What Python calls: opening a region, groups of batches, reservations, topic operations, counters. */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -150,7 +151,7 @@ static int become_broker(struct log *log, uint32_t broker)
     return OPEN_OK;
 }
 
-struct log *log_open(int32_t fd, uint64_t size, uint64_t layout_id, uint32_t broker, int32_t *error)
+struct log *log_join(int32_t fd, uint64_t size, uint64_t layout_id, uint32_t broker, int32_t *error)
 {
     struct region_header header;
     struct log *log = size >= sizeof header ? map(fd, size) : NULL;
@@ -166,24 +167,78 @@ struct log *log_open(int32_t fd, uint64_t size, uint64_t layout_id, uint32_t bro
         *error = become_broker(log, broker);
     }
     if (*error == OPEN_OK)
-        *error = sequencer_take(log);
-    if (*error != OPEN_OK) {
-        committer_stop(log);
+        return log;
+    unmap(log);
+    return NULL;
+}
+
+int32_t log_take_over(struct log *log, uint32_t dead)
+{
+    int32_t error = sequencer_take(log, dead & ~(1u << log->broker));
+    if (error != OPEN_OK) {
         sequencer_release(log);
-        unmap(log);
-        return NULL;
+        return error;
     }
-    /* Headers that were published, and not ordered, when the last process died. */
+    /* Headers that were published, and not ordered, when the last sequencer died. */
     while (sequencer_pass(log) > 0)
         ;
-    return log;
+    return OPEN_OK;
+}
+
+struct log *log_open(int32_t fd, uint64_t size, uint64_t layout_id, uint32_t broker, int32_t *error)
+{
+    struct log *log = log_join(fd, size, layout_id, broker, error);
+    if (log == NULL)
+        return NULL;
+    *error = log_take_over(log, ~0u);
+    if (*error == OPEN_OK)
+        return log;
+    committer_stop(log);
+    unmap(log);
+    return NULL;
+}
+
+/* A broker that leaves says that nothing more will come: the sequencer, now or later, finds it in the ring. */
+static void leave(struct log *log)
+{
+    for (uint32_t slot = 0; slot < TOPICS_MAX; slot++)
+        delegation_seal_open(log, slot);
+    if (log->ring_next != log->ring_taken) {
+        ring_publish(log);
+        wait_wake_sequencer(log);
+    }
+    uint64_t at = FIELD(broker_position(log->broker), struct broker_entry, process_id);
+    mem_store32(&log->mem, at, 0);
+    mem_flush(&log->mem, at, sizeof(uint32_t));
+    mem_fence(&log->mem);
 }
 
 void log_close(struct log *log)
 {
     committer_stop(log);
+    if (log->sequencer == NULL)
+        leave(log);
     sequencer_release(log);
     unmap(log);
+}
+
+void log_bury(struct log *log, uint32_t dead)
+{
+    if (log->sequencer != NULL)
+        recover_bury(log, dead & ~(1u << log->broker));
+}
+
+uint32_t log_sequence(struct log *log, int64_t nanoseconds_max)
+{
+    uint32_t handled = 0;
+    int more;
+    if (log->sequencer == NULL)
+        return 0;
+    while ((more = sequencer_pass(log)) > 0)
+        handled += (uint32_t)more;
+    if (handled == 0)
+        wait_for_headers(log, nanoseconds_max);
+    return handled;
 }
 
 /* ---- append ------------------------------------------------------------------------------------------------------------ */
@@ -205,12 +260,18 @@ static int place_reserved(struct log *log, struct append *append, struct batch_h
     return STATUS_OK;
 }
 
+/* Only the sequencer can free what was published; another broker has to wait until it does. */
+static int relieve(struct log *log)
+{
+    return log->sequencer != NULL && retention_relieve(log);
+}
+
 static int place_copy(struct log *log, struct append *append, struct batch_header *header, int *relieved)
 {
     int status = delegation_place(log, append->topic_slot, append->topic_generation, append->size, &header->segment, &header->segment_position);
     if (status == STATUS_OUT_OF_MEMORY && !*relieved) {
         *relieved = 1;
-        if (retention_relieve(log))
+        if (relieve(log))
             status = delegation_place(log, append->topic_slot, append->topic_generation, append->size, &header->segment, &header->segment_position);
     }
     if (status == STATUS_OK)
@@ -278,16 +339,29 @@ static void take_completion(struct log *log, struct append *appends, uint64_t se
     append->global_position = completion.global_position;
     append->log_start_offset = completion.log_start_offset;
     append->leader_epoch = completion.leader_epoch;
+    log->limit = completion.limit;
 }
 
 /* Publishes what stands in the ring, orders it, and takes the answers. */
 static void order_now(struct log *log, struct append *appends)
 {
     ring_publish(log);
-    while (log->sequencer->consumed[log->broker] < log->ring_next)
+    if (log->sequencer == NULL) {
+        wait_wake_sequencer(log);
+        wait_for_completions(log, log->ring_next);
+    }
+    while (log->sequencer != NULL && log->sequencer->consumed[log->broker] < log->ring_next)
         sequencer_pass(log);
     for (; log->ring_taken < log->ring_next; log->ring_taken++)
         take_completion(log, appends, log->ring_taken);
+}
+
+static void seal_dead(struct log *log)
+{
+    uint64_t version = log_topics_version(log);
+    if (version != log->topics_seen)
+        delegation_seal_dead(log);
+    log->topics_seen = version;
 }
 
 static void count_answer(struct log *log, const struct append *append)
@@ -305,6 +379,7 @@ static void count_answer(struct log *log, const struct append *append)
 void log_append(struct log *log, struct append *appends, uint32_t count)
 {
     int relieved = 0;
+    seal_dead(log);
     for (uint32_t done = 0; done < count;) {
         uint32_t end = count - done < CHUNK_MAX ? count : done + CHUNK_MAX;
         for (uint32_t i = done; i < end; i++)
@@ -325,7 +400,7 @@ uint32_t log_reserve(struct log *log, uint64_t size, uint64_t *address)
     if (blocks == 0 || blocks > RUN_BLOCKS_MAX)
         return 0;
     uint32_t segment = segment_claim(log, BLOCK_RUN, (uint32_t)blocks, 0, 0);
-    if (segment == 0 && retention_relieve(log))
+    if (segment == 0 && relieve(log))
         segment = segment_claim(log, BLOCK_RUN, (uint32_t)blocks, 0, 0);
     if (segment != 0)
         *address = (uint64_t)(uintptr_t)mem_reserved(&log->mem, block_position(log, segment), size);
@@ -348,11 +423,11 @@ void log_reserve_done(struct log *log, uint32_t segment, int32_t published)
 static int place_record(struct log *log, uint32_t size, int may_use_reserve, struct batch_header *header)
 {
     int status = delegation_place(log, 0, 1, size, &header->segment, &header->segment_position);
-    if (status == STATUS_OUT_OF_MEMORY && retention_relieve(log))
+    if (status == STATUS_OUT_OF_MEMORY && relieve(log))
         status = delegation_place(log, 0, 1, size, &header->segment, &header->segment_position);
     if (status != STATUS_OUT_OF_MEMORY || !may_use_reserve)
         return status;
-    uint32_t block = pages_reserved_block(log);
+    uint32_t block = log->sequencer != NULL ? pages_reserved_block(log) : 0;
     if (block == 0)
         return STATUS_OUT_OF_MEMORY;
     delegation_seal_open(log, 0);
@@ -403,12 +478,13 @@ int32_t log_topic_operation(struct log *log, struct topic_request *request, cons
     struct append answer = {0};
     ring_put(log, &header, 0);
     order_now(log, &answer);
-    request->limit = log->sequencer->limit;
+    request->limit = log->limit;
     if (answer.status == STATUS_OK) {
         request->topic_slot = (uint32_t)answer.base_offset;
         request->topic_generation = (uint32_t)answer.total_order;
     }
-    pages_refill_reserve(log);
+    if (log->sequencer != NULL)
+        pages_refill_reserve(log);
     return answer.status;
 }
 
@@ -421,6 +497,8 @@ uint64_t log_topics_version(struct log *log)
 
 int32_t log_maintain(struct log *log, int64_t now_ms)
 {
+    if (log->sequencer == NULL)
+        return 0;
     retention_all(log, now_ms);
     int more = retention_sweep(log, SWEEP_ENTRIES);
     sequencer_publish_lines(log);
@@ -466,6 +544,16 @@ uint32_t core_claim(struct log *log, uint32_t blocks)
 void core_free(struct log *log, uint32_t first, uint32_t blocks)
 {
     bitmap_free(log, first, blocks);
+}
+
+void core_fail(struct log *log, uint32_t point)
+{
+    log->fail_at = point;
+}
+
+void die_here(void)
+{
+    kill(getpid(), SIGKILL);
 }
 
 int32_t core_pin(struct log *log, uint32_t segment)

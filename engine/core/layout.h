@@ -11,7 +11,7 @@
  *     order ring, producer snapshots; then, sized by the region: segment bitmap, block table, blocks.
  */
 
-#define LAYOUT_REVISION 2              /* grows when the meaning of something changes that keeps its name and size */
+#define LAYOUT_REVISION 3              /* grows when the meaning of something changes that keeps its name and size */
 #define LINE_SIZE 64
 #define BLOCK_SIZE 65536               /* bytes; one bit of the segment bitmap */
 #define INDEX_PAGE_SIZE 4096           /* bytes; sixteen to a block */
@@ -92,6 +92,9 @@ struct control {
     /* line 3. W: anyone, by atomic maximum. Blocks below it have memory behind them. */
     uint64_t committed_blocks;
     uint64_t padding3[7];
+    /* line 4. W: anyone, by atomic exchange. 1: the sequencer sleeps, and a broker that has published wakes it. */
+    uint32_t sequencer_sleeps;
+    uint32_t padding4[15];
 };
 
 /* ---- broker table: one per broker ---------------------------------------------------------------------------------- */
@@ -101,15 +104,16 @@ struct broker_entry {
     uint32_t broker_epoch;
     uint32_t process_id;
     uint64_t process_start;         /* clock ticks since boot, tells a reused process id */
-    uint64_t padding0[5];
+    uint64_t claim;                 /* blocks that it is just taking or giving back: first, and count in the high half; 0: none */
+    uint64_t padding0[4];
     /* line 1. W: that broker. Headers below `written` are complete and visible. */
     uint64_t written;
     uint64_t padding1[7];
     /* line 2. W: sequencer. Completions below `completed` are complete and visible. */
     uint64_t completed;
     uint64_t padding2[7];
-    /* line 3. W: that broker. The word on which its waiter sleeps. */
-    uint32_t wait_word;
+    /* line 3. W: anyone, by atomic exchange. 1: the broker sleeps, and the sequencer that has completed something wakes it. */
+    uint32_t broker_sleeps;
     uint32_t padding3[15];
     /* lines 4-6. W: that broker */
     uint8_t endpoint[192];
@@ -223,7 +227,9 @@ struct completion {
     int64_t total_order;            /* of a topic operation: the generation */
     int64_t global_position;
     int64_t log_start_offset;
-    uint64_t padding[2];
+    uint32_t limit;                 /* which one STATUS_LIMIT_REACHED is about */
+    uint32_t padding0;
+    uint64_t padding1;
 };
 
 /* ---- order ring: global position -> order entry. W: sequencer ------------------------------------------------------------ */

@@ -14,7 +14,7 @@
 static_assert(sizeof(struct append) == 128, "append");
 static_assert(sizeof(struct read_batch) == 16, "read_batch");
 static_assert(sizeof(struct region_header) == 2 * LINE_SIZE, "region_header");
-static_assert(sizeof(struct control) == 4 * LINE_SIZE, "control");
+static_assert(sizeof(struct control) == 5 * LINE_SIZE, "control");
 static_assert(sizeof(struct broker_entry) == 8 * LINE_SIZE, "broker_entry");
 static_assert(sizeof(struct pin) == 16, "pin");
 static_assert(sizeof(struct topic_entry) == 10 * LINE_SIZE, "topic_entry");

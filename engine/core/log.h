@@ -43,6 +43,7 @@ struct committer {
 };
 
 struct sequencer;
+void die_here(void);
 
 struct log {
     struct mem mem;
@@ -66,9 +67,19 @@ struct log {
     uint32_t pins_used;
 
     struct sequencer *sequencer;      /* NULL: another process has that part */
+    uint32_t limit;                   /* which one the last STATUS_LIMIT_REACHED was about */
+    uint32_t fail_at;                 /* a FAIL_*: this process kills itself there (tests) */
+    uint64_t topics_seen;             /* topics_version when open segments were last looked through */
     struct committer committer;
     struct log_counters counters;
 };
+
+/* A place where a test has the process die. */
+static inline void fail_point(const struct log *log, uint32_t point)
+{
+    if (__builtin_expect(log->fail_at == point, 0))
+        die_here();
+}
 
 /* ---- positions ---- */
 static inline uint64_t broker_position(uint32_t broker) { return BROKER_TABLE_POSITION + (uint64_t)broker * sizeof(struct broker_entry); }
@@ -111,6 +122,8 @@ void committer_stop(struct log *log);
 uint32_t bitmap_claim(struct log *log, uint32_t count);                        /* first block of the run; 0: none free */
 void bitmap_free(struct log *log, uint32_t first, uint32_t count);
 uint64_t bitmap_used(struct log *log);
+void bitmap_say(struct log *log, uint32_t first, uint32_t count);
+void bitmap_forget(struct log *log, uint32_t first, uint32_t count);
 
 /* ---- segment.c ---- */
 uint32_t segment_claim(struct log *log, uint32_t kind, uint32_t blocks, uint32_t topic_slot, uint32_t topic_generation);
@@ -127,6 +140,14 @@ void ring_publish(struct log *log);
 void delegation_seal(struct log *log, uint32_t segment);
 void delegation_seal_open(struct log *log, uint32_t topic_slot);
 int delegation_place(struct log *log, uint32_t topic_slot, uint32_t topic_generation, uint32_t size, uint32_t *segment, uint32_t *position);
+
+void delegation_seal_dead(struct log *log);                                    /* open segments of topics that are gone */
+
+/* ---- wait.c ---- */
+void wait_wake_sequencer(struct log *log);
+void wait_wake_brokers(struct log *log, uint64_t brokers);                     /* bit per broker */
+void wait_for_completions(struct log *log, uint64_t sequence);                 /* those below it */
+void wait_for_headers(struct log *log, int64_t nanoseconds_max);
 
 /* ---- index.c: pages of fixed-size elements behind a radix tree ---- */
 struct index {

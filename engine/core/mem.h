@@ -162,6 +162,15 @@ static inline void *mem_pages(const struct mem *mem, uint64_t position, uint64_t
     return mem_at(mem, position, size);
 }
 
+static inline uint32_t mem_exchange32(struct mem *mem, uint64_t position, uint32_t value)
+{
+    return __atomic_exchange_n((uint32_t *)(void *)mem_at(mem, position, 4), value, __ATOMIC_ACQ_REL);
+}
+
+/* Sleeping across processes of one host, on a word of the region (wait.c says how no wake-up is lost). */
+void mem_sleep(struct mem *mem, uint64_t position, uint32_t value, int64_t nanoseconds_max);   /* -1: no limit */
+void mem_wake(struct mem *mem, uint64_t position);
+
 /* Private until published: where a body is received, or checked before it is published. */
 static inline uint8_t *mem_reserved(const struct mem *mem, uint64_t position, uint64_t size)
 {

@@ -4,8 +4,8 @@
  * `applied`, how far each ring was consumed, the producer table (snapshot, then the order ring), how many batches live in each segment,
  * which index pages are in use. What no one refers to goes back: runs that were never published, pages of a pass that was cut short.
  *
- * Every owner of a segment is taken for dead here: one process at a time. (Many processes: the issue of their own will keep the
- * segments of brokers whose heartbeat goes on.)
+ * Other brokers may be alive meanwhile: theirs are the segments whose owner is not among the dead and has the epoch of today. They
+ * stay as they are, and their headers that the predecessor handled without answering are answered.
  */
 #include "sequencer.h"
 
@@ -46,6 +46,7 @@ void sequencer_release(struct log *log)
     free(sequencer->page_blocks);
     free(sequencer->waiting);
     free(sequencer->pending);
+    free(sequencer->handled);
     free(sequencer->dirty_partitions);
     free(sequencer);
     log->sequencer = NULL;
@@ -177,6 +178,9 @@ static int counted_in_partition(struct log *log, const struct partition_state *p
 static int fold_ordered(struct log *log, uint64_t applied)
 {
     struct sequencer *sequencer = log->sequencer;
+    sequencer->handled = calloc(sequencer->ordered - applied + 1, sizeof *sequencer->handled);
+    if (sequencer->handled == NULL)
+        return OPEN_NO_MEMORY;
     for (uint64_t position = applied; position < sequencer->ordered; position++) {
         struct order_slot slot;
         struct order_entry entry;
@@ -191,6 +195,7 @@ static int fold_ordered(struct log *log, uint64_t applied)
             return OPEN_DAMAGED;
         if (entry.ring_sequence >= sequencer->consumed[entry.broker])
             sequencer->consumed[entry.broker] = entry.ring_sequence + 1;
+        sequencer->handled[sequencer->handled_count++] = (struct handled){entry.ring_sequence, position, entry.broker};
         if (slot.entry >= topic->entry.entry_count)
             sequencer_count_in_topic(sequencer, slot.topic_slot, slot.entry, &entry);
         if (!counted_in_partition(log, &topic->partitions[entry.partition], slot.entry))
@@ -353,8 +358,37 @@ static int claims_valid(struct log *log)
     return end <= log->block_count;
 }
 
+/* Whether who claimed the blocks is gone: its process, or an earlier one in its place. */
+static int owner_dead(struct log *log, const struct block_entry *entry)
+{
+    if (entry->broker >= BROKERS_MAX || (log->sequencer->dead >> entry->broker & 1))
+        return 1;
+    return mem_load32(&log->mem, FIELD(broker_position(entry->broker), struct broker_entry, broker_epoch)) != entry->broker_epoch;
+}
+
+static int said(struct log *log, uint32_t broker, uint32_t block)
+{
+    uint64_t claim = mem_observe64(&log->mem, FIELD(broker_position(broker), struct broker_entry, claim));
+    return block >= (uint32_t)claim && block - (uint32_t)claim < claim >> 32;
+}
+
+/* A claimed block that no run covers: a dead broker was just taking it or giving it back, unless one that lives says that it is. */
+static void settle_uncovered(struct log *log, uint32_t block)
+{
+    int by_dead = 0, by_living = 0, living = 0;
+    for (uint32_t broker = 0; broker < BROKERS_MAX; broker++) {
+        int here = broker == log->broker;          /* an earlier process in our own place: we claim nothing while we look */
+        int dead = here || (log->sequencer->dead >> broker & 1);
+        living |= !dead && mem_load32(&log->mem, FIELD(broker_position(broker), struct broker_entry, process_id)) != 0;
+        if (said(log, broker, block))
+            *(dead ? &by_dead : &by_living) = 1;
+    }
+    if (!by_living && (by_dead || !living))
+        bitmap_forget(log, block, 1);
+}
+
 /* One claimed run: kept, sealed, or given back. Returns its length in blocks. */
-static uint32_t settle_run(struct log *log, uint32_t block)
+static uint32_t settle_run(struct log *log, uint32_t block, int taking_over)
 {
     struct sequencer *sequencer = log->sequencer;
     struct block_entry entry;
@@ -364,30 +398,30 @@ static uint32_t settle_run(struct log *log, uint32_t block)
     switch (entry.kind) {
     case BLOCK_SEGMENT:
     case BLOCK_RUN:
-        if (sequencer->live[block] == 0)
-            segment_return(log, block);
-        else
+        if (owner_dead(log, &entry))
+            retention_seal(log, block);
+        else if (taking_over && entry.sealed)
             retention_seal(log, block);
         return count;
     case BLOCK_INDEX:
-        if (sequencer->page_used[block] == 0)
+        if (taking_over && sequencer->page_used[block] == 0)
             segment_return(log, block);
-        else if (sequencer->page_used[block] != 0xffff)
+        else if (taking_over && sequencer->page_used[block] != 0xffff)
             sequencer->page_blocks[sequencer->page_block_count++] = block;
         return 1;
     case BLOCK_RESERVED:
         return 1;
-    default:                          /* claimed by someone who died before saying what for */
-        bitmap_free(log, block, 1);
+    default:
+        settle_uncovered(log, block);
         return 1;
     }
 }
 
-static void settle_blocks(struct log *log)
+static void settle_blocks(struct log *log, int taking_over)
 {
     uint32_t end = (uint32_t)control_word(log, offsetof(struct control, committed_blocks));
     for (uint32_t block = 0; block < end;)
-        block += claimed(log, block) ? settle_run(log, block) : 1;
+        block += claimed(log, block) ? settle_run(log, block, taking_over) : 1;
 }
 
 /* Pages whose entries or elements were all released before the kill, and which it kept from going. */
@@ -483,31 +517,99 @@ static int load(struct log *log)
     return result == OPEN_OK && !claims_valid(log) ? OPEN_DAMAGED : result;
 }
 
-/* How far each ring is consumed stands in the entries above `applied`, so it is published before that moves: a successor that is killed
- * as well must not order a header twice. */
-static void publish_consumed(struct log *log)
+static const struct handled *find_handled(const struct sequencer *sequencer, uint32_t broker, uint64_t sequence)
 {
-    for (uint32_t broker = 0; broker < BROKERS_MAX; broker++) {
-        uint64_t at = FIELD(broker_position(broker), struct broker_entry, completed);
-        if (mem_load64(&log->mem, at) < log->sequencer->consumed[broker])
-            mem_publish64(&log->mem, at, log->sequencer->consumed[broker]);
+    for (uint32_t i = 0; i < sequencer->handled_count; i++)
+        if (sequencer->handled[i].broker == broker && sequencer->handled[i].sequence == sequence)
+            return &sequencer->handled[i];
+    return NULL;
+}
+
+static void answer_handled(struct log *log, const struct handled *handled)
+{
+    struct sequencer *sequencer = log->sequencer;
+    struct completion *completion = &sequencer_complete(sequencer, handled->broker, handled->sequence, STATUS_UNKNOWN_TOPIC)->completion;
+    struct order_slot slot;
+    struct order_entry entry;
+    if (!read_order_slot(log, handled->position, &slot))
+        return;
+    const struct topic_state *topic = &sequencer->topics[slot.topic_slot];
+    struct index index = order_index(slot.topic_slot, topic->entry.index_root);
+    if (topic->entry.generation != slot.topic_generation || topic->partitions == NULL || !entry_read(log, &index, slot.entry, &entry))
+        return;
+    completion->status = STATUS_OK;
+    sequencer_answer(completion, &entry, &topic->partitions[entry.partition]);
+    if (slot.topic_slot == 0) {
+        completion->base_offset = entry.base_sequence;
+        completion->total_order = entry.producer_id;
     }
 }
 
-int sequencer_take(struct log *log)
+/* Answers that the predecessor owed: of headers that its last pass ordered, and of those before them that it refused. Published before
+ * `applied` moves, since the order entries above that are what tells how far each ring is consumed: a successor that is killed
+ * as well must not order a header twice. */
+static void complete_handled(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    for (uint32_t broker = 0; broker < BROKERS_MAX; broker++) {
+        uint64_t sequence = mem_load64(&log->mem, FIELD(broker_position(broker), struct broker_entry, completed));
+        for (; sequence < sequencer->consumed[broker]; sequence++) {
+            const struct handled *handled = find_handled(sequencer, broker, sequence);
+            if (handled != NULL)
+                answer_handled(log, handled);
+            else
+                sequencer_refuse(log, broker, sequence);
+            if (sequencer->pending_count == PASS_HEADERS_MAX)
+                abort();              /* more than a pass can have handled */
+        }
+    }
+    sequencer_publish_completions(log);
+    free(sequencer->handled);
+    sequencer->handled = NULL;
+}
+
+static void forget_dead(struct log *log)
+{
+    for (uint32_t broker = 0; broker < BROKERS_MAX; broker++) {
+        if (!(log->sequencer->dead >> broker & 1))
+            continue;
+        uint64_t at = broker_position(broker);
+        mem_zero(&log->mem, pin_position(broker, 0), PINS_MAX * sizeof(struct pin));
+        mem_flush(&log->mem, pin_position(broker, 0), PINS_MAX * sizeof(struct pin));
+        mem_store64(&log->mem, FIELD(at, struct broker_entry, claim), 0);
+        mem_store32(&log->mem, FIELD(at, struct broker_entry, process_id), 0);
+        mem_flush(&log->mem, at, LINE_SIZE);
+    }
+    mem_fence(&log->mem);
+    log->sequencer->dead = 0;
+}
+
+void recover_bury(struct log *log, uint32_t dead)
+{
+    while (sequencer_pass(log) > 0)
+        ;
+    log->sequencer->dead = dead;
+    settle_blocks(log, 0);
+    forget_dead(log);
+    retention_free_waiting(log);
+}
+
+int sequencer_take(struct log *log, uint32_t dead)
 {
     if (allocate(log) == NULL)
         return OPEN_NO_MEMORY;
     struct sequencer *sequencer = log->sequencer;
+    sequencer->dead = dead;
     sequencer->epoch = control_word(log, offsetof(struct control, sequencer_epoch)) + 1;
     mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, sequencer_epoch), sequencer->epoch);
     int result = load(log);
     if (result != OPEN_OK)
         return result;
     sequencer_publish_lines(log);
-    publish_consumed(log);
+    complete_handled(log);
     mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, applied), sequencer->ordered);
-    settle_blocks(log);
+    settle_blocks(log, 1);
+    forget_dead(log);
     for (uint32_t slot = 0; slot < sequencer->topic_slots; slot++)
         drop_settled_pages(log, slot);
     sequencer_release_after(log);
@@ -515,5 +617,7 @@ int sequencer_take(struct log *log)
     sequencer_publish_lines(log);
     retention_free_waiting(log);
     pages_refill_reserve(log);
+    /* Whoever waits for the predecessor looks again. */
+    wait_wake_brokers(log, (1ull << BROKERS_MAX) - 1);
     return OPEN_OK;
 }

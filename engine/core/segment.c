@@ -23,9 +23,11 @@ void segment_describe(struct log *log, uint32_t segment, uint32_t kind, uint32_t
     mem_write(&log->mem, position, &entry, LINE_SIZE);
     mem_flush(&log->mem, position, LINE_SIZE);
     mem_fence(&log->mem);
+    fail_point(log, FAIL_CLAIMED);
     mem_store32(&log->mem, FIELD(position, struct block_entry, kind), kind);
     mem_flush(&log->mem, position, LINE_SIZE);
     mem_fence(&log->mem);
+    bitmap_say(log, 0, 0);
 }
 
 uint32_t segment_claim(struct log *log, uint32_t kind, uint32_t blocks, uint32_t topic_slot, uint32_t topic_generation)
@@ -40,10 +42,13 @@ void segment_return(struct log *log, uint32_t segment)
 {
     uint64_t position = block_entry_position(log, segment);
     uint32_t blocks = mem_load32(&log->mem, FIELD(position, struct block_entry, block_count));
+    bitmap_say(log, segment, blocks);
     mem_store32(&log->mem, FIELD(position, struct block_entry, kind), BLOCK_FREE);
     mem_flush(&log->mem, position, LINE_SIZE);
     mem_fence(&log->mem);
+    fail_point(log, FAIL_RETURNED);
     bitmap_free(log, segment, blocks);
+    bitmap_say(log, 0, 0);
 }
 
 /* Whether [position, position + size) lies in a claimed segment: nothing that was read from the region is believed. */
@@ -82,6 +87,7 @@ int segment_pin(struct log *log, uint32_t segment, uint64_t *generation)
         mem_flush(&log->mem, position, sizeof(struct pin));
         return -1;
     }
+    fail_point(log, FAIL_PINNED);
     *generation = before;
     log->pins_used++;
     return number;

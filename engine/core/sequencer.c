@@ -133,7 +133,7 @@ void sequencer_publish_lines(struct log *log)
         mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, topics_version), ++sequencer->topics_version);
 }
 
-static struct pending_completion *complete(struct sequencer *sequencer, uint32_t broker, uint64_t sequence, int32_t status)
+struct pending_completion *sequencer_complete(struct sequencer *sequencer, uint32_t broker, uint64_t sequence, int32_t status)
 {
     struct pending_completion *pending = &sequencer->pending[sequencer->pending_count++];
     memset(pending, 0, sizeof *pending);
@@ -147,7 +147,7 @@ static struct pending_completion *complete(struct sequencer *sequencer, uint32_t
     return pending;
 }
 
-static void publish_completions(struct log *log)
+void sequencer_publish_completions(struct log *log)
 {
     struct sequencer *sequencer = log->sequencer;
     uint64_t touched = 0;
@@ -160,19 +160,25 @@ static void publish_completions(struct log *log)
     }
     sequencer->pending_count = 0;
     mem_fence(&log->mem);
-    for (; touched != 0; touched &= touched - 1) {
-        uint32_t broker = (uint32_t)__builtin_ctzll(touched);
+    fail_point(log, FAIL_COMPLETIONS);
+    for (uint64_t brokers = touched; brokers != 0; brokers &= brokers - 1) {
+        uint32_t broker = (uint32_t)__builtin_ctzll(brokers);
         mem_publish64(&log->mem, FIELD(broker_position(broker), struct broker_entry, completed), sequencer->consumed[broker]);
     }
+    wait_wake_brokers(log, touched);
 }
 
 static void publish_pass(struct log *log)
 {
     struct sequencer *sequencer = log->sequencer;
     mem_fence(&log->mem);
+    fail_point(log, FAIL_ENTRIES);
     mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered), sequencer->ordered);
+    fail_point(log, FAIL_ORDERED);
     sequencer_publish_lines(log);
-    publish_completions(log);
+    fail_point(log, FAIL_LINES);
+    sequencer_publish_completions(log);
+    fail_point(log, FAIL_COMPLETED);
     mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, applied), sequencer->ordered);
 }
 
@@ -296,7 +302,7 @@ static int order_batch(struct log *log, uint32_t slot, struct order_entry *entry
     return STATUS_OK;
 }
 
-static void answer(struct completion *completion, const struct order_entry *entry, const struct partition_state *partition)
+void sequencer_answer(struct completion *completion, const struct order_entry *entry, const struct partition_state *partition)
 {
     completion->base_offset = (int64_t)entry->base_offset;
     completion->total_order = (int64_t)entry->total_order;
@@ -336,7 +342,7 @@ void sequencer_remember(struct sequencer *sequencer, const struct order_slot *sl
 static void handle_batch(struct log *log, uint32_t broker, uint64_t sequence, const struct batch_header *header)
 {
     struct sequencer *sequencer = log->sequencer;
-    struct completion *completion = &complete(sequencer, broker, sequence, STATUS_UNKNOWN_TOPIC)->completion;
+    struct completion *completion = &sequencer_complete(sequencer, broker, sequence, STATUS_UNKNOWN_TOPIC)->completion;
     if (header->topic_slot == 0 || header->topic_slot >= TOPICS_MAX)
         return;
     struct topic_state *topic = &sequencer->topics[header->topic_slot];
@@ -362,13 +368,13 @@ static void handle_batch(struct log *log, uint32_t broker, uint64_t sequence, co
     completion->status = order_batch(log, header->topic_slot, &entry);
     if (completion->status != STATUS_OK)
         return;
-    answer(completion, &entry, partition);
+    sequencer_answer(completion, &entry, partition);
 }
 
 static void handle_operation(struct log *log, uint32_t broker, uint64_t sequence, const struct batch_header *header)
 {
     struct sequencer *sequencer = log->sequencer;
-    struct completion *completion = &complete(sequencer, broker, sequence, STATUS_CORRUPT)->completion;
+    struct completion *completion = &sequencer_complete(sequencer, broker, sequence, STATUS_CORRUPT)->completion;
     struct topic_operation operation;
     if (header->size < sizeof operation || !segment_valid(log, header->segment, header->segment_position, header->size))
         return;
@@ -378,6 +384,7 @@ static void handle_operation(struct log *log, uint32_t broker, uint64_t sequence
     if (operation.name_size > TOPIC_NAME_SIZE || operation.settings_size != header->size - sizeof operation)
         return;
     completion->status = operation_check(log, &operation);
+    completion->limit = sequencer->limit;
     if (completion->status != STATUS_OK)
         return;
     struct order_entry entry;
@@ -391,11 +398,40 @@ static void handle_operation(struct log *log, uint32_t broker, uint64_t sequence
     completion->status = order_batch(log, 0, &entry);
     if (completion->status == STATUS_OK) {
         completion->status = operation_apply(log, &operation, &entry, number);
-        answer(completion, &entry, &sequencer->topics[0].partitions[0]);
+        sequencer_answer(completion, &entry, &sequencer->topics[0].partitions[0]);
         completion->base_offset = operation.topic_slot;
         completion->total_order = operation.topic_generation;
     }
     sequencer->internal = 0;
+}
+
+/* A successor meets a header that its predecessor handled and did not order. Its answer is found again as far as it can be, and it is not
+ * ordered now: a later header of the same ring is. */
+void sequencer_refuse(struct log *log, uint32_t broker, uint64_t sequence)
+{
+    struct sequencer *sequencer = log->sequencer;
+    struct batch_header header;
+    struct producer_batch original;
+    struct completion *completion = &sequencer_complete(sequencer, broker, sequence, STATUS_OUT_OF_MEMORY)->completion;
+    mem_invalidate(&log->mem, ring_position(broker, sequence), sizeof header);
+    mem_read(&log->mem, ring_position(broker, sequence), &header, sizeof header);
+    if (header.kind == HEADER_SEAL) {
+        completion->status = STATUS_OK;
+        retention_seal(log, header.segment);
+        return;
+    }
+    if (header.kind != HEADER_BATCH || header.topic_slot >= TOPICS_MAX)
+        return;
+    const struct topic_state *topic = &sequencer->topics[header.topic_slot];
+    if (topic->entry.state != TOPIC_LIVE || topic->entry.generation != header.topic_generation || header.partition >= topic->entry.partition_count) {
+        completion->status = STATUS_UNKNOWN_TOPIC;
+        return;
+    }
+    int status = header.producer_id >= 0 ? producers_check(sequencer->producers, &header, &original) : STATUS_OK;
+    if (status == STATUS_DUPLICATE)
+        answer_duplicate(completion, &original, &topic->partitions[header.partition]);
+    else if (status != STATUS_OK)
+        completion->status = status;
 }
 
 /* One header. Returns 1 where the pass has to end with it. */
@@ -405,7 +441,7 @@ static int handle(struct log *log, uint32_t broker, uint64_t sequence)
     mem_invalidate(&log->mem, ring_position(broker, sequence), sizeof header);
     mem_read(&log->mem, ring_position(broker, sequence), &header, sizeof header);
     if (header.turn != ring_turn(sequence)) {
-        complete(log->sequencer, broker, sequence, STATUS_CORRUPT);
+        sequencer_complete(log->sequencer, broker, sequence, STATUS_CORRUPT);
         return 0;
     }
     switch (header.kind) {
@@ -413,14 +449,14 @@ static int handle(struct log *log, uint32_t broker, uint64_t sequence)
         handle_batch(log, broker, sequence, &header);
         return 0;
     case HEADER_SEAL:
-        complete(log->sequencer, broker, sequence, STATUS_OK);
+        sequencer_complete(log->sequencer, broker, sequence, STATUS_OK);
         retention_seal(log, header.segment);
         return 0;
     case HEADER_TOPIC_OPERATION:
         handle_operation(log, broker, sequence, &header);
         return 1;
     default:
-        complete(log->sequencer, broker, sequence, STATUS_CORRUPT);
+        sequencer_complete(log->sequencer, broker, sequence, STATUS_CORRUPT);
         return 0;
     }
 }
@@ -457,6 +493,19 @@ void sequencer_release_after(struct log *log)
         sequencer_publish_lines(log);
     if (sequencer->waiting_count > 0)
         retention_free_waiting(log);
+}
+
+/* Whether a pass would find something to do. */
+int sequencer_headers_wait(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    find_active_rings(log);
+    for (uint64_t active = sequencer->active; active != 0; active &= active - 1) {
+        uint32_t broker = (uint32_t)__builtin_ctzll(active);
+        if (sequencer->consumed[broker] < mem_observe64(&log->mem, FIELD(broker_position(broker), struct broker_entry, written)))
+            return 1;
+    }
+    return 0;
 }
 
 int sequencer_pass(struct log *log)

@@ -30,6 +30,13 @@ struct topic_state {
 
 struct producer_table;
 
+/* At takeover: a header of which an order entry tells that it was handled. */
+struct handled {
+    uint64_t sequence;
+    uint64_t position;                /* global */
+    uint32_t broker;
+};
+
 struct touched {
     uint32_t topic_slot;
     uint32_t partition;
@@ -56,6 +63,7 @@ struct sequencer {
     struct touched *dirty_partitions;
     uint32_t dirty_partition_count;
     uint32_t dirty_partition_room;
+    uint32_t dead;                    /* bit per broker whose process is gone for sure, while it is buried */
     uint64_t active;                  /* bit per broker whose ring has to be looked at */
     uint32_t next_ring;               /* which ring is served first */
     uint64_t pass_count;
@@ -77,6 +85,8 @@ struct sequencer {
     uint32_t *waiting;                /* segments that a reader still pins */
     uint32_t waiting_count;
 
+    struct handled *handled;          /* only while taking over */
+    uint32_t handled_count;
     struct pending_completion *pending;
     uint32_t pending_count;
     struct trim {
@@ -89,6 +99,11 @@ struct sequencer {
 };
 
 /* sequencer.c */
+int sequencer_headers_wait(struct log *log);                            /* whether a pass would find something */
+struct pending_completion *sequencer_complete(struct sequencer *sequencer, uint32_t broker, uint64_t sequence, int32_t status);
+void sequencer_publish_completions(struct log *log);
+void sequencer_answer(struct completion *completion, const struct order_entry *entry, const struct partition_state *partition);
+void sequencer_refuse(struct log *log, uint32_t broker, uint64_t sequence);   /* answers a header that was not ordered, and will not be */
 int sequencer_pass(struct log *log);                                   /* headers handled */
 void sequencer_release_after(struct log *log);
 void sequencer_touch_topic(struct sequencer *sequencer, uint32_t topic_slot);
@@ -138,7 +153,8 @@ void retention_free_waiting(struct log *log);
 int retention_relieve(struct log *log);                                /* memory is short: 1 when something was freed */
 
 /* recover.c */
-int sequencer_take(struct log *log);                                   /* OPEN_* */
+int sequencer_take(struct log *log, uint32_t dead);                    /* OPEN_* */
+void recover_bury(struct log *log, uint32_t dead);
 void sequencer_release(struct log *log);
 
 #endif

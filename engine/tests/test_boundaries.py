@@ -406,7 +406,10 @@ def test_settings_to_the_limit(tmp_path: Path) -> None:
 
 def test_a_reservation_to_the_limit() -> None:
     most = lib.RUN_BLOCKS_MAX * lib.BLOCK_SIZE
-    with Log.create(size=256 * MIB) as log, pytest.raises(LimitReached, match=f"limit of {most} bytes in one reservation"):
+    with (
+        Log.create(size=256 * MIB) as log,
+        pytest.raises(LimitReached, match=f"limit of {most} bytes in one reservation"),
+    ):
         log.reserve(most + 1)
 
 

@@ -87,7 +87,9 @@ def test_creating_a_topic_when_full(log: Log) -> None:
     topics = []
     with pytest.raises(OutOfMemory, match="no free block is left, and nothing may be freed"):  # noqa: PT012
         for number in range(1, 4000):
-            topics.append(log.create_topic(str(number), id=driver.topic_id(number), partitions=1, settings=bytes(20_000)))
+            topics.append(
+                log.create_topic(str(number), id=driver.topic_id(number), partitions=1, settings=bytes(20_000))
+            )
     assert [topic.name for topic in log.topics()] == ["a", *[topic.name for topic in topics]]
     for topic in topics:
         log.delete_topic(topic)

@@ -1,0 +1,79 @@
+"""A log that several processes use at once: each is a broker with a ring of its own, and one of them is the sequencer.
+
+    with SharedLog.join(path) as log:        # a broker: creates topics, appends, reads
+        log.append(group, count)             # waits until the sequencer's process has ordered it
+
+    log.take_over()                          # becomes the sequencer as well, when no process is (any more)
+    while True:
+        log.sequence(0.1)                    # orders what the others publish, sleeps when there is nothing
+        log.bury()                           # gives back what brokers that died left behind
+
+What waits gives up the GIL, and so goes through the second build of the core.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from totalog.engine._core import ffi, lib
+from totalog.engine._core_long import ffi as long_ffi
+from totalog.engine._core_long import lib as long_lib
+from totalog.engine.log import AppendGroup, Log
+from totalog.engine.region import Region, explain
+
+NANOSECONDS = 1_000_000_000
+
+
+class SharedLog(Log):
+    """One process's part in a log. Make it with `join`."""
+
+    @classmethod
+    def join(cls, path: str | os.PathLike[str]) -> "SharedLog":
+        """Becomes a broker of an existing region. Errors: RegionError (RegionInUse: all places are taken), OutOfMemory."""
+        return cls(Region.join(Path(path)))
+
+    def _open(self) -> Any:
+        return self._join()
+
+    @property
+    def _long_core(self) -> Any:
+        return long_ffi.cast("struct log *", int(ffi.cast("uintptr_t", self._core)))
+
+    @property
+    def broker(self) -> int:
+        """Which of the region's brokers this process is."""
+        return self.region.broker
+
+    def take_over(self) -> None:
+        """Becomes the sequencer: raises its epoch, reads the log's state from the region, and goes on.
+
+        Errors: RegionInUse while a living process has that part; RegionDamaged, OutOfMemory.
+        """
+        self.region.take_sequencer()
+        with self.region.dead_brokers() as dead:
+            error = lib.log_take_over(self._core, dead)
+        if error != lib.OPEN_OK:
+            raise explain(error, self.region.path)
+
+    def sequence(self, seconds_max: float) -> int:
+        """Orders what brokers have published, and returns how many headers that were; where there is nothing, sleeps until
+        one publishes or the time is over. For the process that took over."""
+        return int(long_lib.log_sequence(self._long_core, int(seconds_max * NANOSECONDS)))
+
+    def bury(self) -> list[int]:
+        """Settles what brokers that died left: their rings are ordered to the end, their pins and unpublished blocks go
+        back. Returns which. For the process that took over."""
+        with self.region.dead_brokers() as dead:
+            if dead:
+                long_lib.log_bury(self._long_core, dead)
+        return [broker for broker in range(lib.BROKERS_MAX) if dead >> broker & 1]
+
+    def _append(self, group: AppendGroup, count: int) -> None:
+        long_lib.log_append(self._long_core, long_ffi.cast("struct append *", group.address), count)
+
+    def _topic_operation(self, request: Any, settings: bytes) -> int:
+        asked = long_ffi.cast("struct topic_request *", int(ffi.cast("uintptr_t", request)))
+        return int(long_lib.log_topic_operation(self._long_core, asked, settings))
+
+    def _reserve_done(self, segment: int, published: bool) -> None:
+        long_lib.log_reserve_done(self._long_core, segment, published)
