@@ -112,8 +112,8 @@ class ReadBatches:
 class Reservation:
     """Blocks of this process's own, private until batches in them are appended.
 
-    `close` is idempotent: what was appended stays in the log, all of it goes back otherwise. The buffer, and what was cut
-    out of it, must not be used after that.
+    `close` is idempotent: what was appended stays in the log, all of it goes back otherwise. The buffer, and what was
+    cut out of it, must not be used after that.
     """
 
     def __init__(self, log: "Log", segment: int, address: int, size: int) -> None:

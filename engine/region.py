@@ -1,8 +1,8 @@
 """The file behind a region: made, opened, checked and locked.
 
-Each part is one byte of the file, under an open-file-description lock: byte 0 the sequencer's, byte 1 + i that of broker
-i. The kernel gives a lock back when the process dies, so a part can be taken over at once; and whoever gets the lock of
-a part knows for sure that nobody has it.
+Each part is one byte of the file, under an open-file-description lock: byte 0 the sequencer's, byte 1 + i that of
+broker i. The kernel gives a lock back when the process dies, so a part can be taken over at once; and whoever gets the
+lock of a part knows for sure that nobody has it.
 """
 
 import contextlib
@@ -103,7 +103,7 @@ class Region:
 
     @contextlib.contextmanager
     def dead_brokers(self) -> Iterator[int]:
-        """A bit for each broker that a process claims to be and none is. None can become one of them inside the block."""
+        """A bit for each broker that a process claims to be and none is; none becomes one of them inside the block."""
         others = [broker for broker in range(lib.BROKERS_MAX) if broker != self.broker]
         dead = [
             broker for broker in others if _process_of(self.descriptor, broker) and _lock(self.descriptor, 1 + broker)
@@ -213,7 +213,7 @@ def _lock_sequencer(descriptor: int, path: Path | None) -> None:
 
 
 def _take_broker(descriptor: int, path: Path, also_of_dead: bool) -> int:
-    """The first place for a broker that no process has, and, unless `also_of_dead`, of which nothing has to be settled."""
+    """The first place that no process has, and, unless `also_of_dead`, of which nothing has to be settled."""
     for broker in range(lib.BROKERS_MAX):
         if not _lock(descriptor, 1 + broker):
             continue

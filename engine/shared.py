@@ -29,7 +29,10 @@ class SharedLog(Log):
 
     @classmethod
     def join(cls, path: str | os.PathLike[str]) -> "SharedLog":
-        """Becomes a broker of an existing region. Errors: RegionError (RegionInUse: all places are taken), OutOfMemory."""
+        """Becomes a broker of an existing region.
+
+        Errors: RegionError (RegionInUse: all places are taken), OutOfMemory.
+        """
         return cls(Region.join(Path(path)))
 
     def _open(self) -> Any:
@@ -56,8 +59,8 @@ class SharedLog(Log):
             raise explain(error, self.region.path)
 
     def sequence(self, seconds_max: float) -> int:
-        """Orders what brokers have published, and returns how many headers that were; where there is nothing, sleeps until
-        one publishes or the time is over. For the process that took over."""
+        """Orders what brokers have published, and returns how many headers that were; where there is nothing, sleeps
+        until one publishes or the time is over. For the process that took over."""
         return int(long_lib.log_sequence(self._long_core, int(seconds_max * NANOSECONDS)))
 
     def bury(self) -> list[int]:

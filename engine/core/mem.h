@@ -162,6 +162,11 @@ static inline void *mem_pages(const struct mem *mem, uint64_t position, uint64_t
     return mem_at(mem, position, size);
 }
 
+static inline void mem_pause(void)
+{
+    mem_machine_pause();
+}
+
 static inline uint32_t mem_exchange32(struct mem *mem, uint64_t position, uint32_t value)
 {
     return __atomic_exchange_n((uint32_t *)(void *)mem_at(mem, position, 4), value, __ATOMIC_ACQ_REL);

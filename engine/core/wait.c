@@ -50,7 +50,7 @@ void wait_for_completions(struct log *log, uint64_t sequence)
     for (int spins = 0; spins < SPINS_MAX; spins++) {
         if (completed(log) >= sequence)
             return;
-        mem_machine_pause();
+        mem_pause();
     }
     while (completed(log) < sequence) {
         mem_exchange32(&log->mem, word, 1);
@@ -68,7 +68,7 @@ void wait_for_headers(struct log *log, int64_t nanoseconds_max)
     for (int spins = 0; spins < SPINS_MAX; spins++) {
         if (sequencer_headers_wait(log))
             return;
-        mem_machine_pause();
+        mem_pause();
     }
     mem_exchange32(&log->mem, word, 1);
     mem_full_fence(&log->mem);

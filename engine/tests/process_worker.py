@@ -1,7 +1,7 @@
-"""One process of a shared log, for tests: `python process_worker.py ROLE PATH JSON`. What it saw goes to standard output.
+"""One process of a shared log, for tests: `python process_worker.py ROLE PATH JSON`. It tells what it saw as output.
 
-append    appends batches whose bytes say who wrote them and as the how-manieth, one group at a time; writes an `ACK` for
-          each that was acknowledged, after the log said so
+append    appends batches whose bytes say who wrote them and as the how-manieth, one group at a time; writes an `ACK`
+          for each that was acknowledged, after the log said so
 sequence  is the sequencer: takes over as soon as nobody is, orders, buries the dead, until it is killed
 read      reads one partition, or the view, again and again, and checks that what it saw before has not changed
 """

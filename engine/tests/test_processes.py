@@ -1,7 +1,7 @@
 """Many processes on one region: they append, one of them orders, others read; and any of them is killed.
 
-Values are unique, so what was acknowledged can be held against what is there by linear scans. What was ordered is checked
-from a process of its own, the test's, which has joined the log as well.
+Values are unique, so what was acknowledged can be held against what is there by linear scans. What was ordered is
+checked from a process of its own, the test's, which has joined the log as well.
 """
 
 import json
@@ -137,11 +137,13 @@ def payloads(log: Log, topic: Topic) -> npt.NDArray[np.void]:
     offset, rows = bounds.log_start_offset, []
     while offset < bounds.next_offset:
         result = log.read(topic, VIEW, offset, address, len(room), batches=batches)
-        assert result.status == lib.STATUS_OK and result.count > 0
+        assert result.status == lib.STATUS_OK
+        assert result.count > 0
         at = 0
         for index in range(result.count):
             mark, writer, number = BATCH.unpack_from(room, at)
-            assert mark == MARK and batches[index].base_offset == offset
+            assert mark == MARK
+            assert batches[index].base_offset == offset
             rows.append((writer, number, offset))
             at, offset = at + batches[index].size, offset + 2
     return np.array(rows, dtype=[("writer", "u4"), ("number", "u4"), ("total_order", "i8")])
@@ -164,7 +166,8 @@ def check(log: Log, topics: list[Topic], acks: npt.NDArray[np.void]) -> None:
         told = acks[acks["slot"] == topic.slot]
         places = np.searchsorted(entries["total_order"], told["total_order"].astype(np.uint64))
         assert (places < len(entries)).all(), "nothing acknowledged is lost"
-        assert (stored["writer"][places] == told["writer"]).all() and (stored["number"][places] == told["number"]).all()
+        assert (stored["writer"][places] == told["writer"]).all()
+        assert (stored["number"][places] == told["number"]).all()
         assert (entries["base_offset"][places] == told["base_offset"]).all()
         assert (entries["global_position"][places] == told["global_position"]).all()
         for writer in np.unique(stored["writer"]):
