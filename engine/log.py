@@ -247,6 +247,7 @@ class Log:
 
         Errors: TopicExists, LimitReached, OutOfMemory.
         """
+        assert len(id) == lib.TOPIC_ID_SIZE
         topic = Topic(0, 0, name, id, partitions, order_level, retention_bytes, retention_ms, internal, settings)
         return self._operate(lib.OPERATION_CREATE, topic)
 

@@ -281,7 +281,7 @@ static int place_copy(struct log *log, struct append *append, struct batch_heade
 
 static int topic_takes(struct log *log, const struct append *append)
 {
-    return append->topic_slot > 0 && append->topic_slot < TOPICS_MAX && append->size > 0 &&
+    return append->topic_slot > 0 && append->topic_slot < TOPICS_MAX &&
            mem_observe64(&log->mem, topic_position(append->topic_slot)) == ((uint64_t)append->topic_generation << 32 | TOPIC_LIVE);
 }
 
@@ -311,6 +311,10 @@ static int delegate_one(struct log *log, struct append *append, uint32_t number,
         .max_timestamp = append->max_timestamp,
     };
     append->base_offset = append->total_order = append->global_position = append->log_start_offset = -1;
+    if (append->size == 0)
+        return STATUS_INVALID_ARGUMENT;
+    if (append->size > RUN_BLOCKS_MAX * (uint64_t)BLOCK_SIZE)
+        return STATUS_TOO_LARGE;
     if (!topic_takes(log, append))
         return STATUS_UNKNOWN_TOPIC;
     int status = append->segment != 0 ? place_reserved(log, append, &header) : place_copy(log, append, &header, relieved);
