@@ -196,10 +196,11 @@ static int fold_ordered(struct log *log, uint64_t applied)
         if (entry.ring_sequence >= sequencer->consumed[entry.broker])
             sequencer->consumed[entry.broker] = entry.ring_sequence + 1;
         sequencer->handled[sequencer->handled_count++] = (struct handled){entry.ring_sequence, position, entry.broker};
-        if (slot.entry >= topic->entry.entry_count)
-            sequencer_count_in_topic(sequencer, slot.topic_slot, slot.entry, &entry);
-        if (!counted_in_partition(log, &topic->partitions[entry.partition], slot.entry))
-            sequencer_count_in_partition(sequencer, slot.topic_slot, &entry);
+        /* Also what is counted already: it may be so in one line of the two, and not in the one with bytes and timestamps. */
+        sequencer_count_in_topic(sequencer, slot.topic_slot, slot.entry, &entry);
+        if (counted_in_partition(log, &topic->partitions[entry.partition], slot.entry))
+            topic->partitions[entry.partition].element_count--;
+        sequencer_count_in_partition(sequencer, slot.topic_slot, &entry);
         int result = slot.topic_slot == 0 ? fold_operation(log, &entry, slot.entry) : OPEN_OK;
         if (result != OPEN_OK)
             return result;
@@ -274,11 +275,12 @@ static void settle_partition(struct sequencer *sequencer, uint32_t slot, uint32_
     struct partition_state *state = &topic->partitions[partition];
     uint64_t first = slot == 0 ? topic->entry.entry_first : state->element_count - left->count;
     uint64_t start = slot == 0 ? first : left->count > 0 ? left->base_offset : state->next_offset;
-    if (state->element_first >= first)
-        return;
+    uint64_t released = slot == 0 ? 0 : left->count > 0 ? left->bytes : state->bytes_appended;
+    if (state->element_first >= first && state->bytes_released == released)
+        return;                       /* both are looked at: they stand in two lines */
     topic->settle_pages = 1;
     state->element_first = first;
-    state->bytes_released = slot == 0 ? 0 : left->count > 0 ? left->bytes : state->bytes_appended;
+    state->bytes_released = released;
     if (state->log_start_offset < start)
         state->log_start_offset = start;
     sequencer_touch_partition(sequencer, slot, partition);

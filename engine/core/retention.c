@@ -141,6 +141,7 @@ static void release(struct log *log, uint32_t slot, uint64_t number, const struc
     uint16_t state = ENTRY_RELEASED;
     mem_write(&log->mem, FIELD(at, struct order_entry, state), &state, sizeof state);
     mem_flush(&log->mem, FIELD(at, struct order_entry, state), sizeof state);
+    mem_fence(&log->mem);             /* oldest first also in memory: a successor finds a partition's head by what is left of it */
     topic->bytes_released += entry->size;
     release_from_partition(log, slot, entry);
     release_from_topic(log, slot, number);

@@ -85,6 +85,7 @@ int segment_pin(struct log *log, uint32_t segment, uint64_t *generation)
     if (generation_of(log, segment) != before) {
         mem_store32(&log->mem, FIELD(position, struct pin, segment), 0);
         mem_flush(&log->mem, position, sizeof(struct pin));
+        mem_fence(&log->mem);
         return -1;
     }
     fail_point(log, FAIL_PINNED);
