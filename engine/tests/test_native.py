@@ -49,8 +49,8 @@ class Variant:
 
 
 NATIVE = Variant("native")
-# A sanitizer sees as much at -O1. ThreadSanitizer knows no fence that stands alone: it checks by the orders of loads and
-# stores beside it, which the core has as well. Nothing is switched off but the compiler's warning about that.
+# A sanitizer sees as much at -O1. ThreadSanitizer knows no fence that stands alone: it checks by the orders of loads
+# and stores beside it, which the core has as well. Nothing is switched off but the compiler's warning about that.
 ADDRESS = Variant("address", flags=("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
 THREAD = Variant("thread", flags=("-O1", "-fsanitize=thread", "-Wno-tsan"))
 ARM64 = Variant(
