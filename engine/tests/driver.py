@@ -280,7 +280,7 @@ def index_pages(log: Log, root: int) -> set[int]:
 
 
 def left_when_empty(log: Log) -> list[tuple[int, int, int, int]]:
-    """Deletes every topic, and returns what is claimed nevertheless, as `claimed_blocks` describes it: nothing has to be.
+    """Deletes every topic, and returns what is claimed nevertheless, as `claimed_blocks` tells it: nothing has to be.
 
     What stays by design is left out: block 0, the reserve for deletions, the segment in which operations are recorded
     and the index pages of these records.

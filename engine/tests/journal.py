@@ -50,7 +50,7 @@ def core() -> ModuleType:
 
 
 class Modules(NamedTuple):
-    """The engine's modules, bound to the journalling core. (Typed as Any: they are twins of modules that have types.)"""
+    """The engine's modules, bound to the journalling core. (Typed as Any: twins of modules that have types.)"""
 
     engine: Any
     region: Any
@@ -110,7 +110,7 @@ class Stage:
     def crashes(
         self, log: Any, action: Callable[[Any], object], *, descending: bool = False, stride: int = 1, nested: int = 0
     ) -> Iterator[tuple[int, Any]]:
-        """Runs `action`, then yields for each of its stores (commit point, log): what a kill there leaves to a successor.
+        """Runs `action`, then yields for each of its stores (commit point, log): what a kill there leaves behind.
 
         From the last store to the first; every `nested`-th time the successor is killed too, at each tenth store of its
         own start. What the test does with the log is taken back before the next one; in the end the region is as it was

@@ -33,7 +33,7 @@ class Stored:
 
 @dataclass
 class Producer:
-    """The last five batches of a producer in one partition: (base sequence, last sequence, base offset, total order)."""
+    """A producer's last five batches in one partition: (base sequence, last sequence, base offset, total order)."""
 
     epoch: int
     batches: list[tuple[int, int, int, int, int]] = field(default_factory=list)
@@ -88,7 +88,7 @@ class ModelTopic:
         return stored
 
     def release(self, batch: Stored) -> None:
-        """Its partition's log start moves behind it; the view's to the oldest batch that is left, when it was the oldest."""
+        """Its partition's log start moves behind it; the view's to the oldest that is left, when it was the oldest."""
         was_first = self.live(VIEW)[0] is batch
         batch.live = False
         self.raise_start(batch.partition, batch.base_offset + batch.span)

@@ -12,7 +12,7 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from totalog.engine import RegionInUse, Topic
@@ -154,4 +154,5 @@ def read(path: str, topic: str, partition: int, until: int) -> None:
 
 if __name__ == "__main__":
     role, region, options = sys.argv[1:]
-    {"append": append, "sequence": sequence, "read": read}[role](region, **json.loads(options))
+    roles: dict[str, Callable[..., None]] = {"append": append, "sequence": sequence, "read": read}
+    roles[role](region, **json.loads(options))

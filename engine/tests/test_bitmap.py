@@ -8,8 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from totalog.engine import Log, _core_long, layout, region
+from totalog.engine import Log, layout, region
 from totalog.engine._core import lib
+from totalog.engine._core_long import ffi as long_ffi
+from totalog.engine._core_long import lib as long_lib
 from totalog.engine.tests import driver
 
 
@@ -21,7 +23,7 @@ def log() -> Iterator[Log]:
 
 def race(threads: int, rounds: int, blocks: int) -> tuple[int, int, int]:
     """(collisions, claims, blocks in use afterwards beyond those before), in calls that leave the GIL."""
-    ffi, long = _core_long.ffi, _core_long.lib
+    ffi, long = long_ffi, long_lib
     made = region.Region.create(None, 2048 * lib.BLOCK_SIZE, True)
     error, claims, nanoseconds = ffi.new("int32_t *"), ffi.new("uint64_t *"), ffi.new("double *")
     core = long.log_open(made.descriptor, made.size, layout.layout_id(), 0, error)

@@ -38,7 +38,7 @@ def control(log: Log) -> Any:
 
 
 def test_index_pages_and_trees_of_them(tmp_path: Path) -> None:
-    """Past one page (32 entries, 256 elements), one inner page (1,024 pages) of each index, and an inner page of those."""
+    """Past one page (32 entries, 256 elements), one inner page (1,024 pages) of each index, and one of those."""
     counts = [31, 1, 1, 223, 1, 32 * 1024 - 257, 1, 1, 256 * 1024 - 32 * 1024 - 3, 1, 1, 1]
     with Log.create(tmp_path / "region", size=256 * MIB) as log:
         topic = create(log)
@@ -179,7 +179,7 @@ def test_a_group_larger_than_a_pass(log: Log) -> None:
 
 
 def test_the_order_ring_wraps_and_producers_survive(tmp_path: Path) -> None:
-    """Past 131,072 positions, with a snapshot of the producers each 65,536; a restart after each knows the duplicates."""
+    """Past 131,072 positions, with a snapshot of the producers each 65,536; a restart knows the duplicates."""
     topic, total = None, 0
     Log.create(tmp_path / "region", size=256 * MIB).close()
     for count in (65_000, 1000, 64_000, 3000, 66_000, 10):
@@ -198,7 +198,7 @@ def test_the_order_ring_wraps_and_producers_survive(tmp_path: Path) -> None:
             again = driver.Bulk(log)
             last = np.arange(total - 5, total)
             answers = append_statuses(again, topic, producer_id=9, producer_epoch=0, base_sequence=last)
-            assert answers == [(lib.STATUS_DUPLICATE, offset, offset, offset + 1) for offset in last]
+            assert answers == [(lib.STATUS_DUPLICATE, offset, offset, offset + 1) for offset in last.tolist()]
             gap = append_statuses(again, topic, producer_id=9, producer_epoch=0, base_sequence=np.array([total + 1]))
             assert gap[0][0] == lib.STATUS_OUT_OF_ORDER_SEQUENCE
     with Log.attach(tmp_path / "region") as log:

@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
 
 def prepare(path: Path) -> tuple[Topic, dict[str, Any]]:
-    """A topic with one batch in a segment that is open no more, and a good header for a second batch in that segment."""
+    """A topic with one batch in a segment that is open no more, and a good header for a second one in that segment."""
     with Log.attach(path) as log:
         topic = log.create_topic("a", id=driver.topic_id(0), partitions=2)
         with log.reserve(100_000) as reservation:
@@ -157,7 +157,7 @@ def test_what_was_in_flight_to_a_deleted_topic(path: Path) -> None:
 
 
 def test_deletion_with_data_in_flight_in_one_group() -> None:
-    """Of two interleaved topics one is deleted: the group's other batches go in, its own do not, nor its reservation."""
+    """Of two interleaved topics one is deleted: the group's other batches go in, its own do not, nor a reservation."""
     with Log.create(size=driver.SIZE_SMALL) as log:
         topics = [log.create_topic(name, id=driver.topic_id(number), partitions=2) for number, name in enumerate("abc")]
         batches = [Batch(topics[number % 3], number % 2, driver.payload(number)) for number in range(30)]

@@ -1,6 +1,6 @@
 """The memory layout: pinned by a golden table, and the laws that can be read off it.
 
-After a wanted change: `python -m totalog.engine.tests.memory_map` writes the golden table and the map in the README anew.
+After a wanted change: `python -m totalog.engine.tests.memory_map` writes the golden table and the README's map anew.
 """
 
 import re

@@ -1,6 +1,7 @@
 """Memory that runs out, comes back, and is never written over."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def log() -> Iterator[Log]:
         yield log
 
 
-def create(log: Log, name: str = "a", number: int = 0, **more: int) -> Topic:
+def create(log: Log, name: str = "a", number: int = 0, **more: Any) -> Topic:
     return log.create_topic(name, id=driver.topic_id(number), partitions=2, **more)
 
 
@@ -85,7 +86,7 @@ def fill_small(log: Log, topic: Topic) -> int:
 def test_creating_a_topic_when_full(log: Log) -> None:
     fill_small(log, create(log))
     topics = []
-    with pytest.raises(OutOfMemory, match="no free block is left, and nothing may be freed"):  # noqa: PT012
+    with pytest.raises(OutOfMemory, match="no free block is left, and nothing may be freed"):
         for number in range(1, 4000):
             topics.append(
                 log.create_topic(str(number), id=driver.topic_id(number), partitions=1, settings=bytes(20_000))

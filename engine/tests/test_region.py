@@ -221,16 +221,21 @@ def bytes_of(value: int, type: str) -> bytes:
 
 
 def in_struct(position: int, struct: str, field: str) -> int:
-    return position + ffi.offsetof(f"struct {struct}", field)
+    return position + int(ffi.offsetof(f"struct {struct}", field))
 
 
-TOPIC = lib.TOPIC_TABLE_POSITION + ffi.sizeof("struct topic_entry") + lib.BROKERS_MAX * ffi.sizeof("struct topic_counter")
+COUNTERS_SIZE = lib.BROKERS_MAX * ffi.sizeof("struct topic_counter")
+TOPIC = lib.TOPIC_TABLE_POSITION + ffi.sizeof("struct topic_entry") + COUNTERS_SIZE
 PARTITION = lib.PARTITION_TABLE_POSITION + ffi.sizeof("struct partition_entry")
 DAMAGES = {
     "more memory than there is": (in_struct(lib.CONTROL_POSITION, "control", "committed_blocks"), 2**40, "uint64_t"),
     "a ring too far ahead": (in_struct(lib.BROKER_TABLE_POSITION, "broker_entry", "written"), 2**40, "uint64_t"),
     "completions of nothing": (in_struct(lib.BROKER_TABLE_POSITION, "broker_entry", "completed"), 2**40, "uint64_t"),
-    "the last broker epoch": (in_struct(lib.BROKER_TABLE_POSITION, "broker_entry", "broker_epoch"), 2**32 - 1, "uint32_t"),
+    "the last broker epoch": (
+        in_struct(lib.BROKER_TABLE_POSITION, "broker_entry", "broker_epoch"),
+        2**32 - 1,
+        "uint32_t",
+    ),
     "no such state": (in_struct(TOPIC, "topic_entry", "state"), 9, "uint32_t"),
     "no extents": (in_struct(TOPIC, "topic_entry", "extent_count"), 0, "uint32_t"),
     "too many extents": (in_struct(TOPIC, "topic_entry", "extent_count"), 99, "uint32_t"),
@@ -302,7 +307,7 @@ def test_a_memfd_is_sealed() -> None:
 
 
 def test_a_region_has_a_least_size() -> None:
-    with pytest.raises(RegionError, match="4 MiB.*not 1 MiB: give more memory"):
+    with pytest.raises(RegionError, match=r"4 MiB.*not 1 MiB: give more memory"):
         Log.create(size=MIB)
     with Log.create(size=region.SIZE_MIN) as log:
         log.create_topic("a", id=driver.topic_id(0), partitions=1)
