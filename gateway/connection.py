@@ -6,8 +6,9 @@ Invariants
   receive buffer and in the kernel.
 - All complete consecutive Produce requests of one receive buffer are handled as one group. Answers are gathered, and
   leave in one `send` before the connection waits for anything.
-- The reservation of a large body is closed and its share of the budget given back on every way out: answered, refused,
-  peer gone, cancelled.
+- Other connections get their turn after each group and each other request, however many more have come.
+- The reservation of a large body is closed and its share of its budget given back on every way out: answered, refused,
+  peer gone, cancelled. A share is given back before that when nothing of the body is held any more.
 - What the peer does wrong ends this connection: ProtocolViolation and Disconnected. Every other exception is a fault of
   ours and ends the server.
 
@@ -24,7 +25,7 @@ from totalog.engine import LimitReached, OutOfMemory
 from totalog.gateway.apis.api import Request
 from totalog.gateway.limits import Limits
 from totalog.gateway.metrics import Counters
-from totalog.gateway.waiting import Budget
+from totalog.gateway.waiting import Budget, yield_once
 from totalog.gateway.wire.answer import Answer
 from totalog.gateway.wire.errors import ProtocolViolation
 from totalog.gateway.wire.frame import PRODUCE, Format, FrameReader, LargeBody
@@ -79,6 +80,9 @@ class Service:
     idle_s_max: float
     """Seconds without traffic after which a connection is closed (connections.max.idle.ms)."""
     budget: Budget
+    """Of large Produce requests."""
+    budget_others: Budget
+    """Of all other large requests."""
     counters: Counters = field(default_factory=Counters)
     stopping: bool = False
 
@@ -94,6 +98,18 @@ class Phase(Enum):
     SEND = "the peer to take an answer"
 
 
+class Share:
+    """What one large request takes of a budget; may be given back any number of times."""
+
+    def __init__(self, budget: Budget, size: int) -> None:
+        self.budget = budget
+        self._size = size
+
+    def give(self) -> None:
+        size, self._size = self._size, 0
+        self.budget.give(size)
+
+
 class Connection:
     """`run` serves the peer until it leaves, breaks the rules, or the server stops."""
 
@@ -106,6 +122,7 @@ class Connection:
         self._answers: list[Answer] = []
         self._parts: list[Bytes] = []
         self._parts_size = 0
+        self._share: Share | None = None
         # What `overdue` saw when it last found the connection in another phase than before.
         self._seen = -1
         self._seen_at = 0.0
@@ -148,12 +165,14 @@ class Connection:
 
     def _allowed_s(self) -> float:
         limits = self.service.limits
-        extra_s = (self.transport.moved - self._seen_moved) / limits.transfer_rate_min
+        moved = self.transport.moved - self._seen_moved
         match self.phase:
+            case Phase.BODY if self._share is not None and self._share.budget.wanted:
+                return limits.pressed_time_s_max + moved / limits.pressed_rate_min
             case Phase.FRAME | Phase.BODY:
-                return limits.frame_time_s_max + extra_s
+                return limits.frame_time_s_max + moved / limits.transfer_rate_min
             case Phase.SEND:
-                return limits.send_stall_s_max + extra_s
+                return limits.send_stall_s_max + moved / limits.transfer_rate_min
             case Phase.TURN:
                 return float("inf")
             case Phase.REQUEST | Phase.HANDLER:
@@ -212,6 +231,8 @@ class Connection:
                 group.append(event)
             else:
                 await self._answer_one(event)
+                if self._reader.unfinished:  # a buffer full of requests must not keep all other connections waiting
+                    await yield_once()
         if violation is not None:
             raise violation
 
@@ -229,6 +250,9 @@ class Connection:
         if isinstance(answer, Awaitable):
             await self._flush()
             self._begin(Phase.HANDLER)
+            if self._share is not None and self.service.formats[request.key].lets_go:
+                self._share.give()
+            del request
             answer = await answer
         if answer is not None:
             self._gather(answer)
@@ -243,27 +267,32 @@ class Connection:
     async def _answer_large(self, body: LargeBody) -> None:
         await self._flush()
         self._begin(Phase.TURN)
-        await self.service.budget.take(body.size)
-        reservation: Reservation | None = None
+        budget = self.service.budget if body.key == PRODUCE else self.service.budget_others
+        await budget.take(body.size)
+        self._share = Share(budget, body.size)
         try:
-            reservation = self._reserve(body)
+            if body.key == PRODUCE:
+                await self._answer_large_produce(body)
+            else:  # no name for the request here: a handler that lets go of it shall be the last to hold it
+                await self._answer_one(await self._receive_body(body, memoryview(bytearray(body.size))))
+        finally:
+            self._share.give()
+            self._share = None
+
+    async def _answer_large_produce(self, body: LargeBody) -> None:
+        reservation = self._reserve(body)
+        try:
             target = memoryview(bytearray(body.size)) if reservation is None else reservation.buffer
             request = await self._receive_body(body, target)
             request.reservation = reservation
-            if body.key == PRODUCE:
-                await self._answer_group([request])
-            else:
-                await self._answer_one(request)
+            await self._answer_group([request])
         finally:
             if reservation is not None:
                 reservation.close()
-            self.service.budget.give(body.size)
 
     def _reserve(self, body: LargeBody) -> "Reservation | None":
         """Room in the region for a Produce request. Without it the request is received all the same, so that the
         producer gets an answer that tells it to try again."""
-        if body.key != PRODUCE:
-            return None
         try:
             return self.service.broker.log.reserve(body.size)
         except (OutOfMemory, LimitReached):

@@ -9,6 +9,10 @@ from typing import Final
 TAGGED_FIELDS_COUNT_MAX: Final = 32
 """In one message, and in one request header: decoders may copy the rest of the frame for each."""
 
+ELEMENTS_COUNT_MAX: Final = 70_000
+"""Of all arrays in one message: more than a region has topics and partitions together. A frame of 4 MiB could hold ten
+times as many, each of them an object; decoding alone would hold up all connections for seconds."""
+
 STRING_SIZE_MAX: Final = 32767
 """Bytes of any string, as in Kafka. Only the older encoding cannot express more; but a longer one that came in by the
 newer (a group id, a member id) would have to be told to clients that read the older."""
@@ -31,8 +35,12 @@ class Limits:
     """From this frame size on, a Produce request that is not complete yet is received straight into the region."""
 
     inflight_size_max: int = 256 * 1024 * 1024
-    """Of large requests being received at once, over all connections, taken before a body is read; those who come
-    later wait their turn. The setting queued.max.request.bytes replaces it."""
+    """Of large Produce requests being received at once, over all connections, taken before a body is read; those who
+    come later wait their turn. Of a small region, a quarter. The setting queued.max.request.bytes replaces it."""
+
+    inflight_others_size_max: int = 16 * 1024 * 1024
+    """Of all other large requests, from before their body is read until they are answered, because the objects made of
+    them take many times as much. Apart from those of Produce, so that nobody's long poll keeps a producer waiting."""
 
     # Answering
 
@@ -46,6 +54,12 @@ class Limits:
 
     frame_time_s_max: float = 30.0
     """In which a client finishes a request that it began; larger ones get more, by `transfer_rate_min`."""
+
+    pressed_time_s_max: float = 5.0
+    """In place of the time above, and of the rate below: for a large request while others wait for their turn, so that
+    a few slow clients cannot keep all others out."""
+
+    pressed_rate_min: int = 256 * 1024
 
     send_stall_s_max: float = 30.0
     """In which a client takes an answer, so that one that never reads holds no memory; larger ones get more."""

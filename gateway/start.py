@@ -71,6 +71,9 @@ def service(broker: Broker, limits: Limits) -> Service:
     """The Kafka APIs of this package, over `broker`."""
     config = broker.config
     inflight_size = config.integer("queued.max.request.bytes")
+    if inflight_size < 0:
+        memory = broker.log.memory()
+        inflight_size = min(limits.inflight_size_max, memory.blocks_total * memory.block_size // 4)
     return Service(
         broker=broker,
         dispatch=apis.dispatch,
@@ -79,12 +82,14 @@ def service(broker: Broker, limits: Limits) -> Service:
             api.key: Format(
                 api.flexible_from,
                 config.integer("socket.request.max.bytes") if api.key == PRODUCE else api.frame_size_max,
+                api.lets_go,
             )
             for api in apis.TABLE.values()
         },
         limits=limits,
         idle_s_max=config.integer("connections.max.idle.ms") / 1000,
-        budget=Budget(inflight_size if inflight_size >= 0 else limits.inflight_size_max),
+        budget=Budget(inflight_size),
+        budget_others=Budget(limits.inflight_others_size_max),
     )
 
 

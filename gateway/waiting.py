@@ -260,6 +260,11 @@ class Budget:
         self.taken = 0
         self._queue: dict[Later[None], int] = {}
 
+    @property
+    def wanted(self) -> bool:
+        """Somebody waits for others to give back."""
+        return bool(self._queue)
+
     def _fits(self, size: int) -> bool:
         return self.taken == 0 or self.taken + size <= self.size
 

@@ -87,9 +87,9 @@ def dispatch(broker: "Broker", request: Request) -> "Dispatched | Awaitable[Disp
     message = codec.decode(request.key, request.version, request.body)
     answer = api.handle(broker, request, message)
     if isawaitable(answer):
-        return _encode_later(answer, request)
+        return _encode_later(answer, request.correlation_id)
     return codec.encode(answer, request.correlation_id)
 
 
-async def _encode_later(answer: Awaitable[Any], request: Request) -> Dispatched:
-    return codec.encode(await answer, request.correlation_id)
+async def _encode_later(answer: Awaitable[Any], correlation_id: int) -> Dispatched:
+    return codec.encode(await answer, correlation_id)

@@ -79,6 +79,8 @@ class Api:
     async."""
     raw: bool = False
     frame_size_max: int = FRAME_SIZE_MAX
+    lets_go: bool = False
+    """The handler waits, and has let go of the request and the message before it does."""
 
     def serves(self, version: int) -> bool:
         return self.min_version <= version <= self.max_version

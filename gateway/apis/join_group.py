@@ -38,13 +38,15 @@ MEMBER_ID_FROM = 4
 async def handle(broker: "Broker", request: Request, message: Any) -> Any:
     later: Later[JoinAnswer] = Later()
     reply = later.set
+    version, group_id = request.version, message.group_id
     broker.groups.join(_join_request(request, message), reply)
+    del request, message  # they may be large, and the wait long
     try:
         answer = await later.wait()
     finally:
         if not later.is_set:
-            broker.groups.abandon(message.group_id, reply)
-    return _answer(request.version, answer)
+            broker.groups.abandon(group_id, reply)
+    return _answer(version, answer)
 
 
 def _join_request(request: Request, message: Any) -> JoinRequest:
@@ -92,4 +94,4 @@ def _answer(version: int, answer: JoinAnswer) -> Any:
     )
 
 
-API = Api(11, "JoinGroup", 0, 9, 6, handle, frame_size_max=FRAME_SIZE_GROUP_MAX)
+API = Api(11, "JoinGroup", 0, 9, 6, handle, frame_size_max=FRAME_SIZE_GROUP_MAX, lets_go=True)

@@ -6,8 +6,8 @@ Behaviour
 - A member that does not sync within the longest rebalance timeout is removed, the leader as well.
 - Errors: INVALID_GROUP_ID, UNKNOWN_MEMBER_ID (also for an unknown group), ILLEGAL_GENERATION, FENCED_INSTANCE_ID,
   REBALANCE_IN_PROGRESS when a new rebalance has begun, INCONSISTENT_GROUP_PROTOCOL when the protocol type or name is
-  not the group's, or missing in version 5; UNKNOWN_SERVER_ERROR for assignments beyond
-  `coordinators.groups.STATE_SIZE_MAX`.
+  not the group's, or missing in version 5; UNKNOWN_SERVER_ERROR for assignments beyond a limit of
+  `coordinators.groups`.
 
 Version notes: 1: throttle time. 3: instance id. 4: compact lengths, tagged fields. 5: protocol type and name (KIP-559).
 """
@@ -32,13 +32,15 @@ async def handle(broker: "Broker", request: Request, message: Any) -> Any:
         return _answer(request.version, SyncAnswer(ErrorCode.INCONSISTENT_GROUP_PROTOCOL))
     later: Later[SyncAnswer] = Later()
     reply = later.set
-    broker.groups.sync(_sync_request(request.version, message), reply)
+    version, group_id = request.version, message.group_id
+    broker.groups.sync(_sync_request(version, message), reply)
+    del request, message  # they may be large, and the wait long
     try:
         answer = await later.wait()
     finally:
         if not later.is_set:
-            broker.groups.abandon(message.group_id, reply)
-    return _answer(request.version, answer)
+            broker.groups.abandon(group_id, reply)
+    return _answer(version, answer)
 
 
 def _sync_request(version: int, message: Any) -> SyncRequest:
@@ -64,4 +66,4 @@ def _answer(version: int, answer: SyncAnswer) -> Any:
     )
 
 
-API = Api(14, "SyncGroup", 0, 5, 4, handle, frame_size_max=FRAME_SIZE_GROUP_MAX)
+API = Api(14, "SyncGroup", 0, 5, 4, handle, frame_size_max=FRAME_SIZE_GROUP_MAX, lets_go=True)

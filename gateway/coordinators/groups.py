@@ -51,9 +51,12 @@ ID_PREFIX_LENGTH_MAX = 255
 """Characters of a client or instance id that a member id begins with. It is there for people; a client id may be as
 long as any string, and with a uuid behind it would be longer."""
 
-STATE_SIZE_MAX = 256 << 20
+STATE_SIZE_MAX = 128 << 20
 """Bytes of all members' ids, metadata and assignments. A join that goes beyond is refused with POLICY_VIOLATION, an
 assignment with UNKNOWN_SERVER_ERROR (as by Kafka when a group is too large to be stored)."""
+
+GROUP_SIZE_MAX = 16 << 20
+"""The same of one group: its leader gets all of it in one answer, and so does who describes it."""
 
 log = logging.getLogger("totalog")
 
@@ -129,7 +132,7 @@ class GroupCoordinator:
         if entry is None and request.member_id:
             return ErrorCode.UNKNOWN_MEMBER_ID
         known = entry.group.roster.members.get(request.member_id) if entry is not None else None
-        if not self._has_room(request.size - (known.size if known is not None else 0)):
+        if not self._has_room(entry, request.size - (known.size if known is not None else 0)):
             return ErrorCode.POLICY_VIOLATION
         return entry or self._create(request.group_id, now) or ErrorCode.POLICY_VIOLATION
 
@@ -141,7 +144,7 @@ class GroupCoordinator:
             reply(SyncAnswer(ErrorCode.INVALID_GROUP_ID))
         elif entry is None:
             reply(SyncAnswer(ErrorCode.UNKNOWN_MEMBER_ID))
-        elif not self._has_room(request.size):
+        elif not self._has_room(entry, _growth(entry.group, request)):
             reply(SyncAnswer(ErrorCode.UNKNOWN_SERVER_ERROR))
         else:
             entry.group.sync(request, now, reply)
@@ -242,11 +245,16 @@ class GroupCoordinator:
         self._groups[group_id] = entry
         return entry
 
-    def _has_room(self, size: int) -> bool:
-        if self.size + size <= STATE_SIZE_MAX:
-            return True
-        log.warning("a group's request is refused: groups take %d bytes, the limit is %d", self.size, STATE_SIZE_MAX)
-        return False
+    def _has_room(self, entry: _Entry | None, size: int) -> bool:
+        """Whether `size` bytes more fit into the group and into all of them."""
+        for what, taken, limit in (
+            ("all groups take", self.size, STATE_SIZE_MAX),
+            ("it takes", 0 if entry is None else entry.size, GROUP_SIZE_MAX),
+        ):
+            if taken + size > limit:
+                log.warning("a group's request is refused: %s %d bytes, the limit is %d", what, taken, limit)
+                return False
+        return True
 
     def _settle(self, entry: _Entry, now: float) -> None:
         """After anything happened to a group: take account of its size, set its timer, drop it if it never lived."""
@@ -304,6 +312,13 @@ class GroupCoordinator:
         for entry in list(self._groups.values()):
             if _is_idle(entry.group) and not offsets.has_group(entry.group.id):
                 self._drop(entry)
+
+
+def _growth(group: Group, request: SyncRequest) -> int:
+    """By how much the assignments that a leader brings are larger than those that they replace."""
+    if not request.assignments:
+        return 0
+    return request.size - sum(len(member.assignment) for member in group.roster.members.values())
 
 
 def _is_idle(group: Group) -> bool:

@@ -14,6 +14,13 @@ from totalog.gateway.wire.errors import ErrorCode
 MEMBER_OVERHEAD_SIZE = 1024
 """Bytes that a member costs beside its ids, metadata and assignment: objects, not payload."""
 
+PROTOCOL_OVERHEAD_SIZE = 200
+"""Bytes that a protocol costs beside its name and metadata: two objects and their place in a table."""
+
+
+def _protocols_size(protocols: Mapping[str, bytes]) -> int:
+    return sum(PROTOCOL_OVERHEAD_SIZE + len(name) + len(data) for name, data in protocols.items())
+
 
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
@@ -38,7 +45,7 @@ class JoinRequest:
     def size(self) -> int:
         """Bytes that the member will take here."""
         ids = len(self.member_id) + len(self.client_id) + len(self.client_host) + len(self.instance_id or "")
-        return MEMBER_OVERHEAD_SIZE + ids + sum(len(name) + len(data) for name, data in self.protocols.items())
+        return MEMBER_OVERHEAD_SIZE + ids + _protocols_size(self.protocols)
 
 
 class JoinedMember(NamedTuple):
@@ -117,8 +124,7 @@ class Member:
     @property
     def size(self) -> int:
         ids = len(self.id) + len(self.client_id) + len(self.client_host) + len(self.instance_id or "")
-        protocols = sum(len(name) + len(data) for name, data in self.protocols.items())
-        return MEMBER_OVERHEAD_SIZE + ids + protocols + len(self.assignment)
+        return MEMBER_OVERHEAD_SIZE + ids + _protocols_size(self.protocols) + len(self.assignment)
 
     def heard(self, now: float) -> None:
         """The client is alive: its session starts anew, or stands still while it waits."""

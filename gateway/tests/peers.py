@@ -104,6 +104,7 @@ class Toys:
             limits=limits,
             idle_s_max=config.integer("connections.max.idle.ms") / 1000,
             budget=Budget(limits.inflight_size_max),
+            budget_others=Budget(limits.inflight_others_size_max),
         )
 
     def produce(self, broker: object, requests: Sequence[Request]) -> Iterator[Bytes | None]:

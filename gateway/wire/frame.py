@@ -41,6 +41,8 @@ class Format:
     """First version whose request header ends in tagged fields (KIP-482, request header version 2)."""
     size_max: int
     """Bytes of a frame, without its size word."""
+    lets_go: bool = False
+    """Whoever answers such a request has let go of its frame, and of what was made of it, before it waits."""
 
 
 @dataclass(frozen=True, slots=True)

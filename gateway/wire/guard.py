@@ -4,6 +4,7 @@ Invariants, each one a way in which a decoder without them can be hurt:
 - a varint ends within 5 bytes (without this limit, n bytes of 0xff cost n squared);
 - a declared length or count fits into the bytes that are left, a count at the least size of its elements, before
   anything is allocated for it;
+- all arrays of a message together have at most ELEMENTS_COUNT_MAX elements, since a few bytes become an object each;
 - a string has at most STRING_SIZE_MAX bytes, in either encoding: what comes in by one may go out by the other;
 - null stands only where the schema allows it, and -1 is the only negative length;
 - at most TAGGED_FIELDS_COUNT_MAX tagged fields in one message, since the library copies the rest of the frame for each.
@@ -21,14 +22,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from totalog.gateway.limits import STRING_SIZE_MAX, TAGGED_FIELDS_COUNT_MAX, VARINT_SIZE_MAX
+from totalog.gateway.limits import ELEMENTS_COUNT_MAX, STRING_SIZE_MAX, TAGGED_FIELDS_COUNT_MAX, VARINT_SIZE_MAX
 from totalog.gateway.wire.errors import ProtocolViolation
 
 SIZES = {"bool": 1, "int8": 1, "int16": 2, "uint16": 2, "int32": 4, "int64": 8, "float64": 8, "uuid": 16, "bitfield": 4}
 """Bytes of the types of fixed size."""
 
+TAGS, ELEMENTS = 0, 1
+
 Check = Callable[[memoryview, int, int, list[int]], int]
-"""check(body, at, end, tags_left) -> the position past what was checked; tags_left[0] counts down."""
+"""check(body, at, end, left) -> the position past what was checked. How many tagged fields and array elements may still
+come counts down in left[TAGS] and left[ELEMENTS]."""
 
 
 def guard_of(message: Any, version: int, flexible: bool) -> Callable[[memoryview], int]:
@@ -39,7 +43,7 @@ def guard_of(message: Any, version: int, flexible: bool) -> Callable[[memoryview
     def guard(body: memoryview) -> int:
         end = len(body)
         try:
-            at = check(body, 0, end, [TAGGED_FIELDS_COUNT_MAX])
+            at = check(body, 0, end, [TAGGED_FIELDS_COUNT_MAX, ELEMENTS_COUNT_MAX])
         except (IndexError, struct.error):
             at = end + 1
         if at > end:
@@ -63,11 +67,12 @@ class _Code:
             "varint": _varint,
             "tags": _tags,
             "refuse": _refuse,
+            "too_many": _too_many,
         }
 
     def check_of(self, name: str, write: "Callable[[_Code], None]") -> Check:
         """Compiles what `write` writes."""
-        self.add("def check(body, at, end, tags_left):")
+        self.add("def check(body, at, end, left):")
         self.indent = 1
         write(self)
         self.add("return at")
@@ -124,6 +129,8 @@ class _Code:
         self.length(field, "int32")
         element = field.array_of
         self.add(f"if size * {self.size_min(element)} > end - at: refuse({field.name!r}, size)")
+        self.add(f"left[{ELEMENTS}] -= size")
+        self.add(f"if left[{ELEMENTS}] < 0: too_many()")
         if element.type_str in SIZES and not element.is_struct():
             self.add(f"at += size * {SIZES[element.type_str]}")
             return
@@ -147,7 +154,7 @@ class _Code:
             contents = _Code(self.version, True, None)
             self.names[known][field.tag] = contents.check_of(field.name, partial(_Code.field, field=field))
         self.add("at += 1")
-        self.add(f"if body[at - 1]: at = tags(body, at - 1, end, tags_left, {known})")
+        self.add(f"if body[at - 1]: at = tags(body, at - 1, end, left, {known})")
 
     def size_min(self, field: Any) -> int:
         """Least bytes that a field takes."""
@@ -165,6 +172,10 @@ def _refuse(name: str, length: int) -> NoReturn:
     raise ProtocolViolation(f"{name} has the length {length}")
 
 
+def _too_many() -> NoReturn:
+    raise ProtocolViolation(f"more than {ELEMENTS_COUNT_MAX} array elements in one message")
+
+
 def _varint(body: memoryview, at: int) -> tuple[int, int]:
     """The value, and the position past it."""
     value = 0
@@ -176,11 +187,11 @@ def _varint(body: memoryview, at: int) -> tuple[int, int]:
     raise ProtocolViolation(f"a varint is longer than {VARINT_SIZE_MAX} bytes")
 
 
-def _tags(body: memoryview, at: int, end: int, tags_left: list[int], known: dict[int, Check]) -> int:
+def _tags(body: memoryview, at: int, end: int, left: list[int], known: dict[int, Check]) -> int:
     """Checks a section of tagged fields that is not empty."""
     count, at = _varint(body, at)
-    tags_left[0] -= count
-    if tags_left[0] < 0:
+    left[TAGS] -= count
+    if left[TAGS] < 0:
         raise ProtocolViolation(f"more than {TAGGED_FIELDS_COUNT_MAX} tagged fields")
     for _ in range(count):
         tag, at = _varint(body, at)
@@ -188,7 +199,7 @@ def _tags(body: memoryview, at: int, end: int, tags_left: list[int], known: dict
         past = at + size
         if past > end:
             _refuse(f"tagged field {tag}", size)
-        if tag in known and known[tag](body, at, past, tags_left) != past:
+        if tag in known and known[tag](body, at, past, left) != past:
             raise ProtocolViolation(f"tagged field {tag} does not have the {size} bytes that it declares")
         at = past
     return at
