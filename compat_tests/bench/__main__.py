@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from compat_tests.bench import small, start, stats
+from totalog.engine.bench import stages
 
 TARGET = Path("build/bench")
 
@@ -20,12 +21,29 @@ def show(name: str, rows: list[stats.Summary], series: dict[str, list[float]], u
         stats.plot(TARGET / f"{name}.png", series, unit=unit)
 
 
+def engine() -> tuple[list[stats.Summary], dict[str, list[float]]]:
+    """The engine's stages in both modes of memory, and what 1 MiB costs beside a plain copy of it."""
+    rows: list[stats.Summary] = []
+    series: dict[str, list[float]] = {}
+    for mode, coherent in (("coherent", True), ("non-coherent", False)):
+        costs = {cost.name: cost.seconds for cost in stages.costs(coherent)}
+        summaries = {name: stats.summarize(f"{mode}: {name}", seconds, unit="ns") for name, seconds in costs.items()}
+        rows += summaries.values()
+        series |= {f"{mode}: {name}": seconds for name, seconds in costs.items() if "100 B" in name or "claim" in name}
+        copy = summaries["memcpy 1024 KiB"].median
+        for name in ("append 1 MiB, alone", "read 1024 KiB in total order"):
+            ratio = copy / summaries[name].median
+            rows.append(stats.summarize(f"{mode}: memcpy / {name} (medians)", [ratio], unit="ratio"))
+    return rows, series
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--idle", type=float, default=60.0, help="seconds for which the idle broker is watched")
     arguments = parser.parse_args()
     show("start", *start.run(arguments.idle), unit="ms")
     show("small", *small.run(), unit="us")
+    show("engine", *engine(), unit="ns")
     print(f"\nCSV and plots: {TARGET}/")
 
 

@@ -1,0 +1,1 @@
+"""Benches of the engine alone: what each stage costs. Not tests."""

@@ -1,0 +1,132 @@
+"""What each stage of the engine costs, in one process, on warm and recycled memory.
+
+The peer in the same run is a plain memcpy of as many bytes between buffers of the same size.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from totalog.engine import VIEW, Log, Topic
+from totalog.engine._core import ffi, lib
+from totalog.engine._core_long import ffi as long_ffi
+from totalog.engine._core_long import lib as long_lib
+
+ROUNDS = 7
+"""Medians of at least five."""
+MIB = 1 << 20
+RETAINED = 64 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds for each of some operations, one value per round."""
+
+    name: str
+    seconds: list[float]
+
+
+class Workload:
+    """A topic with retention, so that memory is used again, and a group of batches to append to it."""
+
+    def __init__(self, log: Log, name: str, size: int, count: int) -> None:
+        self.log = log
+        self.size = size
+        self.count = count
+        self.topic: Topic = log.create_topic(
+            name, id=os.urandom(16), partitions=4, retention_bytes=max(RETAINED // 4, size)
+        )
+        self.group = log.group(count)
+        self._payload = ffi.from_buffer(bytes(size))
+
+    def append(self) -> None:
+        source, topic = int(ffi.cast("uintptr_t", self._payload)), self.topic
+        for index in range(self.count):
+            append = self.group[index]
+            append.source, append.size, append.segment = source, self.size, 0
+            append.topic_slot, append.topic_generation, append.partition = topic.slot, topic.generation, index % 4
+            append.record_count, append.last_offset_delta, append.base_sequence = 1, 0, -1
+            append.producer_id, append.max_timestamp, append.status = -1, 0, lib.STATUS_OK
+        self.log.append(self.group, self.count)
+        assert self.group[self.count - 1].status == lib.STATUS_OK
+
+    def filling_s(self) -> float:
+        """Of which the filling of the descriptions in Python, measured alone: it is not the log's."""
+        log, self.log = self.log, _Nothing()  # type: ignore[assignment]
+        self.group[self.count - 1].status = lib.STATUS_OK
+        try:
+            return _timed(self.append, 200)
+        finally:
+            self.log = log
+
+
+class _Nothing:
+    def append(self, group: object, count: int) -> None:
+        return
+
+
+def _timed(action: Callable[[], object], repeats: int) -> float:
+    """Seconds per call."""
+    began = time.perf_counter()
+    for _ in range(repeats):
+        action()
+    return (time.perf_counter() - began) / repeats
+
+
+def _appends(log: Log, name: str, size: int, count: int, repeats: int) -> Cost:
+    """Publishing and ordering, per batch."""
+    workload = Workload(log, name.replace(" ", "-"), size, count)
+    _timed(workload.append, repeats)
+    filling = workload.filling_s()
+    return Cost(name, [max(_timed(workload.append, repeats) - filling, 0.0) / count for _ in range(ROUNDS)])
+
+
+def _reads(log: Log, size: int) -> Cost:
+    workload = Workload(log, "reads", 16 * 1024, 64)
+    workload.append()
+    room = bytearray(size)
+    target = int(ffi.cast("uintptr_t", ffi.from_buffer(room)))
+    batches = log.read_batches(256)
+
+    def read() -> None:
+        result = log.read(workload.topic, VIEW, 0, target, size, batches=batches)
+        assert result.size == size
+
+    return Cost(f"read {size // 1024} KiB in total order", [_timed(read, 50) for _ in range(ROUNDS)])
+
+
+def _memcpy(size: int) -> Cost:
+    source, target = bytearray(size), bytearray(size)
+    view = memoryview(target)
+
+    def copy() -> None:
+        view[:] = source
+
+    return Cost(f"memcpy {size // 1024} KiB", [_timed(copy, 50) for _ in range(ROUNDS)])
+
+
+def _allocations(log: Log, threads: int) -> Cost:
+    """One claim and the free of it, per thread."""
+    core = long_ffi.cast("struct log *", int(ffi.cast("uintptr_t", log._core)))
+    claims, taken = long_ffi.new("uint64_t *"), long_ffi.new("double *")
+    seconds = []
+    for _ in range(ROUNDS):
+        assert long_lib.core_bitmap_race(core, threads, 100_000, 1, claims, taken) == 0
+        seconds.append(taken[0] / 1e9)
+    return Cost(f"claim and free a block, {threads} thread{'s' if threads > 1 else ''}", seconds)
+
+
+def costs(coherent: bool) -> list[Cost]:
+    """All of them, in one mode of memory."""
+    with Log.create(size=1 << 30, coherent=coherent) as log:
+        return [
+            _allocations(log, 1),
+            _allocations(log, 2),
+            _appends(log, "append 100 B, alone", 100, 1, 2000),
+            _appends(log, "append 100 B, in a group of 64", 100, 64, 200),
+            _appends(log, "append 16 KiB, alone", 16 * 1024, 1, 1000),
+            _appends(log, "append 1 MiB, alone", MIB, 1, 100),
+            _memcpy(MIB),
+            _reads(log, MIB),
+        ]
