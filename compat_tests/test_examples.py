@@ -49,6 +49,12 @@ def test_in_pytest() -> None:
     assert "1 passed" in run("-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull, "examples/in_pytest.py")
 
 
+@pytest.mark.totalog_only
+def test_engine_only() -> None:
+    lines = run("examples/engine_only.py").splitlines()
+    assert "total order: a record goes round and comes back" in lines
+
+
 def test_every_example_is_run_here() -> None:
-    tested = {"produce_consume.py", "total_order.py", "in_pytest.py"}
+    tested = {"produce_consume.py", "total_order.py", "in_pytest.py", "engine_only.py"}
     assert {name for name in os.listdir(ROOT / "examples") if name.endswith(".py")} == tested
