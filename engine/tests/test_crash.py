@@ -40,7 +40,7 @@ class Contents:
 
 
 def contents(log: Any) -> dict[tuple[int, int], Contents]:
-    """Everything that the log holds, by slot and generation, after comparing partitions, view and index with each other."""
+    """All that the log holds, by slot and generation, after comparing partitions, view and index with each other."""
     reader = journal.modules().driver.Reader(log, room=1 << 20)
     return {(topic.slot, topic.generation): contents_of(log, reader, topic) for topic in log.topics()}
 
@@ -280,3 +280,83 @@ def append_payloads(log: Any, name: str, payloads: list[bytes]) -> None:
     of = journal.modules().driver
     answers = of.append(log, [of.Batch(topic_named(log, name), 0, payload) for payload in payloads])
     assert [answer.status for answer in answers] == [0] * len(payloads)
+
+
+def idempotent(log: Any, sequence: int) -> list[Any]:
+    """A group of two producers in two partitions, as they would send it again after a kill."""
+    of = journal.modules().driver
+    topic = topic_named(log, "a")
+    return [
+        of.with_sequence(
+            of.Batch(topic, partition, driver.payload(100 * producer + 10 * sequence + partition)),
+            producer,
+            0,
+            sequence,
+        )
+        for producer in (1, 2)
+        for partition in (0, 1)
+    ]
+
+
+def send(sequence: int) -> Action:
+    return lambda log: journal.modules().driver.append(log, idempotent(log, sequence))
+
+
+def check_retries(bench: Bench, log: Any, sequence: int) -> None:
+    """What was sent before is a duplicate, and what is sent again goes in once."""
+    of = bench.driver
+    for earlier in range(sequence):
+        assert [answer.status for answer in of.append(log, idempotent(log, earlier))] == [of.lib.STATUS_DUPLICATE] * 4
+    batches = idempotent(log, sequence)
+    first = of.append(log, batches)
+    assert {answer.status for answer in first} <= {of.lib.STATUS_OK, of.lib.STATUS_DUPLICATE}
+    again = of.append(log, batches)
+    assert [answer.status for answer in again] == [of.lib.STATUS_DUPLICATE] * 4
+    assert [answer.base_offset for answer in again] == [answer.base_offset for answer in first]
+    assert [answer.global_position for answer in again] == [answer.global_position for answer in first]
+    shown = [found.payload for found in of.Reader(log).read_all(topic_named(log, "a"), VIEW)]
+    assert sorted(shown.count(batch.payload) for batch in batches) == [1] * 4
+
+
+def test_producers_send_again(bench: Bench) -> None:
+    bench.run(create("a", 2))
+    for sequence in range(2):
+        action = send(sequence)
+        for _, found in bench.stage.crashes(bench.log, action, stride=2, nested=10):
+            check_retries(bench, found, sequence)
+        bench.log = bench.stage.open()
+        action(bench.log)
+
+
+def test_far_into_a_log(bench: Bench) -> None:
+    """Where trees grow once more, a producer snapshot is taken, the order ring wraps; retention keeps the log small."""
+    of, stage = bench.driver, bench.stage
+    bench.run(create("a", 2, retention_bytes=400))
+    bulk = of.Bulk(bench.log)
+
+    def until(position: int) -> None:
+        bulk.log = bench.log
+        bulk.append(topic_named(bench.log, "a"), position - stage.ordered())
+        assert stage.ordered() == position
+
+    first = stage.ordered()
+    other = 2 * 3  # batches of the first three groups that go to partition 1: its tree grows no further
+    positions = (
+        first + 32 * 1024 - 2,
+        of.lib.CHECKPOINT_BATCHES - 2,
+        of.lib.ORDER_RING_SLOTS - 2,
+        first + 256 * 1024 + other - 1,
+    )
+    for sequence, position in enumerate(positions):
+        until(position)
+        for number, (_, found) in enumerate(stage.crashes(bench.log, send(sequence), stride=5)):
+            now = contents(found)
+            if number % 4 == 0:
+                bench.check_goes_on(found, now)
+            elif number % 4 == 2:
+                check_retries(bench, found, sequence)
+        bench.log = stage.open()
+        send(sequence)(bench.log)
+    control = of.peek_struct(bench.log, of.lib.CONTROL_POSITION, "control")
+    assert control.checkpoint > 3 * of.lib.CHECKPOINT_BATCHES
+    assert of.left_when_empty(bench.log) == []

@@ -4,8 +4,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from totalog.engine import VIEW, EngineError, LimitReached, Log, OffsetOutOfRange, OutOfMemory, Topic, TopicExists, UnknownTopic
-from totalog.engine._core import lib
+from totalog.engine import (
+    VIEW,
+    EngineError,
+    LimitReached,
+    Log,
+    OffsetOutOfRange,
+    OutOfMemory,
+    Topic,
+    TopicExists,
+    UnknownTopic,
+)
+from totalog.engine._core import ffi, lib
 from totalog.engine.tests import driver
 from totalog.engine.tests.driver import Batch
 
@@ -135,9 +145,9 @@ def test_the_operations_own_topic_takes_no_batch(log: Log) -> None:
 
 def test_a_batch_that_the_caller_refused_is_left_alone(log: Log, topic: Topic) -> None:
     group = log.group(2)
-    kept = driver.ffi.from_buffer(b"x" * 100)
+    kept = ffi.from_buffer(b"x" * 100)
     for index in range(2):
-        driver.fill(group[index], Batch(topic, 1, b"x" * 100), int(driver.ffi.cast("uintptr_t", kept)))
+        driver.fill(group[index], Batch(topic, 1, b"x" * 100), int(ffi.cast("uintptr_t", kept)))
     group[0].status = lib.STATUS_CORRUPT
     log.append(group, 2)
     assert (group[0].status, group[1].status, group[1].base_offset) == (lib.STATUS_CORRUPT, lib.STATUS_OK, 0)
