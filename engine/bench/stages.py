@@ -3,7 +3,9 @@
 The peer in the same run is a plain memcpy of as many bytes between buffers of the same size.
 """
 
+import mmap
 import os
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from totalog.engine import VIEW, Log, Topic
 from totalog.engine._core import ffi, lib
 from totalog.engine._core_long import ffi as long_ffi
 from totalog.engine._core_long import lib as long_lib
+from totalog.engine.region import Region
 
 ROUNDS = 7
 """Medians of at least five."""
@@ -117,10 +120,78 @@ def _allocations(log: Log, threads: int) -> Cost:
     return Cost(f"claim and free a block, {threads} thread{'s' if threads > 1 else ''}", seconds)
 
 
+class Ring:
+    """Published headers of 100-byte batches, written as a broker would: a pass over them is the sequencer alone."""
+
+    def __init__(self, log: Log, count: int) -> None:
+        self.log = log
+        self.count = count
+        self.topic = log.create_topic("passes", id=os.urandom(16), partitions=4)
+        self.reservation = log.reserve(count * 128)
+        self.written = log.frontiers().written
+        self.map = mmap.mmap(log.region.descriptor, log.region.size)
+        self.header = ffi.new("struct batch_header *")
+
+    def publish(self) -> None:
+        size, header, topic = ffi.sizeof("struct batch_header"), self.header, self.topic
+        header.kind, header.topic_slot, header.topic_generation = lib.HEADER_BATCH, topic.slot, topic.generation
+        header.segment, header.size, header.record_count, header.producer_id = self.reservation.segment, 100, 1, -1
+        for index in range(self.count):
+            header.turn = (self.written + 1) % 2**32
+            header.partition, header.segment_position = index % topic.partitions, index * 128
+            position = lib.BATCH_RING_POSITION + self.written % lib.RING_SLOTS * size
+            self.map[position : position + size] = bytes(ffi.buffer(header))
+            self.written += 1
+        position = lib.BROKER_TABLE_POSITION + ffi.offsetof("struct broker_entry", "written")
+        self.map[position : position + 8] = self.written.to_bytes(8, "little")
+
+    def pass_s(self) -> float:
+        self.publish()
+        began = time.perf_counter()
+        handled = lib.log_sequence(self.log._core, 0)
+        taken = time.perf_counter() - began
+        assert handled == self.count
+        return taken
+
+
+def _passes(coherent: bool, count: int) -> Cost:
+    """A sequencer pass alone, per header. The log is one of its own: its ring goes on without it."""
+    log = Log.create(size=256 * MIB, coherent=coherent)
+    ring = Ring(log, count)
+    seconds = [statistics.median(ring.pass_s() for _ in range(100)) / count for _ in range(ROUNDS)]
+    ring.map.close()
+    log.close()
+    return Cost(f"sequencer pass of {count}, per header", seconds)
+
+
+def _attach(coherent: bool, batches: int) -> Cost:
+    """A start on a log that holds so many batches."""
+    log = Log.create(size=512 * MIB, coherent=coherent)
+    workload = Workload(log, "attach", 8, 1000)
+    workload.topic = log.create_topic("kept", id=os.urandom(16), partitions=4)
+    workload.append()
+    for _ in range(
+        batches // workload.count - 1
+    ):  # the answered group is as good as filled: its statuses are STATUS_OK
+        log.append(workload.group, workload.count)
+    descriptor, size = os.dup(log.region.descriptor), log.region.size
+    log.close()
+    seconds = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        with Log(Region(os.dup(descriptor), size, None)) as log:
+            seconds.append(time.perf_counter() - began)
+            assert log.bounds(log.topics()[-1], VIEW).next_offset == batches
+    os.close(descriptor)
+    return Cost(f"attach of {batches:,} batches", seconds)
+
+
 def costs(coherent: bool) -> list[Cost]:
     """All of them, in one mode of memory."""
+    alone = [_passes(coherent, 1), _passes(coherent, 64), _attach(coherent, 1_000_000)]
     with Log.create(size=1 << 30, coherent=coherent) as log:
         return [
+            *alone,
             _allocations(log, 1),
             _allocations(log, 2),
             _appends(log, "append 100 B, alone", 100, 1, 2000),

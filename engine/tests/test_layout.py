@@ -20,6 +20,11 @@ def test_golden_table() -> None:
     assert layout.table() == memory_map.GOLDEN.read_text()
 
 
+def test_the_map_in_the_readme() -> None:
+    readme = memory_map.README.read_text()
+    assert readme == memory_map.with_map(readme)
+
+
 def test_every_struct_and_constant_of_the_header_is_in_the_table() -> None:
     text = writers.HEADER.read_text()
     assert set(re.findall(r"^struct (\w+) \{", text, re.MULTILINE)) == set(layout.STRUCTS)
