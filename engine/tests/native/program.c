@@ -1,6 +1,6 @@
 /* One program over the core, without Python: built for each processor and with each sanitizer by test_native.py.
  *
- *     program log|memory|threads FOLDER coherent|noncoherent     programs of cases on regions of their own
+ *     program log|memory|threads|brokers FOLDER coherent|noncoherent     cases on regions of their own
  *     program batches                                            the gateway's check of batches
  *     program leave|take FOLDER coherent|noncoherent             a region that one process leaves and another takes
  *     program flush clflush|clflushopt                           one instruction, outright: does this processor have it?
@@ -75,6 +75,8 @@ int main(int count, char **words)
         cases_of_memory(words[2], coherence);
     else if (strcmp(what, "threads") == 0)
         cases_of_threads(words[2], coherence);
+    else if (strcmp(what, "brokers") == 0)
+        cases_of_brokers(words[2], coherence);
     else if (strcmp(what, "leave") == 0)
         leave_a_region(words[2], coherence);
     else if (strcmp(what, "take") == 0)

@@ -88,6 +88,7 @@ uint64_t blocks_used(struct world *world);
 void cases_of_the_log(const char *folder, uint32_t coherence);
 void cases_of_memory(const char *folder, uint32_t coherence);
 void cases_of_threads(const char *folder, uint32_t coherence);
+void cases_of_brokers(const char *folder, uint32_t coherence);
 void cases_of_batches(void);
 void leave_a_region(const char *folder, uint32_t coherence);
 void take_a_region(const char *folder);
