@@ -90,7 +90,7 @@ def test_every_operation_reaches_memory_where_it_has_to() -> None:
 
 @pytest.mark.parametrize("coherent", [True, False])
 def test_a_whole_life_in_coherent_mode_flushes_nothing(tmp_path: Path, coherent: bool) -> None:
-    """Every kind of operation, retention, restart: in one mode only the header is read anew, since it names the mode."""
+    """Every kind of operation, retention, restart: in one mode only the header is read anew, as it names the mode."""
     header = ffi.sizeof("struct region_header") // lib.LINE_SIZE
     path = tmp_path / "region"
     Log.create(path, size=driver.SIZE_SMALL, coherent=coherent).close()
