@@ -40,6 +40,10 @@ class Part(NamedTuple):
     next: int
     batches: tuple[tuple[int, bytes], ...]
     """(base offset or total order, payload) from the log start to the end."""
+    bytes: int = 0
+    """Of payload, as the log counts it."""
+    latest: tuple[int, int] | None = None
+    """(base, timestamp) of the batch with the largest timestamp."""
 
 
 class Topic(NamedTuple):
@@ -77,8 +81,7 @@ class Host:
     def end(self) -> None:
         """The process is gone, with all that its cache held alone."""
         if self.core is not None:
-            self.lib.log_close(self.core)
-            self.lib.sim_host_end(self.number)
+            self.lib.sim_host_end(self.number, self.core)
             self.core = None
 
     # -- writing
@@ -170,7 +173,10 @@ class Host:
         result = self.result
         if result.status != 0 or result.next_offset != end:
             raise Violation(f"a read of topic {slot}/{generation} partition {partition} at {start}: {result.status}")
-        return Part(start, end, self.found())
+        found, kept = self.found(), bounds.bytes
+        batch = self.ffi.new("struct batch_at *")
+        status = self.lib.log_find_max_timestamp(self.core, slot, generation, partition, batch)
+        return Part(start, end, found, kept, (batch.base_offset, batch.max_timestamp) if status == 0 else None)
 
     def read(self, slot: int, generation: int, partition: int, offset: int) -> None:
         self.lib.log_read(

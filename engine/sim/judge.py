@@ -1,5 +1,7 @@
 """What another host may see of a step that is being done, and what a successor may find of one that was cut short."""
 
+import itertools
+
 from totalog.engine.sim.host import Contents, Part, Topic, Violation
 
 Key = tuple[int, int]
@@ -22,6 +24,15 @@ def judge(found: Contents, before: Contents, after: Contents, *, settled: bool) 
         judge_topic(topic, old.get(key), new.get(key), settled=settled)
 
 
+def judge_complete(found: Contents, after: Contents) -> None:
+    """The step was ordered: its topics are there as it left them, and end where it ended them."""
+    if [topic[:-1] for topic in found] != [topic[:-1] for topic in after]:
+        raise Violation("an operation that was ordered is not there")
+    for topic, wanted in zip(found, after, strict=True):
+        if [part.next for part in topic.parts] != [part.next for part in wanted.parts]:
+            raise Violation(f"batches of topic {topic.slot} that were ordered are not there")
+
+
 def judge_topic(now: Topic, before: Topic | None, after: Topic | None, *, settled: bool) -> None:
     known = [topic for topic in (before, after) if topic is not None]
     for field in Topic._fields[:-1]:
@@ -33,7 +44,7 @@ def judge_topic(now: Topic, before: Topic | None, after: Topic | None, *, settle
     for number, part in enumerate(now.parts):
         view = number == len(now.parts) - 1
         try:
-            judge_part(part, part_of(before, number, view), part_of(after, number, view), settled=settled)
+            judge_part(part, part_of(before, number, view), part_of(after, number, view), view, settled)
         except Violation as problem:
             raise Violation(f"topic {now.slot} {'view' if view else f'partition {number}'}: {problem}") from None
         if not view:
@@ -50,19 +61,26 @@ def part_of(topic: Topic | None, number: int, view: bool) -> Part | None:
     return topic.parts[number] if number < topic.partition_count else Part(0, 0, ())
 
 
-def judge_part(now: Part, before: Part | None, after: Part | None, *, settled: bool) -> None:
+def judge_part(now: Part, before: Part | None, after: Part | None, view: bool, settled: bool) -> None:
     low = before or Part(0, 0, ())
     high = after or Part(low.next, low.next, ())  # a topic that goes: everything may be gone
     if not low.start <= now.start <= high.start or not low.next <= now.next <= high.next:
         raise Violation(f"{now.start}..{now.next} between {low.start}..{low.next} and {high.start}..{high.next}")
     ends = sorted({base for base, _ in low.batches + high.batches} | {high.next})
-    end_of = dict(zip(ends, ends[1:], strict=False))
+    end_of = dict(itertools.pairwise(ends))
     known = dict(low.batches + high.batches)
     in_range = {base for base in known if base < now.next and end_of[base] > now.start}
-    stays = in_range if settled else {base for base in in_range if (base, known[base]) in high.batches}
+    stays = in_range
+    if view or not settled:  # partitions have no holes once a successor has settled them
+        stays = {base for base in in_range if (base, known[base]) in high.batches}
+        end_shown = max((base for base, _ in now.batches), default=-1)
+        if not settled:  # the end has moved in the line, and what it ends has not been counted there yet
+            stays -= {base for base in stays if base > end_shown and (base, known[base]) not in low.batches}
     bases = [base for base, _ in now.batches]
     if bases != sorted(set(bases)) or not stays <= set(bases) <= in_range:
         raise Violation(f"batches at {bases}, where {sorted(stays)} have to be, and {sorted(in_range)} may")
+    if settled and now.bytes != sum(len(payload) for _, payload in now.batches):
+        raise Violation(f"{now.bytes} bytes are counted, where batches are {[len(batch) for _, batch in now.batches]}")
     for base, payload in now.batches:
         if payload != known[base]:
             raise Violation(f"the batch at {base} holds {payload[:16].hex()}, not {known[base][:16].hex()}")

@@ -1,8 +1,8 @@
-"""What is tried under the adversaries. Each scenario is a world of its own; `world.step` is one step of the writing host."""
+"""What is tried under the adversaries. Each scenario is a world of its own; `world.step` is one step of its writer."""
 
 from collections.abc import Callable
 
-from totalog.engine.sim.host import Host, Topic, VIEW, Violation
+from totalog.engine.sim.host import VIEW, Answer, Batch, Host, Topic, Violation
 from totalog.engine.sim.world import World
 
 Scenario = Callable[[World], None]
@@ -63,6 +63,10 @@ def operations(world: World) -> None:
     world.step(lambda host: accept(host.operate("delete", world.topic(b"c")._replace(settings=b""))))
 
 
+def trim(world: World, topic: Topic, partition: int, offset: int) -> None:
+    world.step(lambda host: accept(host.operate("trim", topic, partition=partition, offset=offset)))
+
+
 def trims(world: World) -> None:
     """Log starts move, over pages of both indexes."""
     topic = create(world, b"a", 2)
@@ -70,7 +74,7 @@ def trims(world: World) -> None:
         append(world, topic, *[0, 1] * 9)
     trimming = topic._replace(settings=b"")
     for partition, offset in ((0, 5), (VIEW, 20), (1, 30), (VIEW, 70), (VIEW, 72)):
-        world.step(lambda host, p=partition, o=offset: accept(host.operate("trim", trimming, partition=p, offset=o)))
+        trim(world, trimming, partition, offset)
     append(world, topic, 0, 1)
 
 
@@ -96,6 +100,80 @@ def reuse(world: World) -> None:
     append(world, other, 0, size=70_000)
 
 
+def producers(world: World) -> None:
+    """Idempotent batches over several snapshots: what comes twice is answered as before, also by a successor."""
+    topic = create(world, b"a", 2)
+    for number in range(7):
+        first = number * 9
+        group = [
+            Batch(partition, world.payload(), producer_id=5 + partition, base_sequence=first + index)
+            for index in range(9)
+            for partition in (0, 1)
+        ]
+        answers: list[Answer] = []
+
+        def run(host: Host, group: list[Batch] = group, answers: list[Answer] = answers) -> None:
+            answers += host.append(topic, group)
+
+        world.step(run)
+        if any(answer.status for answer in answers):
+            raise Violation(f"batches of producers are answered {answers}")
+        world.answered = [(topic, batch, answer) for batch, answer in zip(group, answers, strict=True)][-10:]
+
+
+def colleagues(world: World) -> None:
+    """One host is a broker, another orders what it publishes."""
+    topic = create(world, b"a", 2)
+    world.colleague = world.join(2)
+    append(world, topic, 0)
+    append(world, topic, 1, 0, 1, records=2)
+    create(world, b"b", 1, settings=b"of b")
+    append(world, world.topic(b"b"), 0, 0, size=20_000)
+    append(world, world.topic(b"b"), 0, 0, 0, size=30_000)
+    world.step(lambda host: accept(host.operate("trim", topic, partition=VIEW, offset=3)))
+    world.step(lambda host: accept(host.operate("delete", topic)))
+    append(world, world.topic(b"b"), 0)
+
+
+def slow_reader(world: World) -> None:
+    """A reader in the middle of a read, while the writer takes away what it reads and uses its memory again."""
+    topic = create(world, b"a", 2)
+    lib, ffi = world.lib, world.ffi
+    for turn in range(60):
+        batches = world.batches(0, 1, 0, 1, size=30_000)
+        known = {batch.payload for batch in batches}
+        world.writer.append(topic, batches)
+        starts = world.writer.contents()[0]
+        partition = (0, 1, VIEW)[turn % 3]
+        offset = starts.parts[2 if partition == VIEW else partition].start
+        end = starts.parts[-1].next
+        left = [turn // 3 * 2]
+
+        def meanwhile(left: list[int] = left, end: int = end) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                accept(world.writer.operate("trim", topic._replace(settings=b""), partition=VIEW, offset=end))
+                world.writer.append(topic, world.batches(0, 1, 0, 1, size=30_000))
+
+        lib.sim_prefetch(world.reader.number)
+        lib.sim_hook(world.reader.number, lib.SIM_AT_INVALIDATES, world.callback(meanwhile))
+        world.reader.read(topic.slot, topic.generation, partition, offset)
+        lib.sim_hook(world.reader.number, 0, ffi.NULL)
+        world.raise_failure()
+        status = world.reader.result.status
+        found = world.reader.found()
+        if status not in (lib.STATUS_OK, lib.STATUS_OFFSET_OUT_OF_RANGE):
+            raise Violation(f"a slow reader is answered with status {status}")
+        for base, payload in found:
+            if base < end // 2 and partition != VIEW and payload not in known:
+                raise Violation(f"a slow reader at {offset} gets other bytes at {base}: {payload[:8].hex()}")
+            if payload != payload[:8] * (len(payload) // 8):
+                raise Violation(f"a slow reader gets bytes of two batches at {base}")
+        world.check_nothing_unfenced(world.reader)
+        accept(world.writer.operate("trim", topic._replace(settings=b""), partition=VIEW, offset=end))
+
+
 SCENARIOS: dict[str, Scenario] = {
-    function.__name__: function for function in (publishing, operations, trims, retention, reuse)
+    function.__name__: function
+    for function in (publishing, operations, trims, retention, reuse, producers, colleagues, slow_reader)
 }

@@ -12,6 +12,7 @@
  *  - Atomics are coherent, and so is every line that one was ever used on: the bitmap and the mark of committed memory. (A policy for
  *    hosts without atomics across hosts stands behind the bitmap's face when there is one.)
  *  - A reservation's bytes are stored by the socket, past the seam: what stands in the cache when the line is flushed counts.
+ *  - One thread runs all hosts: where one waits for another, a hook has the other run.
  *  - Store-load order is outside the model (segment.c argues it).
  *
  * One thread. `unfenced` lines of a host are kept in a list, with all versions.
@@ -22,7 +23,7 @@
 #include <sys/mman.h>
 
 #include "sim.h"
-#include "log.h"
+#include "sequencer.h"
 
 #define HOSTS_MAX 64
 
@@ -83,6 +84,8 @@ static uint64_t random_state, steps, steps_max;
 static uint32_t evict_one_in;
 static void (*next_hook)(void);       /* of the next host that is made */
 static uint32_t next_hook_when;
+static void (*wait_hook)(void);
+static int in_wait;
 
 extern struct sim_place __start_sim_places[], __stop_sim_places[];
 
@@ -238,15 +241,21 @@ void sim_begin(uint64_t base, uint64_t size)
     undo_active = 0;
     evict_one_in = 0;
     newest = acting = NULL;
-    next_hook = NULL;
+    next_hook = wait_hook = NULL;
+    in_wait = 0;
     for (struct sim_place *place = __start_sim_places; place < __stop_sim_places; place++)
         place->hits = 0;
 }
 
 int32_t sim_newest_host(void) { return newest == NULL ? -1 : (int32_t)(newest - hosts); }
 
-void sim_host_end(int32_t number)
+void sim_host_end(int32_t number, struct log *log)
 {
+    if (log != NULL) {
+        munmap(hosts[number].mapped, memory_size);
+        sequencer_release(log);
+        free(log);
+    }
     empty(&hosts[number]);
     hosts[number].used = 0;
     hosts[number].hook = NULL;
@@ -304,8 +313,11 @@ static void reached(struct host *host, uint32_t number, uint32_t count, uint8_t 
 
 uint32_t sim_unfenced(int32_t number, uint64_t *lines, uint32_t *versions, uint32_t room)
 {
-    const struct host *host = &hosts[number];
+    struct host *host = &hosts[number];
     for (uint32_t i = 0; i < host->unfenced_count && i < room; i++) {
+        struct unfenced *unfenced = &host->unfenced[i];
+        if (unfenced->raw && memcmp(cached(host, unfenced->line), memory_line(unfenced->line), LINE_SIZE) != 0)
+            add_version(host, unfenced);
         lines[i] = host->unfenced[i].line;
         versions[i] = host->unfenced[i].count;
     }
@@ -480,7 +492,32 @@ void mem_machine_full_fence(void)
     acting->dropping_count = 0;
 }
 
-void mem_machine_pause(void) {}
+/* One thread: who waits has the others run. */
+static void wait_for_others(void)
+{
+    if (in_wait)
+        return;
+    if (wait_hook == NULL)
+        abort();
+    in_wait = 1;
+    wait_hook();
+    in_wait = 0;
+}
+
+void sim_wait_hook(void (*hook)(void)) { wait_hook = hook; }
+
+void mem_machine_pause(void) { wait_for_others(); }
+
+void mem_sleep(struct mem *mem, uint64_t position, uint32_t value, int64_t nanoseconds_max)
+{
+    (void)mem, (void)position, (void)value, (void)nanoseconds_max;
+    wait_for_others();
+}
+
+void mem_wake(struct mem *mem, uint64_t position)
+{
+    (void)mem, (void)position;
+}
 
 /* ---- the seam -------------------------------------------------------------------------------------------------------- */
 
@@ -605,9 +642,9 @@ uint64_t sim_observe64(struct sim_place *place, struct mem *mem, uint64_t positi
 }
 
 /* Where an atomic goes: memory itself. What the hosts hold of the line is dropped for good. */
-static uint64_t *atomic_word(struct mem *mem, uint64_t position)
+static uint8_t *atomic_at(struct mem *mem, uint64_t position)
 {
-    (void)mem_at(mem, position, sizeof(uint64_t));
+    (void)mem_at(mem, position, sizeof(uint32_t));
     struct host *host = step(mem);
     uint64_t line = position / LINE_SIZE;
     call_hook(host, SIM_AT_FENCES);
@@ -620,16 +657,35 @@ static uint64_t *atomic_word(struct mem *mem, uint64_t position)
                 other->state[line] = ABSENT;
             }
     }
-    return (uint64_t *)(void *)(memory + position);
+    return memory + position;
+}
+
+static uint64_t *atomic_word(struct mem *mem, uint64_t position)
+{
+    return (uint64_t *)(void *)atomic_at(mem, position);
+}
+
+static void replace_bytes(const uint8_t *at, const void *value, uint64_t size)
+{
+    uint8_t bytes[LINE_SIZE];
+    uint64_t position = (uint64_t)(at - memory);
+    memcpy(bytes, memory_line(position / LINE_SIZE), LINE_SIZE);
+    memcpy(bytes + position % LINE_SIZE, value, size);
+    memory_set(position / LINE_SIZE, bytes);
 }
 
 static uint64_t replace_word(const uint64_t *word, uint64_t value)
 {
-    uint8_t bytes[LINE_SIZE];
-    uint64_t position = (uint64_t)((const uint8_t *)word - memory), before = *word;
-    memcpy(bytes, memory_line(position / LINE_SIZE), LINE_SIZE);
-    memcpy(bytes + position % LINE_SIZE, &value, sizeof value);
-    memory_set(position / LINE_SIZE, bytes);
+    uint64_t before = *word;
+    replace_bytes((const uint8_t *)word, &value, sizeof value);
+    return before;
+}
+
+uint32_t mem_exchange32(struct mem *mem, uint64_t position, uint32_t value)
+{
+    const uint8_t *at = atomic_at(mem, position);
+    uint32_t before = *(const uint32_t *)(const void *)at;
+    replace_bytes(at, &value, sizeof value);
     return before;
 }
 

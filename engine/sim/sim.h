@@ -23,6 +23,7 @@
 #define mem_fetch_or64 seam_fetch_or64
 #define mem_fetch_and64 seam_fetch_and64
 #define mem_raise64 seam_raise64
+#define mem_exchange32 seam_exchange32
 #define mem_use seam_use
 #define mem_pages seam_pages
 #define mem_reserved seam_reserved
@@ -43,11 +44,16 @@
 #undef mem_fetch_or64
 #undef mem_fetch_and64
 #undef mem_raise64
+#undef mem_exchange32
 #undef mem_use
 #undef mem_pages
 #undef mem_reserved
 
 #include "sim_face.h"
+
+/* Snapshots of producers are due every 65,536 batches; here so early that scenarios meet them. No place in the region hangs on it. */
+#undef CHECKPOINT_BATCHES
+#define CHECKPOINT_BATCHES 24
 
 /* All sites of the core stand in one section, so that those are known which no scenario reaches. */
 struct sim_place {
@@ -90,6 +96,7 @@ void mem_write(struct mem *mem, uint64_t position, const void *source, uint64_t 
 void mem_zero(struct mem *mem, uint64_t position, uint64_t size);
 uint64_t mem_fetch_or64(struct mem *mem, uint64_t position, uint64_t bits);
 uint64_t mem_fetch_and64(struct mem *mem, uint64_t position, uint64_t bits);
+uint32_t mem_exchange32(struct mem *mem, uint64_t position, uint32_t value);
 void mem_raise64(struct mem *mem, uint64_t position, uint64_t value);
 void mem_use(struct mem *mem, void *base, uint64_t size);
 void *mem_pages(const struct mem *mem, uint64_t position, uint64_t size);

@@ -2,6 +2,8 @@
  * for each handle on the region, in the order in which they were made; numbers of hosts that are gone are used again.
  */
 
+struct log;
+
 enum { SIM_FLUSH = 0, SIM_FENCE = 1, SIM_INVALIDATE = 2 };
 /* SIM_DELETED: the operation does nothing. SIM_REDIRECTED: it meets the lines one further. SIM_UNFENCED: an invalidate whose fence is
    missing, so that loads may run ahead of it. */
@@ -19,11 +21,14 @@ struct sim_site {
 /* A new world over `size` bytes of memory at this address, which the caller maps, shared. All hosts are gone. */
 void sim_begin(uint64_t memory, uint64_t size);
 int32_t sim_newest_host(void);
-/* The host is gone: what its cache held alone is lost. */
-void sim_host_end(int32_t host);
+/* The host is gone as by a kill: what its cache held alone is lost. `log`: its handle, or NULL where it has none (any more). */
+void sim_host_end(int32_t host, struct log *log);
+/* Called where a host waits for another (a pause, a sleep), not while it runs already; without it a wait ends the process. */
+void sim_wait_hook(void (*hook)(void));
 
 /* Lines that the host stored to and that are not surely in memory. For each, how many versions memory may hold besides the
-   present one: a line may have been written back after any of its stores since it was last fenced. Returns how many lines. */
+   present one (none: a line of a reservation that nobody stored to yet): a line may have been written back after any of its stores since it was
+   last fenced. Returns how many lines. */
 uint32_t sim_unfenced(int32_t host, uint64_t *lines, uint32_t *versions, uint32_t room);
 /* Memory gets version chosen[i] of unfenced line i: 1 is the oldest, 0 leaves the line. The host's cache stays as it is. */
 void sim_write_back(int32_t host, const uint32_t *chosen, uint32_t count);

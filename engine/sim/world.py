@@ -1,7 +1,7 @@
 """A world: simulated memory, the host that writes (A), a host that reads (B), and hosts that take over (C, D).
 
-`World.step` runs one step of A and shows every state that memory may be in meanwhile to B and to a successor, within the
-limits of the adversary. What they saw is judged when the step is done, against what A holds before and after it.
+`World.step` runs one step of A and shows every state that memory may be in meanwhile to B and to a successor, within
+the limits of the adversary. What they saw is judged when the step is done, against what A holds before and after it.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from totalog.engine.sim import build
-from totalog.engine.sim.host import LAYOUT_ID, Batch, Contents, Host, Part, Topic, Violation
-from totalog.engine.sim.judge import judge
+from totalog.engine.sim.host import LAYOUT_ID, Answer, Batch, Contents, Host, Part, Topic, Violation
+from totalog.engine.sim.judge import judge, judge_complete
 
 BLOCKS = 192
 """Of the region, so few that all have memory from the start (no committer thread)."""
@@ -67,8 +67,11 @@ class World:
         self.lib.sim_limit(STEPS_MAX)
         self.failure: BaseException | None = None
         self.hooks: dict[int, Any] = {}
-        self.empty_blocks: int | None = None
+        self.waiting = self.ffi.callback("void(void)", self.order)
+        self.answered: list[tuple[Topic, Batch, Answer]] = []
+        """The newest batches of idempotent producers."""
         self.lib.sim_evict(adversary.seed, adversary.evict_one_in)
+        self.colleague: Host | None = None
         self.writer, self.reader = self.format()
 
     def close(self) -> None:
@@ -83,9 +86,21 @@ class World:
         error = self.ffi.new("int32_t *")
         core = self.lib.log_open(self.descriptor, self.size, LAYOUT_ID, 0, error)
         if core == self.ffi.NULL:
-            self.lib.sim_host_end(self.lib.sim_newest_host())
+            self.lib.sim_host_end(self.lib.sim_newest_host(), self.ffi.NULL)
             raise Violation(f"a successor cannot open the region: OPEN_* {error[0]}")
         return Host(core, self.lib.sim_newest_host())
+
+    def join(self, broker: int) -> Host:
+        """A host that is a broker and no sequencer; A orders what it publishes whenever it waits for that."""
+        error = self.ffi.new("int32_t *")
+        core = self.lib.log_join(self.descriptor, self.size, LAYOUT_ID, broker, error)
+        if core == self.ffi.NULL:
+            raise Violation(f"a broker cannot join: OPEN_* {error[0]}")
+        self.lib.sim_wait_hook(self.waiting)
+        return Host(core, self.lib.sim_newest_host())
+
+    def order(self) -> None:
+        self.lib.log_sequence(self.writer.core, 0)
 
     def open_reader(self) -> Host:
         core = self.lib.sim_reader(self.descriptor, self.size, 1)
@@ -97,11 +112,14 @@ class World:
         self.lib.sim_keep_stale_range(0, self.lib.TOPIC_TABLE_POSITION)
         for position in (self.lib.TOPIC_TABLE_POSITION, self.lib.PARTITION_TABLE_POSITION):
             self.lib.sim_keep_stale_range(position, self.lib.LINE_SIZE * 10)
-        status = self.lib.region_format(self.descriptor, self.size, self.lib.COHERENCE_NONCOHERENT, LAYOUT_ID, b"sixteen bytes id")
-        self.lib.sim_host_end(self.lib.sim_newest_host())
+        status = self.lib.region_format(
+            self.descriptor, self.size, self.lib.COHERENCE_NONCOHERENT, LAYOUT_ID, b"sixteen bytes id"
+        )
+        self.lib.sim_host_end(self.lib.sim_newest_host(), self.ffi.NULL)
         self.raise_failure()
         assert status == self.lib.OPEN_OK
         writer = self.open()
+        self.lib.sim_forget_stale()
         if writer.blocks_used() != 1 + self.lib.SIM_RESERVE:
             raise Violation(f"a new log uses {writer.blocks_used()} blocks")
         return writer, self.open_reader()
@@ -109,7 +127,7 @@ class World:
     def look_at_format(self) -> None:
         """A region half formatted is no region, or a whole one."""
         formatter = self.lib.sim_newest_host()
-        for _ in self.memory_states(formatter, self.adversary.subsets_max):
+        for _ in self.memory_states([formatter], self.adversary.subsets_max):
             if int.from_bytes(self.map[0:8], "little") != 0:
                 self.expect(self.open_contents(), (), "of a new region")
 
@@ -124,16 +142,23 @@ class World:
 
     # -- states of memory
 
-    def memory_states(self, host: int, limit: int) -> Iterator[tuple[int, ...]]:
-        """Each state that memory may be in, given what the host has stored: it is there while the loop's body runs."""
+    def memory_states(self, hosts: list[int], limit: int) -> Iterator[tuple[int, ...]]:
+        """Each state that memory may be in, given what the hosts have stored; it is there in the loop's body."""
+        unfenced = [[versions for _, versions in self.unfenced(host)] for host in hosts]
+        for chosen in choices([versions for of_host in unfenced for versions in of_host], limit, self.random):
+            mark, at = self.lib.sim_mark(), 0
+            for host, of_host in zip(hosts, unfenced, strict=True):
+                self.lib.sim_write_back(host, list(chosen[at : at + len(of_host)]), len(of_host))
+                at += len(of_host)
+            yield chosen
+            self.lib.sim_undo(mark)
+
+    def unfenced(self, host: int) -> list[tuple[int, int]]:
+        """(line, versions that memory may hold instead of its own) of what is not surely in memory."""
         lines, versions = self.ffi.new("uint64_t[]", UNFENCED_MAX), self.ffi.new("uint32_t[]", UNFENCED_MAX)
         count = self.lib.sim_unfenced(host, lines, versions, UNFENCED_MAX)
         assert count <= UNFENCED_MAX
-        for chosen in choices([versions[index] for index in range(count)], limit, self.random):
-            mark = self.lib.sim_mark()
-            self.lib.sim_write_back(host, list(chosen), count)
-            yield chosen
-            self.lib.sim_undo(mark)
+        return [(lines[index], versions[index]) for index in range(count)]
 
     @contextlib.contextmanager
     def branch(self) -> Iterator[None]:
@@ -192,7 +217,9 @@ class World:
         return next(topic for topic in self.writer.contents() if topic.name == name)
 
     def step(self, action: Callable[[Host], object], *, published_counts: bool = False) -> None:
-        """Runs the action on A, under the adversary, and judges. What is ordered has to be found by a successor.
+        """Runs the action on A (on its colleague, where it has one), under the adversary, and judges.
+
+        What is ordered has to be found by a successor.
 
         `published_counts`: so has what is only published. (It may be dropped where it is the first of its segment.)
         """
@@ -201,22 +228,30 @@ class World:
         lib.sim_prefetch(reader.number)
         lib.sim_keep_stale()
         published, ordered = self.published(), self.ordered()
-        lib.sim_hook(writer.number, lib.SIM_AT_FENCES, self.callback(lambda: self.look(step)))
-        action(writer)
-        lib.sim_hook(writer.number, 0, self.ffi.NULL)
+        storing = [writer] if self.colleague is None else [writer, self.colleague]
+        look = self.callback(lambda: self.look(step, [host.number for host in storing]))
+        for host in storing:
+            lib.sim_hook(host.number, lib.SIM_AT_FENCES, look)
+        action(self.colleague or writer)
+        for host in storing:
+            lib.sim_hook(host.number, 0, self.ffi.NULL)
         self.raise_failure()
-        self.check_nothing_unfenced(writer)
+        for host in storing:
+            self.check_nothing_unfenced(host)
         after = writer.contents()
         for settled, headers, positions, found in step.seen:
             complete = positions == self.ordered() > ordered or (
                 published_counts and headers == self.published() > published
             )
             try:
-                judge(found, after if complete and settled else step.before, after, settled=settled)
+                judge(found, step.before, after, settled=settled)
+                if complete and settled:
+                    judge_complete(found, after)
             except Violation as problem:
                 who = "a successor" if settled else "a reader"
                 raise Violation(f"{who}, {headers} headers published, {positions} ordered: {problem}") from None
         self.expect(reader.contents(), after, "that a reader sees when it is done")
+        self.check_nothing_unfenced(reader)
         with self.branch():
             self.follow(after, "done")
         if self.nested():
@@ -228,9 +263,9 @@ class World:
     def nested(self) -> bool:
         return self.adversary.nested_one_in > 0
 
-    def look(self, step: Step) -> None:
+    def look(self, step: Step, storing: list[int]) -> None:
         """At a fence of A: each state that memory may be in, seen by B and found by C."""
-        for number, _ in enumerate(self.memory_states(self.writer.number, self.adversary.subsets_max)):
+        for number, _ in enumerate(self.memory_states(storing, self.adversary.subsets_max)):
             step.states += 1
             stands = self.published(), self.ordered()
             self.lib.sim_keep_cache(self.reader.number)
@@ -260,9 +295,10 @@ class World:
             self.expect(host.contents(), expected, f"that a successor finds ({when})")
             self.check_nothing_unfenced(host)
             self.expect_reader(expected, f"that a reader sees after a takeover ({when})")
+            self.check_duplicates(host, expected)
             for topic in expected:
                 for partition in range(topic.partition_count):
-                    answer = host.append(topic, self.batches(partition))[0]
+                    answer = host.append(topic, self.batches(partition, timestamp=-1))[0]
                     if (answer.status, answer.base_offset) != (0, topic.parts[partition].next):
                         raise Violation(f"a successor orders the next batch of partition {partition} as {answer}")
             grown = host.contents()
@@ -282,12 +318,24 @@ class World:
         finally:
             second.end()
 
+    def check_duplicates(self, host: Host, contents: Contents) -> None:
+        """What producers send once more is answered as it was the first time, where it is among the last five there."""
+        shown = {payload for topic in contents for part in topic.parts[:-1] for _, payload in part.batches[-5:]}
+        for topic, batch, first in self.answered:
+            if batch.payload not in shown:
+                continue
+            again = host.append(topic, [batch])[0]
+            if again != first._replace(status=self.lib.STATUS_DUPLICATE):
+                raise Violation(f"a batch that was answered {first} is answered {again} when it comes again")
+
     def check_grown(self, old: Topic, new: Topic) -> None:
         """By one batch for each partition; retention may have taken some from the head."""
         for before, after in zip(old.parts[:-1], new.parts[:-1], strict=True):
             if after.next != before.next + 1 or not after.batches:
                 raise Violation(f"a batch after {before.next} left the end at {after.next}")
             kept = after.batches[:-1]
+            if before.latest is not None and before.latest[0] in dict(kept) and after.latest != before.latest:
+                raise Violation(f"the latest batch is {after.latest}, and was {before.latest}")
             if kept != before.batches[len(before.batches) - len(kept) :]:
                 raise Violation("a batch that a successor ordered displaced older ones")
 
@@ -310,18 +358,17 @@ class World:
 
     def check_nothing_unfenced(self, host: Host) -> None:
         """When a call has returned, nothing of what it stored is only in the cache of its host."""
-        lines, versions = self.ffi.new("uint64_t[]", 8), self.ffi.new("uint32_t[]", 8)
-        count = self.lib.sim_unfenced(host.number, lines, versions, 8)
-        if count and not self.adversary.evict_one_in:
-            places = ", ".join(str(lines[index] * self.lib.LINE_SIZE) for index in range(min(count, 8)))
-            raise Violation(f"{count} lines are not surely in memory when the call has returned: at {places}")
+        stored = [line for line, versions in self.unfenced(host.number) if versions]
+        if stored:
+            places = ", ".join(str(line * self.lib.LINE_SIZE) for line in stored[:8])
+            raise Violation(f"{len(stored)} lines are not surely in memory when the call has returned: at {places}")
 
     def cut_short(self, before: Contents, after: Contents) -> None:
-        """A successor dies at each fence of its own start, whatever of its lines is in memory; the next one finds all."""
+        """A successor dies at each fence of its start, whatever of its lines is in memory; the next one finds all."""
 
         def look() -> None:
             successor = number[0]
-            for _ in self.memory_states(successor, max(self.adversary.subsets_max // 8, 4)):
+            for _ in self.memory_states([successor], max(self.adversary.subsets_max // 8, 4)):
                 judge(self.take_over(), before, after, settled=True)
                 self.expect_reader(after, "that a reader sees while a successor starts")
 
@@ -352,6 +399,8 @@ def choices(versions: list[int], limit: int, chance: random.Random) -> Iterator[
     none, newest = [0] * len(versions), list(versions)
     made = [tuple(none), tuple(newest)]
     for index, count in enumerate(versions):
+        if count == 0:
+            continue
         made.append((*none[:index], count, *none[index + 1 :]))
         made.append((*newest[:index], 0, *newest[index + 1 :]))
     if len(made) > limit // 2 + 2:
@@ -375,4 +424,5 @@ def difference(found: Contents, expected: Contents) -> str:
 
 
 def describe(part: Part) -> str:
-    return f"{part.start}..{part.next} with {[(base, payload[:2].hex()) for base, payload in part.batches]}"
+    held = [(base, payload[:2].hex()) for base, payload in part.batches]
+    return f"{part.start}..{part.next} with {held}, {part.bytes}, {part.latest}"
