@@ -249,20 +249,20 @@ def test_a_member_goes_on_with_the_next_broker(reborn: Reborn, ending: signal.Si
         reborn.start_again()
         write(client, topic, numbered(100, 2, start=100))
         read = client.read(consumer, 100, 40_000)
-        while not committed(client, consumer):
+        while not committed(client, consumer, dict.fromkeys(places, 100)):
             read += client.poll(consumer, 500)
         assert {int(record.value or b"-1") for record in read} == set(range(100, 200))
     with consumer_of(client, ConsumerSettings(group=group)) as consumer:
         assert client.committed(consumer, places) == dict.fromkeys(places, 100)
 
 
-def committed(client: Client, consumer: int) -> bool:
-    """False: the consumer has to poll, so that it joins again."""
+def committed(client: Client, consumer: int, wanted: dict[Place, int]) -> bool:
+    """False: the consumer has to poll, so that it joins again, and reads again what it had not committed."""
     try:
         client.commit(consumer, None)
+        return client.committed(consumer, list(wanted)) == wanted
     except ClientError:
         return False
-    return True
 
 
 def test_retention_and_deletion_hold_after_a_restart(reborn: Reborn, ending: signal.Signals) -> None:

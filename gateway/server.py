@@ -28,6 +28,12 @@ PARTS_COUNT_MAX = 1024
 RECEIVES_AT_ONCE = 8
 """Receives of one connection that found bytes at once, after which the other tasks get their turn."""
 
+UPKEEP_S = 1.0
+"""Seconds between two rounds of what the log needs besides retention by age, which has a setting."""
+
+NO_AGE = -1
+"""As a time of day for `Log.maintain`: nothing is too old."""
+
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NO_PEER = (errno.EAGAIN, errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH)
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -288,13 +294,16 @@ class Server:
                     scope.cancel()
 
     async def _keep_log(self) -> None:
-        """Apply retention, and tell when the log is full and when it no longer is."""
+        """Apply retention, give back what deleted topics held, tell when the log is full and when it no longer is."""
         broker = self.service.broker
         interval_s = broker.config.integer("log.retention.check.interval.ms") / 1000
         refused, full = broker.log.counters()["out_of_memory"], False
+        due = waiting.now() + interval_s
         while True:
-            await trio.sleep(interval_s)
-            while broker.log.maintain(broker.clock.wall_ms()):
+            await trio.sleep(min(interval_s, UPKEEP_S))
+            by_age = waiting.now() >= due
+            due += interval_s if by_age else 0
+            while broker.log.maintain(broker.clock.wall_ms() if by_age else NO_AGE):
                 await trio.lowlevel.checkpoint()
             before, refused = refused, broker.log.counters()["out_of_memory"]
             if refused > before and not full:

@@ -191,10 +191,12 @@ void retention_by_size(struct log *log, uint32_t topic_slot, uint32_t partition)
     const struct topic_entry *topic = &log->sequencer->topics[topic_slot].entry;
     if (topic_slot == 0 || topic->state != TOPIC_LIVE || topic->retention_bytes < 0)
         return;
+    /* More than a region can hold is no limit, and its product must not wrap. */
+    int64_t kept = topic->retention_bytes < (int64_t)1 << 46 ? topic->retention_bytes : (int64_t)1 << 46;
     if (topic->order_level == 5)
-        cut_by_size(log, topic_slot, PARTITION_VIEW, (uint64_t)topic->retention_bytes * topic->partition_count);
+        cut_by_size(log, topic_slot, PARTITION_VIEW, (uint64_t)kept * topic->partition_count);
     else
-        cut_by_size(log, topic_slot, partition, (uint64_t)topic->retention_bytes);
+        cut_by_size(log, topic_slot, partition, (uint64_t)kept);
 }
 
 static void cut_by_time(struct log *log, uint32_t slot, uint32_t partition, int64_t oldest)

@@ -264,3 +264,10 @@ def test_reservations_end_with_the_log() -> None:
     with pytest.raises(ValueError, match="released memoryview"):
         reservation.buffer[0]
     reservation.close()
+
+
+def test_a_size_limit_beyond_everything_is_none(log: Log) -> None:
+    topic = log.create_topic("endless", id=driver.topic_id(9), partitions=4, retention_bytes=1 << 62)
+    fill(log, topic, 200_000)
+    assert log.bounds(topic, VIEW).log_start_offset == 0
+    assert log.bounds(topic, VIEW).next_offset > 0

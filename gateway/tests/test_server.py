@@ -310,10 +310,12 @@ async def test_the_log_is_kept_and_the_timers_run(autojump_clock: MockClock) -> 
         called: list[float] = []
         server.toys.broker.timers.call_after(7, lambda: called.append(trio.current_time()))
         start = trio.current_time()
-        left = iter([True, True, False, False, False])
-        server.toys.log.more = lambda: next(left)
-        await trio.sleep(16)
-        assert server.toys.log.maintained == [1_000] * 5
+        left = iter([True, True])
+        server.toys.log.more = lambda: next(left, False)
+        await trio.sleep(16.5)
+        maintained = server.toys.log.maintained
+        assert maintained[:3] == [-1] * 3, "until there is nothing more to do"
+        assert [at for at, time_ms in enumerate(maintained[2:], 1) if time_ms == 1_000] == [5, 10, 15]
         assert [time - start for time in called] == [7]
 
 
