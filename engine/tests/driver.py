@@ -268,15 +268,58 @@ def claimed_blocks(log: Log) -> list[tuple[int, int, int, int]]:
     return runs
 
 
+def index_leaves(log: Log, root: int, first: int = 0) -> dict[int, int]:
+    """The leaves of an index, number and page, from its root as it stands in a topic's or partition's line."""
+    depth, page = root >> 32, root & 0xFFFFFFFF
+    if page == 0 or depth == 0:
+        return {first: page} if page else {}
+    leaves: dict[int, int] = {}
+    span = lib.REFERENCES_PER_PAGE ** (depth - 1)
+    for number, reference in enumerate(references(log, page)):
+        if reference:
+            leaves |= index_leaves(log, (depth - 1) << 32 | int(reference), first + number * span)
+    return leaves
+
+
 def index_pages(log: Log, root: int) -> set[int]:
-    """The pages of an index, by number, from its root as it stands in a topic's or partition's line."""
+    """Leaves and inner pages."""
     depth, page = root >> 32, root & 0xFFFFFFFF
     if page == 0 or depth == 0:
         return {page} - {0}
-    content = peek(log, page * lib.INDEX_PAGE_SIZE, lib.INDEX_PAGE_SIZE)
-    references = np.frombuffer(content, dtype="<u4")
-    below = (index_pages(log, (depth - 1) << 32 | int(reference)) for reference in references[references != 0])
+    below = (index_pages(log, (depth - 1) << 32 | int(reference)) for reference in references(log, page) if reference)
     return {page}.union(*below)
+
+
+def references(log: Log, page: int) -> npt.NDArray[Any]:
+    return np.frombuffer(peek(log, page * lib.INDEX_PAGE_SIZE, lib.INDEX_PAGE_SIZE), dtype="<u4")
+
+
+def topic_line(log: Log, topic: Topic) -> Any:
+    size = ffi.sizeof("struct topic_entry") + lib.BROKERS_MAX * ffi.sizeof("struct topic_counter")
+    return peek_struct(log, lib.TOPIC_TABLE_POSITION + topic.slot * size, "topic_entry")
+
+
+def partition_lines(log: Log, topic: Topic) -> list[Any]:
+    """The entries of the topic's partitions, in order."""
+    entry, size = topic_line(log, topic), ffi.sizeof("struct partition_entry")
+    rows = [extent.first + number for extent in entry.extents[0 : entry.extent_count] for number in range(extent.count)]
+    return [peek_struct(log, lib.PARTITION_TABLE_POSITION + row * size, "partition_entry") for row in rows]
+
+
+def idle_pages(log: Log, topic: Topic) -> list[str]:
+    """Leaves of which everything was released, and which stand nevertheless; none has to, but for the one in use."""
+    line, found = topic_line(log, topic), []
+    width = lib.ENTRIES_PER_PAGE
+    state, size = ffi.offsetof("struct order_entry", "state"), ffi.sizeof("struct order_entry")
+    for leaf, page in index_leaves(log, line.index_root).items():
+        content = peek(log, page * lib.INDEX_PAGE_SIZE, lib.INDEX_PAGE_SIZE)
+        live = any(content[at * size + state] == lib.ENTRY_LIVE for at in range(width))
+        if leaf < line.entry_count // width and not live:
+            found.append(f"order leaf {leaf}")
+    for partition, row in enumerate(partition_lines(log, topic)):
+        first = row.element_first // lib.ELEMENTS_PER_PAGE
+        found += [f"leaf {leaf} of partition {partition}" for leaf in index_leaves(log, row.index_root) if leaf < first]
+    return found
 
 
 def left_when_empty(log: Log) -> list[tuple[int, int, int, int]]:

@@ -85,6 +85,16 @@ def test_newest_freed_first(log: Log) -> None:
     assert lib.core_claim(core, 1) == runs[0]
 
 
+def test_newest_freed_first_after_an_older_one_was_taken(log: Log) -> None:
+    core = log._core
+    sizes = (4, 1, 1, 1)
+    runs = [lib.core_claim(core, blocks) for blocks in sizes]
+    for run, blocks in zip(runs, sizes, strict=True):
+        lib.core_free(core, run, blocks)
+    assert lib.core_claim(core, 4) == runs[0]
+    assert [lib.core_claim(core, 1) for _ in range(3)] == [runs[3], runs[2], runs[1]]
+
+
 def test_full_and_freed(log: Log) -> None:
     core = log._core
     before = driver.blocks_used(log)

@@ -78,12 +78,8 @@ def check_from(log: Log, topic: Topic, offset: int, end: int) -> None:
 
 
 def peek_root(log: Log, topic: Topic, index: str) -> int:
-    size = ffi.sizeof("struct topic_entry") + lib.BROKERS_MAX * ffi.sizeof("struct topic_counter")
-    entry = driver.peek_struct(log, lib.TOPIC_TABLE_POSITION + topic.slot * size, "topic_entry")
-    if index == "order":
-        return int(entry.index_root)
-    row = lib.PARTITION_TABLE_POSITION + entry.extents[0].first * ffi.sizeof("struct partition_entry")
-    return int(driver.peek_struct(log, row, "partition_entry").index_root)
+    line = driver.topic_line(log, topic) if index == "order" else driver.partition_lines(log, topic)[0]
+    return int(line.index_root)
 
 
 @pytest.mark.parametrize("partition", [0, VIEW])
@@ -98,6 +94,7 @@ def test_pages_go_as_the_log_start_passes_them(log: Log, partition: int) -> None
     assert full - before > total * 200 // lib.BLOCK_SIZE
     for cut in (1, 31, 32, 33, 255, 256, 257, 20_000, 32_767, 32_768, 32_769, total - 1, total):
         log.trim(topic, partition, cut)
+        assert driver.idle_pages(log, topic) == []
         offsets, numbers = driver.Numbers(log).read(topic, 0, cut)
         assert (offsets == np.arange(cut, total)).all()
         assert (numbers == np.arange(cut, total)).all()
@@ -107,6 +104,37 @@ def test_pages_go_as_the_log_start_passes_them(log: Log, partition: int) -> None
     log.delete_topic(topic)
     driver.settle(log)
     assert driver.blocks_used(log) == before
+
+
+def test_the_only_page_goes_with_its_last_entry(log: Log) -> None:
+    topic = create(log)
+    driver.Bulk(log).append(topic, 32)
+    assert peek_root(log, topic, "order") >> 32 == 0
+    log.trim(topic, 0, 31)
+    assert peek_root(log, topic, "order") != 0
+    log.trim(topic, 0, 32)
+    assert peek_root(log, topic, "order") == 0
+    assert (driver.Bulk(log).append(topic, 40)["base_offset"] == np.arange(32, 72)).all()
+    assert (driver.Numbers(log).read(topic, VIEW, 32)[0] == np.arange(32, 72)).all()
+
+
+def test_a_view_whose_end_was_trimmed(log: Log) -> None:
+    """Nothing is available behind the last batch that is left, over pages that are gone and entries that are not."""
+    topic = create(log, partitions=2)
+    bulk = driver.Bulk(log)
+    bulk.append(topic, 10)
+    bulk.append(topic, 150, partition=1)
+    log.trim(topic, 1, 150)
+    assert log.bounds(topic, VIEW) == (0, 160, 0)
+    for offset in (10, 31, 32, 100, 159, 160):
+        assert log.available(topic, VIEW, offset) == 0
+        assert driver.Reader(log).read(topic, VIEW, offset)[1] == []
+    bulk.append(topic, 3)
+    for offset in (10, 31, 32, 100, 159, 160):
+        assert log.available(topic, VIEW, offset) == 3 * 8
+        found = driver.Reader(log).read(topic, VIEW, offset)[1]
+        assert [batch.base_offset for batch in found] == [160, 161, 162]
+    assert log.available(topic, VIEW, 9) == 154 * 8, "what was trimmed in between counts"
 
 
 def test_entries_leave_out_pages_that_are_gone(log: Log) -> None:
@@ -216,7 +244,7 @@ def empty_snapshot(position: int) -> bytes:
 def test_snapshots_alternate_wherever_they_fall(tmp_path: Path) -> None:
     """The newest whole snapshot is never the one that is written over, even when passes overshoot the interval."""
     Log.create(tmp_path / "region", size=64 * MIB).close()
-    start = 2 * lib.CHECKPOINT_BATCHES - 500
+    start = 2 * lib.CHECKPOINT_BATCHES - 10
     areas = [lib.SNAPSHOT_POSITION, lib.SNAPSHOT_POSITION + lib.SNAPSHOT_SIZE]
     with (tmp_path / "region").open("r+b") as file:
         for field in ("ordered", "applied", "checkpoint", "order_trimmed"):
