@@ -266,14 +266,21 @@ static int relieve(struct log *log)
     return log->sequencer != NULL && retention_relieve(log);
 }
 
+/* Room in the topic's open segment; where memory is short, once more after it was relieved, which is tried once for a call. */
+static int place(struct log *log, uint32_t topic_slot, uint32_t topic_generation, struct batch_header *header, int *relieved)
+{
+    int status = delegation_place(log, topic_slot, topic_generation, header->size, &header->segment, &header->segment_position);
+    if (status != STATUS_OUT_OF_MEMORY || *relieved)
+        return status;
+    *relieved = 1;
+    if (!relieve(log))
+        return status;
+    return delegation_place(log, topic_slot, topic_generation, header->size, &header->segment, &header->segment_position);
+}
+
 static int place_copy(struct log *log, struct append *append, struct batch_header *header, int *relieved)
 {
-    int status = delegation_place(log, append->topic_slot, append->topic_generation, append->size, &header->segment, &header->segment_position);
-    if (status == STATUS_OUT_OF_MEMORY && !*relieved) {
-        *relieved = 1;
-        if (relieve(log))
-            status = delegation_place(log, append->topic_slot, append->topic_generation, append->size, &header->segment, &header->segment_position);
-    }
+    int status = place(log, append->topic_slot, append->topic_generation, header, relieved);
     if (status == STATUS_OK)
         mem_write(&log->mem, block_position(log, header->segment) + header->segment_position, (const void *)(uintptr_t)append->source, append->size);
     return status;
@@ -424,11 +431,10 @@ void log_reserve_done(struct log *log, uint32_t segment, int32_t published)
 /* ---- topic operations -------------------------------------------------------------------------------------------------- */
 
 /* Deleting must work when memory is full: its record may take a block of the reserve. */
-static int place_record(struct log *log, uint32_t size, int may_use_reserve, struct batch_header *header)
+static int place_record(struct log *log, int may_use_reserve, struct batch_header *header)
 {
-    int status = delegation_place(log, 0, 1, size, &header->segment, &header->segment_position);
-    if (status == STATUS_OUT_OF_MEMORY && relieve(log))
-        status = delegation_place(log, 0, 1, size, &header->segment, &header->segment_position);
+    int relieved = 0;
+    int status = place(log, 0, 1, header, &relieved);
     if (status != STATUS_OUT_OF_MEMORY || !may_use_reserve)
         return status;
     uint32_t block = log->sequencer != NULL ? pages_reserved_block(log) : 0;
@@ -437,7 +443,7 @@ static int place_record(struct log *log, uint32_t size, int may_use_reserve, str
     delegation_seal_open(log, 0);
     segment_describe(log, block, BLOCK_SEGMENT, 1, 0, 1);
     log->open[0] = (struct open_segment){.segment = block, .topic_generation = 1, .size = BLOCK_SIZE, .next_blocks = 1};
-    return delegation_place(log, 0, 1, size, &header->segment, &header->segment_position);
+    return delegation_place(log, 0, 1, header->size, &header->segment, &header->segment_position);
 }
 
 static void write_record(struct log *log, const struct topic_request *request, const uint8_t *settings, const struct batch_header *header)
@@ -473,7 +479,7 @@ int32_t log_topic_operation(struct log *log, struct topic_request *request, cons
     struct batch_header header = {.kind = HEADER_TOPIC_OPERATION, .producer_id = -1, .record_count = 1, .topic_generation = 1};
     header.size = (uint32_t)sizeof(struct topic_operation) + request->settings_size;
     int shrinks = request->operation == OPERATION_DELETE || request->operation == OPERATION_TRIM;
-    int status = place_record(log, header.size, shrinks, &header);
+    int status = place_record(log, shrinks, &header);
     if (status != STATUS_OK)
         return status;
     write_record(log, request, settings, &header);
@@ -562,8 +568,7 @@ void die_here(void)
 
 int32_t core_pin(struct log *log, uint32_t segment)
 {
-    uint64_t generation;
-    return segment > 0 && segment < log->block_count ? segment_pin(log, segment, &generation) : -1;
+    return segment > 0 && segment < log->block_count ? segment_pin(log, segment) : -1;
 }
 
 void core_unpin(struct log *log, int32_t pin)

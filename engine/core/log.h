@@ -130,7 +130,7 @@ uint32_t segment_claim(struct log *log, uint32_t kind, uint32_t blocks, uint32_t
 void segment_describe(struct log *log, uint32_t segment, uint32_t kind, uint32_t blocks, uint32_t topic_slot, uint32_t topic_generation);
 void segment_return(struct log *log, uint32_t segment);                        /* never published: back at once */
 int segment_valid(struct log *log, uint32_t segment, uint32_t position, uint32_t size);
-int segment_pin(struct log *log, uint32_t segment, uint64_t *generation);      /* pin number, or -1 */
+int segment_pin(struct log *log, uint32_t segment);                            /* pin number, or -1 */
 void segment_unpin(struct log *log, int pin);
 int segment_pinned(struct log *log, uint32_t segment);
 

@@ -203,14 +203,13 @@ static void let_go(struct log *log, struct copy *copy)
 /* Pins the segment, then looks whether the entry still stands: 1 it does, 0 it was released meanwhile. */
 static int hold(struct log *log, struct copy *copy, const struct cursor *cursor, uint64_t number, const struct order_entry *entry)
 {
-    uint64_t generation;
     struct order_entry again;
     if (entry->segment == copy->pinned)
         return 1;
     let_go(log, copy);
     if (entry->segment >= log->block_count)
         return 0;
-    copy->pin = segment_pin(log, entry->segment, &generation);
+    copy->pin = segment_pin(log, entry->segment);
     copy->pinned = entry->segment;
     return entry_at(log, cursor, number, &again) && again.global_position == entry->global_position && again.state == ENTRY_LIVE;
 }
@@ -402,13 +401,13 @@ int32_t log_topic_settings(struct log *log, uint32_t slot, uint32_t generation, 
 {
     if (slot >= TOPICS_MAX || !topic_alive(log, slot, generation))
         return STATUS_UNKNOWN_TOPIC;
-    uint64_t at = topic_position(slot), pin_generation;
+    uint64_t at = topic_position(slot);
     mem_invalidate(&log->mem, at, sizeof(struct topic_entry));
     uint32_t segment = mem_load32(&log->mem, FIELD(at, struct topic_entry, settings_segment));
     uint32_t position = mem_load32(&log->mem, FIELD(at, struct topic_entry, settings_position));
     if (size != mem_load32(&log->mem, FIELD(at, struct topic_entry, settings_size)) || segment >= log->block_count)
         return STATUS_INVALID_ARGUMENT;
-    int pin = segment_pin(log, segment, &pin_generation);
+    int pin = segment_pin(log, segment);
     int valid = segment_valid(log, segment, position, size);
     if (valid) {
         mem_invalidate(&log->mem, block_position(log, segment) + position, size);

@@ -69,7 +69,7 @@ static uint64_t generation_of(struct log *log, uint32_t segment)
     return mem_observe64(&log->mem, FIELD(block_entry_position(log, segment), struct block_entry, generation));
 }
 
-int segment_pin(struct log *log, uint32_t segment, uint64_t *generation)
+int segment_pin(struct log *log, uint32_t segment)
 {
     if (log->pins_used == PINS_MAX)
         return -1;
@@ -89,7 +89,6 @@ int segment_pin(struct log *log, uint32_t segment, uint64_t *generation)
         return -1;
     }
     fail_point(log, FAIL_PINNED);
-    *generation = before;
     log->pins_used++;
     return number;
 }
