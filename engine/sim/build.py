@@ -19,29 +19,35 @@ MODULE = core_build.Module(
 )
 
 
-def compile_core() -> Path:
-    """Builds what changed. The seam of the real machine (mem_*.c) is left out: sim.c is the machine."""
-    WORK.mkdir(parents=True, exist_ok=True)
+def compile_core(module: core_build.Module, work: Path, seam: Path, left_out: str = "") -> Path:
+    """Builds what changed of a core over another seam: the header `seam` goes before every C file, and the C file of
+    the same name comes with them. Files of the core whose name begins with `left_out` do not."""
     core = core_build.ROOT / "engine/core"
-    build = core_build.Build(WORK, WORK / "objects", warnings_are_errors=True)
+    build = core_build.Build(work, work / "objects", warnings_are_errors=True)
     build.work.mkdir(parents=True, exist_ok=True)
-    flags = ["-I", str(core), "-I", str(HERE), "-D_GNU_SOURCE=", "-include", str(HERE / "sim.h")]
-    sources = [source for source in sorted(core.glob("*.c")) if not source.name.startswith("mem_")]
-    with open(WORK / "lock", "w") as lock:
+    flags = ["-I", str(core), "-I", str(seam.parent), "-D_GNU_SOURCE=", "-include", str(seam)]
+    sources = [source for source in sorted(core.glob("*.c")) if not (left_out and source.name.startswith(left_out))]
+    with open(work / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        objects = [build.compile_wrapper(MODULE)]
-        for source in [*sources, HERE / "sim.c"]:
+        objects = [build.compile_wrapper(module)]
+        for source in [*sources, seam.with_suffix(".c")]:
             objects.append(build.compile(source, build.work / f"{source.name}.o", flags))
-        build.link(MODULE, objects)
-    return WORK / MODULE.library
+        build.link(module, objects)
+    return work / module.library
+
+
+def load(module: core_build.Module, library: Path) -> ModuleType:
+    """The extension module, under its short name and beside any other of that name: `lib` and `ffi`."""
+    name = module.name.rpartition(".")[2]
+    loader = ExtensionFileLoader(name, str(library))
+    spec = spec_from_loader(name, loader)
+    assert spec is not None
+    made = module_from_spec(spec)
+    loader.exec_module(made)
+    return made
 
 
 @functools.cache
 def core() -> ModuleType:
-    """The compiled module: `lib` and `ffi`."""
-    loader = ExtensionFileLoader("_sim", str(compile_core()))
-    spec = spec_from_loader("_sim", loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+    """The compiled module. The seam of the real machine (mem_*.c) is left out: sim.c is the machine."""
+    return load(MODULE, compile_core(MODULE, WORK, HERE / "sim.h", left_out="mem_"))

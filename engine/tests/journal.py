@@ -8,13 +8,12 @@ import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator
-from importlib.machinery import ExtensionFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from totalog.engine import core_build
+from totalog.engine.sim import build
 
 HERE = Path(__file__).resolve().parent
 WORK = core_build.ROOT / "build/journal"
@@ -27,26 +26,9 @@ MODULE = core_build.Module(
 ENGINE = "totalog.engine"
 
 
-def compile_core() -> Path:
-    build = core_build.Build(WORK, WORK / "objects", warnings_are_errors=True)
-    build.work.mkdir(parents=True, exist_ok=True)
-    core = core_build.ROOT / "engine/core"
-    objects = [build.compile_wrapper(MODULE)]
-    for source in [*sorted(core.glob("*.c")), HERE / "journal.c"]:
-        flags = ["-I", str(core), "-I", str(HERE), "-D_GNU_SOURCE=", "-include", str(HERE / "journal.h")]
-        objects.append(build.compile(source, build.work / f"{source.name}.o", flags))
-    build.link(MODULE, objects)
-    return WORK / MODULE.library
-
-
 @functools.cache
 def core() -> ModuleType:
-    loader = ExtensionFileLoader("_core", str(compile_core()))
-    spec = spec_from_loader("_core", loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+    return build.load(MODULE, build.compile_core(MODULE, WORK, HERE / "journal.h"))
 
 
 class Modules(NamedTuple):
