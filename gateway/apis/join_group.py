@@ -37,16 +37,10 @@ MEMBER_ID_FROM = 4
 
 async def handle(broker: "Broker", request: Request, message: Any) -> Any:
     later: Later[JoinAnswer] = Later()
-    reply = later.set
     version, group_id = request.version, message.group_id
-    broker.groups.join(_join_request(request, message), reply)
+    broker.groups.join(_join_request(request, message), later.set)
     del request, message  # they may be large, and the wait long
-    try:
-        answer = await later.wait()
-    finally:
-        if not later.is_set:
-            broker.groups.abandon(group_id, reply)
-    return _answer(version, answer)
+    return _answer(version, await broker.groups.answer(group_id, later))
 
 
 def _join_request(request: Request, message: Any) -> JoinRequest:

@@ -31,16 +31,10 @@ async def handle(broker: "Broker", request: Request, message: Any) -> Any:
     if request.version >= PROTOCOL_FROM and (message.protocol_type is None or message.protocol_name is None):
         return _answer(request.version, SyncAnswer(ErrorCode.INCONSISTENT_GROUP_PROTOCOL))
     later: Later[SyncAnswer] = Later()
-    reply = later.set
     version, group_id = request.version, message.group_id
-    broker.groups.sync(_sync_request(version, message), reply)
+    broker.groups.sync(_sync_request(version, message), later.set)
     del request, message  # they may be large, and the wait long
-    try:
-        answer = await later.wait()
-    finally:
-        if not later.is_set:
-            broker.groups.abandon(group_id, reply)
-    return _answer(version, answer)
+    return _answer(version, await broker.groups.answer(group_id, later))
 
 
 def _sync_request(version: int, message: Any) -> SyncRequest:

@@ -16,7 +16,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from uuid import uuid4
 
 from totalog.gateway import waiting
@@ -32,10 +32,13 @@ from totalog.gateway.coordinators.members import (
     SyncRequest,
 )
 from totalog.gateway.coordinators.roster import Roster
+from totalog.gateway.waiting import Later
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
+
+Answer = TypeVar("Answer", JoinAnswer, SyncAnswer)
 
 GROUPS_COUNT_MAX = 10_000
 """Groups that stand here at once. Beyond it the longest empty one makes room; a join of a further one is refused with
@@ -149,6 +152,14 @@ class GroupCoordinator:
         else:
             entry.group.sync(request, now, reply)
             self._settle(entry, now)
+
+    async def answer(self, group_id: str, later: Later[Answer]) -> Answer:
+        """What `join` or `sync`, asked with `later.set` as reply, come to; abandoned when the client goes before."""
+        try:
+            return await later.wait()
+        finally:
+            if not later.is_set:
+                self.abandon(group_id, later.set)
 
     def abandon(self, group_id: str, reply: JoinReply | SyncReply) -> None:
         """The client that waited for `reply` is gone."""
