@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from totalog.engine import AppendGroup, Log
 from totalog.gateway.config import Config
+from totalog.gateway.limits import UNSENT_SIZE_MAX
 from totalog.gateway.producer_ids import ProducerIds
 from totalog.gateway.topics import TopicHandle, Topics
+from totalog.gateway.unsent import Unsent
 from totalog.gateway.waiting import Bell, Timers
 from totalog.gateway.wire._batch import ffi, lib
 from totalog.gateway.wire.batch import TIMESTAMP_UNCHECKED, check, error_code
@@ -69,6 +71,8 @@ class Broker:
         self.state_topic = self.topics.find(STATE_TOPIC) or self.topics.create(STATE_TOPIC, partitions=1, internal=True)
         self.appended = Bell()
         """Rung with a topic's slot after an append; long polls wait on it."""
+        self.unsent = Unsent(UNSENT_SIZE_MAX)
+        """Answers that no client has taken yet."""
         self.timers = Timers()
         """Run by the server."""
 

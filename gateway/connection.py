@@ -6,6 +6,7 @@ Invariants
   receive buffer and in the kernel.
 - All complete consecutive Produce requests of one receive buffer are handled as one group. Answers are gathered, and
   leave in one `send` before the connection waits for anything.
+- While too many answers of all connections together have not been taken, no request is answered (`Unsent`).
 - Other connections get their turn after each group and each other request, however many more have come.
 - The reservation of a large body is closed and its share of its budget given back on every way out: answered, refused,
   peer gone, cancelled. A share is given back before that when nothing of the body is held any more.
@@ -92,7 +93,7 @@ class Phase(Enum):
 
     REQUEST = "the next request"
     FRAME = "the rest of a request"
-    TURN = "its turn to send a large request"
+    TURN = "its turn"
     BODY = "the rest of a large request"
     HANDLER = "a peer that is gone"
     SEND = "the peer to take an answer"
@@ -122,6 +123,8 @@ class Connection:
         self._answers: list[Answer] = []
         self._parts: list[Bytes] = []
         self._parts_size = 0
+        self._held = 0
+        """Bytes of memory of all that is gathered; counted in `broker.unsent` too."""
         self._share: Share | None = None
         # What `overdue` saw when it last found the connection in another phase than before.
         self._seen = -1
@@ -171,6 +174,8 @@ class Connection:
                 return limits.pressed_time_s_max + moved / limits.pressed_rate_min
             case Phase.FRAME | Phase.BODY:
                 return limits.frame_time_s_max + moved / limits.transfer_rate_min
+            case Phase.SEND if self.service.broker.unsent.full:
+                return limits.pressed_send_s_max + moved / limits.pressed_rate_min
             case Phase.SEND:
                 return limits.send_stall_s_max + moved / limits.transfer_rate_min
             case Phase.TURN:
@@ -236,7 +241,16 @@ class Connection:
         if violation is not None:
             raise violation
 
+    async def _room(self) -> None:
+        """Wait while the clients of all connections have too much to take."""
+        unsent = self.service.broker.unsent
+        if unsent.full:
+            await self._flush()
+            self._begin(Phase.TURN)
+            await unsent.room()
+
     async def _answer_group(self, group: list[Request]) -> None:
+        await self._room()
         self._count(len(group))
         for answer in self.service.produce(self.service.broker, group):
             if answer is not None:
@@ -245,6 +259,7 @@ class Connection:
             await self._flush()
 
     async def _answer_one(self, request: Request) -> None:
+        await self._room()
         self._count(1)
         answer = self.service.dispatch(self.service.broker, request)
         if isinstance(answer, Awaitable):
@@ -305,10 +320,13 @@ class Connection:
         if isinstance(answer, Answer):
             self._answers.append(answer)
             self._parts.extend(answer.parts)
-            self._parts_size += answer.size
+            size, held = answer.size, answer.held
         else:
             self._parts.append(answer)
-            self._parts_size += len(answer)
+            size = held = len(answer)
+        self._parts_size += size
+        self._held += held
+        self.service.broker.unsent.add(held)
 
     async def _flush(self) -> None:
         """Send what is gathered."""
@@ -321,6 +339,9 @@ class Connection:
 
     def _release(self) -> None:
         """The answers have left, or never will: their buffers serve others."""
+        held, self._held = self._held, 0
+        if held:
+            self.service.broker.unsent.remove(held)
         for answer in self._answers:
             answer.release()
         self._answers = []

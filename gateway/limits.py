@@ -21,6 +21,11 @@ VARINT_SIZE_MAX: Final = 5
 """Of an unsigned varint of 32 bits; a decoder without this limit takes a time that grows with the square."""
 
 
+UNSENT_SIZE_MAX: Final = 128 * 1024 * 1024
+"""Of answers, over all connections, that clients have not taken yet. While it is reached nothing is answered, and who
+does not take an answer loses its connection soon."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The defaults are what a broker runs with; tests make others."""
@@ -63,6 +68,9 @@ class Limits:
 
     send_stall_s_max: float = 30.0
     """In which a client takes an answer, so that one that never reads holds no memory; larger ones get more."""
+
+    pressed_send_s_max: float = 1.0
+    """In place of the time above, and with `pressed_rate_min`, while UNSENT_SIZE_MAX is reached: all others wait."""
 
     transfer_rate_min: int = 16 * 1024
     """That must be reached on average, once one of the times above is over, for a transfer to go on."""

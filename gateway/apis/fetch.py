@@ -43,6 +43,9 @@ ANSWER_SIZE_MAX: Final = 4 * 1024 * 1024
 """Bytes of records in one answer, besides a first batch that is larger. It bounds the memory that slow readers hold and
 the time that the event loop copies for one of them; a consumer asks again in less time than these bytes take."""
 
+ANSWER_SIZE_PRESSED: Final = 32 * 1024
+"""The same while many answers have not been taken: with what is around the records, a buffer of the smallest size."""
+
 BATCHES_MAX: Final = 16_384
 """Batches of one partition in one answer."""
 
@@ -240,6 +243,10 @@ async def handle(broker: "Broker", request: Request) -> Answer:
         return reader.refuse(request, ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
     size_max = max(1, min(message.max_bytes, broker.config.integer("fetch.max.bytes"), ANSWER_SIZE_MAX))
     survey = await _wait(broker, message, size_max)
+    if broker.unsent.full:
+        await broker.unsent.room()
+        survey = Survey(broker, message)
+    size_max = min(size_max, broker.unsent.answer_size_max(ANSWER_SIZE_PRESSED, ANSWER_SIZE_MAX))
     return Assembly(reader, broker.log, request, survey, size_max).answer()
 
 

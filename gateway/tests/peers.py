@@ -12,6 +12,7 @@ from totalog.gateway.apis.api import Request
 from totalog.gateway.config import Config
 from totalog.gateway.connection import Answered, Bytes, Disconnected, Service
 from totalog.gateway.limits import Limits
+from totalog.gateway.unsent import Unsent
 from totalog.gateway.waiting import Budget, Timers
 from totalog.gateway.wire.frame import Format
 
@@ -92,7 +93,8 @@ class Toys:
         self.log = FakeLog()
         config = Config.parse(settings)
         clock = SimpleNamespace(wall_ms=lambda: 1_000)
-        self.broker = SimpleNamespace(log=self.log, config=config, clock=clock, timers=Timers())
+        unsent = Unsent(limits.inflight_size_max)
+        self.broker = SimpleNamespace(log=self.log, config=config, clock=clock, timers=Timers(), unsent=unsent)
         self.groups: list[list[bytes]] = []
         self.requests: list[Request] = []
         self.go = trio.Event()

@@ -525,3 +525,30 @@ async def test_each_broker_reads_its_own_log(broker: Broker) -> None:
         for _ in range(2):
             assert (await ask(broker, 12, [("orders", [Asked(0)])]))[0].high_watermark == 1
             assert (await ask(other, 12, [("orders", [Asked(0)])], max_wait_ms=0))[0].high_watermark == 0
+
+
+async def test_answers_are_small_while_many_have_not_been_taken(broker: Broker) -> None:
+    put(broker, "orders", 0, *[batch(1, 10_000, fill) for fill in range(20)])
+    asked = request(broker, 11, [("orders", [Asked(0)])])
+    assert (await fetch.handle(broker, asked)).size > 200_000
+    broker.unsent.add(broker.unsent.size_max // 2)
+    answer = await fetch.handle(broker, asked)
+    assert 20_000 < answer.size <= answer.held <= 2 * fetch.ANSWER_SIZE_PRESSED
+
+
+async def test_no_answer_is_made_while_too_many_have_not_been_taken(broker: Broker, nursery: trio.Nursery) -> None:
+    put(broker, "orders", 0, batch())
+    broker.unsent.add(broker.unsent.size_max)
+    answers = []
+
+    async def wait() -> None:
+        answers.extend(await ask(broker, 11, [("orders", [Asked(0)])]))
+
+    nursery.start_soon(wait)
+    await wait_all_tasks_blocked()
+    assert answers == []
+    put(broker, "orders", 0, batch())
+    broker.unsent.remove(broker.unsent.size_max)
+    await wait_all_tasks_blocked()
+    (got,) = answers
+    assert got.high_watermark == 2  # what has come meanwhile is in it

@@ -34,9 +34,10 @@ class Peer:
         self.stream, ours = memory_stream_pair()
         self.transport = MemoryTransport(ours)
         self.connection = Connection(toys.service, self.transport)
+        self.scope = trio.CancelScope()
 
     async def run(self) -> None:
-        with suppress(ProtocolViolation, Disconnected, Stopped):
+        with suppress(ProtocolViolation, Disconnected, Stopped), self.scope:
             await self.connection.run()
         await self.transport._stream.aclose()
 
@@ -49,6 +50,7 @@ async def connected(toys: Toys, count: int) -> AsyncIterator[list[Peer]]:
             nursery.start_soon(peer.run)
         yield peers
         nursery.cancel_scope.cancel()
+    assert toys.service.broker.unsent.size == 0
     assert toys.service.budget.taken == toys.service.budget_others.taken == 0
     assert all(reservation.closed for reservation in toys.log.reservations)
 
@@ -235,4 +237,5 @@ def test_the_defaults_hold_each_other() -> None:
         limits.inflight_others_size_max
     )
     assert limits.pressed_time_s_max < limits.frame_time_s_max
+    assert limits.pressed_send_s_max < limits.send_stall_s_max
     assert limits.pressed_rate_min > limits.transfer_rate_min

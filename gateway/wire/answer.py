@@ -75,6 +75,11 @@ class Answer:
         """Bytes of all parts."""
         return sum(len(part) for part in self.parts)
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that it holds until it is released."""
+        return self.size if self._buffer is None else self._buffer.size
+
     def release(self) -> None:
         """Gives the buffer back; the parts are gone with it. A second call does nothing."""
         buffer, self._buffer = self._buffer, None
