@@ -4,7 +4,13 @@ if __name__ != "totalog.engine":
     __path__ = []
 else:
     from totalog.engine.errors import (
+        DirectoryError,
+        DirectoryInUse,
+        DirectoryMismatch,
+        DirectoryRefused,
         EngineError,
+        JournalDamaged,
+        JournalFailed,
         LimitReached,
         NotARegion,
         OffsetOutOfRange,
@@ -36,8 +42,14 @@ else:
         "AppendGroup",
         "BatchAt",
         "Bounds",
+        "DirectoryError",
+        "DirectoryInUse",
+        "DirectoryMismatch",
+        "DirectoryRefused",
         "EngineError",
         "Frontiers",
+        "JournalDamaged",
+        "JournalFailed",
         "LimitReached",
         "Log",
         "Memory",

@@ -1,5 +1,7 @@
 """What the engine raises. Messages are one line: what was found, what was expected, what to do."""
 
+from pathlib import Path
+
 
 class EngineError(Exception):
     """The log cannot do what was asked; nothing was changed."""
@@ -52,3 +54,32 @@ class RegionInUse(RegionError):
 
 class RegionRefused(RegionError):
     """The file's owner, mode or kind is not what a region's must be."""
+
+
+class DirectoryError(EngineError):
+    """A data directory cannot be used."""
+
+
+class DirectoryInUse(DirectoryError):
+    """Another broker holds the data directory."""
+
+    def __init__(self, path: Path, process: int | None) -> None:
+        holder = f"process {process}" if process else "another process"
+        super().__init__(f"{path} is in use by {holder}: stop that broker, or name another data directory")
+        self.process = process
+
+
+class DirectoryRefused(DirectoryError):
+    """The directory's owner, mode or content is not what a data directory's must be."""
+
+
+class DirectoryMismatch(DirectoryError):
+    """The directory belongs to another log, or another build made it."""
+
+
+class JournalDamaged(DirectoryError):
+    """What was durable once is not there any more, or another."""
+
+
+class JournalFailed(DirectoryError):
+    """The journal cannot be read or written."""

@@ -119,6 +119,24 @@ class Region:
         os.close(self.descriptor)
 
 
+def region_id(path: Path) -> bytes | None:
+    """The id in the header of a region file; None where there is no file, or one that is no region."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        header = os.pread(descriptor, ffi.sizeof("struct region_header"), 0)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    if len(header) < ffi.sizeof("struct region_header") or int.from_bytes(header[:8], "little") != lib.REGION_MAGIC:
+        return None
+    at = ffi.offsetof("struct region_header", "region_id")
+    return header[at : at + ffi.sizeof(ffi.new("struct region_header *").region_id)]
+
+
 def explain(error: int, path: Path | None) -> RegionError | OutOfMemory:
     """The exception for an OPEN_* answer of the core."""
     name = "the region" if path is None else str(path)
