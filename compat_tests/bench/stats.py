@@ -107,13 +107,13 @@ def plot(path: Path, series: Mapping[str, Sequence[float]], *, unit: str) -> boo
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, max(5.0, 0.25 * len(series))), layout="constrained")
     axes = figure.subplots()
     for name, values in series.items():
         ordered = sorted(value * SCALES.get(unit, 1.0) for value in values)
         axes.step(ordered, [(index + 1) / len(ordered) for index in range(len(ordered))], where="post", label=name)
     axes.set_xlabel(unit)
     axes.set_ylabel("share of values at or below")
-    axes.legend()
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path)
     return True
