@@ -1,8 +1,8 @@
 """`make bench-wire`: what a request costs between socket and memory, beside the machine's limit and Apache Kafka.
 
 Each load runs on a bare trio server (`bare.py`), on the gateway, and, where its address is given, on an Apache Kafka,
-in turn, round after round. Figures are MB/s of requests (of answers, for fetches) or requests per second; ratios are those
-of the medians of one run.
+in turn, round after round. Figures are MB/s of requests (of answers, for fetches) or requests per second; ratios are
+those of the medians of one run.
 
     make bench-wire                            # bare and gateway
     make bench-wire KAFKA=localhost:19092      # and that broker, which should have been running for a while
