@@ -33,6 +33,7 @@ else:
         Memory,
         Read,
         ReadBatches,
+        Replica,
         Reservation,
     )
     from totalog.engine.topic import Topic
@@ -63,6 +64,7 @@ else:
         "RegionError",
         "RegionInUse",
         "RegionRefused",
+        "Replica",
         "Reservation",
         "Topic",
         "TopicExists",

@@ -25,6 +25,7 @@ STRUCTS = (
     "producer_entry",
     "snapshot_header",
     "topic_operation",
+    "trim_row",
 )
 LIMIT_ENDINGS = ("_MAX", "_SIZE", "_SLOTS", "_POSITION", "_BATCHES", "_PER_PAGE")
 LIMITS = tuple(name for name in dir(lib) if name.endswith(LIMIT_ENDINGS))

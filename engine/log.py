@@ -38,7 +38,19 @@ _RUN_SIZE_MAX: int = lib.RUN_BLOCKS_MAX * lib.BLOCK_SIZE
 class Bounds(NamedTuple):
     log_start_offset: int
     next_offset: int
+    """End of what is visible: of a topic on disk, what is durable on as many data directories as it asks for."""
     leader_epoch: int
+    end_offset: int
+    """End of what is ordered."""
+
+
+class Replica(NamedTuple):
+    """One data directory, and how far its journal is."""
+
+    path: Path
+    replicated: int
+    """Global position below which everything is durable there."""
+    failure: str | None
 
 
 class Frontiers(NamedTuple):
@@ -71,7 +83,7 @@ class Read:
     """What a read copied, or why nothing."""
 
     status: int
-    """STATUS_OK, STATUS_OFFSET_OUT_OF_RANGE or STATUS_UNKNOWN_TOPIC."""
+    """STATUS_OK, STATUS_OFFSET_OUT_OF_RANGE, STATUS_UNKNOWN_TOPIC, or STATUS_ON_DISK: ask the archive."""
     size: int
     """Bytes."""
     count: int
@@ -242,13 +254,30 @@ class Log:
         retention_ms: int = -1,
         internal: bool = False,
         settings: bytes = b"",
+        memory: bool = False,
+        visible_when_ordered: bool = False,
+        replication: int = 1,
     ) -> Topic:
         """Ordered like a batch; visible everywhere when this returns.
 
         Errors: TopicExists, LimitReached, OutOfMemory.
         """
         assert len(id) == lib.TOPIC_ID_SIZE
-        topic = Topic(0, 0, name, id, partitions, order_level, retention_bytes, retention_ms, internal, settings)
+        topic = Topic(
+            slot=0,
+            generation=0,
+            name=name,
+            id=id,
+            partitions=partitions,
+            order_level=order_level,
+            retention_bytes=retention_bytes,
+            retention_ms=retention_ms,
+            internal=internal,
+            settings=settings,
+            memory=memory,
+            visible_when_ordered=visible_when_ordered,
+            replication=replication,
+        )
         return self._operate(lib.OPERATION_CREATE, topic)
 
     def alter_topic(
@@ -259,6 +288,8 @@ class Log:
         retention_bytes: int | None = None,
         retention_ms: int | None = None,
         settings: bytes | None = None,
+        visible_when_ordered: bool | None = None,
+        replication: int | None = None,
     ) -> Topic:
         """What is not given stays; `partitions` is the new total.
 
@@ -269,6 +300,8 @@ class Log:
             "retention_bytes": retention_bytes,
             "retention_ms": retention_ms,
             "settings": settings,
+            "visible_when_ordered": visible_when_ordered,
+            "replication": replication,
         }
         wanted: Topic = replace(topic, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
         return self._operate(lib.OPERATION_ALTER, wanted)
@@ -316,8 +349,8 @@ class Log:
             order_level=info.order_level,
             retention_bytes=info.retention_bytes,
             retention_ms=info.retention_ms,
-            internal=bool(info.flags & lib.TOPIC_FLAG_INTERNAL),
             settings=bytes(ffi.buffer(settings)),
+            **_described_by(info.flags),
         )
         return known if topic == known and known is not None else topic
 
@@ -327,7 +360,7 @@ class Log:
         request.operation = operation
         request.topic_slot, request.topic_generation = topic.slot, topic.generation
         request.partition_count, request.order_level = topic.partitions, topic.order_level
-        request.flags = lib.TOPIC_FLAG_INTERNAL if topic.internal else 0
+        request.flags = _flags_of(topic)
         request.retention_bytes, request.retention_ms = topic.retention_bytes, topic.retention_ms
         request.trim_partition, request.trim_offset = partition & _CORE_VIEW, offset
         request.name_size, request.settings_size = len(name), len(topic.settings)
@@ -383,10 +416,41 @@ class Log:
         self._reservations[segment] = reservation
         return reservation
 
-    def acknowledged(self, global_position: int, ack_level: int) -> bool:
+    # -- durability: what is true of a log without data directories; `DurableLog` knows more
+
+    durable = False
+    """Whether there are data directories."""
+    directories = 0
+    """How many."""
+
+    @property
+    def replica_descriptor(self) -> int | None:
+        """Readable when a replicated frontier, or a replica's health, has changed; emptied by `os.eventfd_read`."""
+        return None
+
+    def replicas(self) -> tuple[Replica, ...]:
+        return ()
+
+    def replicated(self, replication: int = 1) -> int:
+        """Global position below which all is durable on so many data directories; what is ordered where none are."""
+        assert replication >= 1
+        return self.frontiers().ordered
+
+    def acknowledged(self, global_position: int, ack_level: int, replication: int = 1) -> bool:
         """Whether the batch has reached the level: 0 always, 1 ordered, 2 replicated (the same without replicas)."""
         assert ack_level in (0, 1, 2)
-        return ack_level == 0 or global_position < self.frontiers().ordered
+        match ack_level:
+            case 0:
+                return True
+            case 1:
+                return global_position < self.frontiers().ordered
+            case _:
+                return global_position < self.replicated(replication)
+
+    def archived(self, topic: Topic, partition: int) -> bool:
+        """Whether some of it left memory, and is found in the archive alone. Errors: UnknownTopic."""
+        bounds = self._bounds(topic, partition)
+        return bool(bounds.log_start_offset < bounds.memory_start_offset)
 
     # -- reading
 
@@ -439,10 +503,10 @@ class Log:
     def bounds(self, topic: Topic, partition: int) -> Bounds:
         """Errors: UnknownTopic."""
         bounds = self._bounds(topic, partition)
-        return Bounds(bounds.log_start_offset, bounds.next_offset, bounds.leader_epoch)
+        return Bounds(bounds.log_start_offset, bounds.next_offset, bounds.leader_epoch, bounds.end_offset)
 
     def size_bytes(self, topic: Topic, partition: int) -> int:
-        """Payload kept, in bytes. Errors: UnknownTopic."""
+        """Payload kept, in bytes, in memory or not. Errors: UnknownTopic."""
         return int(self._bounds(topic, partition).bytes)
 
     def _bounds(self, topic: Topic, partition: int) -> Any:
@@ -484,7 +548,7 @@ class Log:
     def frontiers(self) -> Frontiers:
         frontiers = ffi.new("struct frontiers *")
         lib.log_frontiers(self._core, frontiers)
-        return Frontiers(frontiers.written, frontiers.ordered, frontiers.ordered)
+        return Frontiers(frontiers.written, frontiers.ordered, frontiers.replicated)
 
     def counters(self) -> dict[str, int]:
         counters = ffi.new("struct log_counters *")
@@ -497,6 +561,23 @@ class Log:
         total, used, committed = (ffi.new("uint64_t *") for _ in range(3))
         lib.log_blocks(self._core, total, used, committed)
         return Memory(total[0], total[0] - used[0], lib.BLOCK_SIZE)
+
+
+def _flags_of(topic: Topic) -> int:
+    assert 1 <= topic.replication <= lib.TOPIC_REPLICATION_MASK
+    flags = topic.replication << lib.TOPIC_REPLICATION_SHIFT
+    flags |= lib.TOPIC_FLAG_INTERNAL if topic.internal else 0
+    flags |= lib.TOPIC_FLAG_MEMORY if topic.memory else 0
+    return int(flags | (lib.TOPIC_FLAG_VISIBLE_ORDERED if topic.visible_when_ordered else 0))
+
+
+def _described_by(flags: int) -> dict[str, Any]:
+    return {
+        "internal": bool(flags & lib.TOPIC_FLAG_INTERNAL),
+        "memory": bool(flags & lib.TOPIC_FLAG_MEMORY),
+        "visible_when_ordered": bool(flags & lib.TOPIC_FLAG_VISIBLE_ORDERED),
+        "replication": max(flags >> lib.TOPIC_REPLICATION_SHIFT & lib.TOPIC_REPLICATION_MASK, 1),
+    }
 
 
 def _error_of(status: int, topic: Topic, limit: int = 0) -> EngineError:

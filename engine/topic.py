@@ -22,3 +22,9 @@ class Topic:
     internal: bool = False
     settings: bytes = b""
     """Opaque to the engine."""
+    memory: bool = False
+    """Its batches are never written to a data directory. Fixed when the topic is made."""
+    visible_when_ordered: bool = False
+    """Readers see a batch as soon as it is ordered, before it is durable."""
+    replication: int = 1
+    """Data directories that a batch must be durable on, 1 to 15; fewer where there are fewer."""

@@ -91,8 +91,10 @@ enum { LIMIT_TOPICS = 1, LIMIT_PARTITIONS = 2, LIMIT_EXTENTS = 3, LIMIT_SETTINGS
 
 struct bounds {
     int64_t log_start_offset;
-    int64_t next_offset;
-    uint64_t bytes;               /* payload kept */
+    int64_t memory_start_offset;  /* between the log start and it, a batch is only in the archive */
+    int64_t next_offset;          /* end of what is visible */
+    int64_t end_offset;           /* of what is ordered */
+    uint64_t bytes;               /* payload kept, in memory or not */
     uint32_t leader_epoch;
     uint32_t padding;
 };
@@ -118,7 +120,7 @@ struct batch_at {
 struct frontiers {
     uint64_t written;             /* headers published in this broker's ring */
     uint64_t ordered;             /* global positions */
-    uint64_t replicated;
+    uint64_t replicated;          /* below it everything is durable on one data directory; `ordered` where there is none */
 };
 
 /* Writes the fixed part of a region into an empty file of `size` bytes. OPEN_*. */
@@ -179,5 +181,7 @@ void core_unpin(struct log *log, int32_t pin);
 /* Claims and frees runs of `blocks` blocks `rounds` times from each of `threads` threads; returns how often a claimed block was
    already taken (0, or the bitmap is broken). *claims counts those that found a run, *nanoseconds is the time of a claim and free. */
 uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, uint32_t blocks, uint64_t *claims, double *nanoseconds);
+/* What the replicas say, in their place: `replicated` has DIRECTORIES_MAX numbers. */
+void core_replicate(struct log *log, uint32_t directories, uint64_t releasable, uint64_t archived, const uint64_t *replicated);
 /* Region bytes as they are, for tests of the layout. */
 int32_t core_peek(struct log *log, uint64_t position, uint8_t *target, uint64_t size);

@@ -29,7 +29,7 @@ static void write_record_topic(struct log *log)
     struct topic_entry topic = {0};
     topic.generation = 1;
     topic.order_level = 5;
-    topic.flags = TOPIC_FLAG_INTERNAL;
+    topic.flags = TOPIC_FLAG_INTERNAL | TOPIC_FLAG_VISIBLE_ORDERED;
     topic.partition_count = 1;
     topic.extent_count = 1;
     topic.extents[0] = (struct extent){0, 1};
@@ -521,7 +521,8 @@ void log_frontiers(struct log *log, struct frontiers *frontiers)
 {
     frontiers->written = mem_observe64(&log->mem, FIELD(broker_position(log->broker), struct broker_entry, written));
     frontiers->ordered = mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered));
-    frontiers->replicated = mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, replicated));
+    int durable = mem_load32(&log->mem, FIELD(CONTROL_POSITION, struct control, directories)) != 0;
+    frontiers->replicated = durable ? mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, replicated)) : frontiers->ordered;
 }
 
 void log_counters(struct log *log, struct log_counters *counters)
@@ -574,6 +575,19 @@ int32_t core_pin(struct log *log, uint32_t segment)
 void core_unpin(struct log *log, int32_t pin)
 {
     segment_unpin(log, pin);
+}
+
+void core_replicate(struct log *log, uint32_t directories, uint64_t releasable, uint64_t archived, const uint64_t *replicated)
+{
+    for (uint32_t i = 0; i < DIRECTORIES_MAX; i++)
+        mem_store64(&log->mem, FIELD(CONTROL_POSITION, struct control, replicated) + i * sizeof *replicated, replicated[i]);
+    mem_store64(&log->mem, FIELD(CONTROL_POSITION, struct control, archived), archived);
+    mem_store64(&log->mem, FIELD(CONTROL_POSITION, struct control, releasable), releasable);
+    mem_store32(&log->mem, FIELD(CONTROL_POSITION, struct control, directories_live), directories);
+    mem_store32(&log->mem, FIELD(CONTROL_POSITION, struct control, directories), directories);
+    mem_flush(&log->mem, FIELD(CONTROL_POSITION, struct control, replicated), LINE_SIZE);
+    mem_flush(&log->mem, FIELD(CONTROL_POSITION, struct control, releasable), LINE_SIZE);
+    mem_fence(&log->mem);
 }
 
 int32_t core_peek(struct log *log, uint64_t position, uint8_t *target, uint64_t size)

@@ -11,7 +11,7 @@
  *     order ring, producer snapshots; then, sized by the region: segment bitmap, block table, blocks.
  */
 
-#define LAYOUT_REVISION 3              /* grows when the meaning of something changes that keeps its name and size */
+#define LAYOUT_REVISION 4              /* grows when the meaning of something changes that keeps its name and size */
 #define LINE_SIZE 64
 #define BLOCK_SIZE 65536               /* bytes; one bit of the segment bitmap */
 #define INDEX_PAGE_SIZE 4096           /* bytes; sixteen to a block */
@@ -25,6 +25,7 @@
 #define PRODUCERS_MAX 65536            /* pairs of producer and partition */
 #define PRODUCER_BATCHES 5             /* batches of a producer that are known as duplicates (Kafka's number) */
 #define CHECKPOINT_BATCHES 65536       /* global positions between two producer snapshots */
+#define DIRECTORIES_MAX 8               /* data directories, each with a disk replica */
 #define EXTENTS_MAX 16                 /* pieces of the partition table that one topic may own */
 #define TOPIC_NAME_SIZE 256            /* bytes, room for Kafka's 249 */
 #define TOPIC_ID_SIZE 16               /* bytes */
@@ -52,11 +53,12 @@
 
 enum { COHERENCE_COHERENT = 0, COHERENCE_NONCOHERENT = 1 };
 enum { TOPIC_FREE = 0, TOPIC_LIVE = 1, TOPIC_DYING = 2 };
-enum { TOPIC_FLAG_INTERNAL = 1 };
+/* How many directories a batch must be durable on before it is visible, and before an ack of level 2, stands in bits 8-11; 0 means 1. */
+enum { TOPIC_FLAG_INTERNAL = 1, TOPIC_FLAG_MEMORY = 2, TOPIC_FLAG_VISIBLE_ORDERED = 4, TOPIC_REPLICATION_SHIFT = 8, TOPIC_REPLICATION_MASK = 15 };
 enum { BLOCK_FREE = 0, BLOCK_SEGMENT = 1, BLOCK_RUN = 2, BLOCK_INDEX = 3, BLOCK_RESERVED = 4 };
 enum { HEADER_BATCH = 1, HEADER_TOPIC_OPERATION = 2, HEADER_SEAL = 3 };
 enum { OPERATION_CREATE = 1, OPERATION_ALTER = 2, OPERATION_DELETE = 3, OPERATION_TRIM = 4 };
-enum { ENTRY_LIVE = 0, ENTRY_RELEASED = 1 };
+enum { ENTRY_LIVE = 0, ENTRY_RELEASED = 1, ENTRY_CUT = 2 };    /* cut: below its partition's log start, and still in memory */
 
 /* ---- region header. W: the formatter, once ---------------------------------------------------------------------- */
 struct region_header {
@@ -86,15 +88,23 @@ struct control {
     uint32_t topic_slots;           /* slots of the topic table at or above it were never used */
     uint32_t partition_slots;
     uint64_t padding1[3];
-    /* line 2. W: replica. Of all directories together; each has its own in the broker table. */
-    uint64_t replicated;
-    uint64_t padding2[7];
+    /* line 2. W: replica. Element r - 1: every position below it is durable on r data directories. */
+    uint64_t replicated[DIRECTORIES_MAX];
     /* line 3. W: anyone, by atomic maximum. Blocks below it have memory behind them. */
     uint64_t committed_blocks;
     uint64_t padding3[7];
     /* line 4. W: anyone, by atomic exchange. 1: the sequencer sleeps, and a broker that has published wakes it. */
     uint32_t sequencer_sleeps;
     uint32_t padding4[15];
+    /* line 5. W: replica */
+    uint64_t releasable;            /* only batches, records and order slots below it may be released: durable on every live directory */
+    uint64_t archived;              /* positions below it stand in sealed journal files: they may leave memory and are still read */
+    uint32_t directories;           /* 0: ephemeral; what is ordered is visible, and nothing is held back */
+    uint32_t directories_live;
+    uint64_t padding5[5];
+    /* line 6. W: anyone, by atomic exchange. 1: that directory's replica sleeps, and the sequencer that has ordered something wakes it. */
+    uint32_t replica_sleeps[DIRECTORIES_MAX];
+    uint64_t padding6[4];
 };
 
 /* ---- broker table: one per broker ---------------------------------------------------------------------------------- */
@@ -168,7 +178,7 @@ struct topic_entry {
     /* line 9. W: sequencer */
     int64_t max_timestamp;
     uint64_t holes;                 /* released entries above entry_first */
-    uint64_t replicated_total_order;
+    uint64_t memory_start_total_order;   /* below it, and at or above the log start, a batch is only in the archive */
     uint64_t padding1[5];
 };
 
@@ -194,7 +204,8 @@ struct partition_entry {
     uint64_t bytes_appended;
     uint64_t bytes_released;
     int64_t max_timestamp;
-    uint64_t padding[5];
+    uint64_t memory_start_offset;   /* below it, and at or above the log start, a batch is only in the archive */
+    uint64_t padding[4];
 };
 
 /* ---- batch ring: headers of one broker, single producer, single consumer. W: that broker ------------------------------ */
@@ -342,4 +353,13 @@ struct topic_operation {
     uint32_t padding;
     uint64_t trim_offset;
     uint8_t name[TOPIC_NAME_SIZE];
+};
+
+/* A trim that ends below the memory start is followed by what the archive knows: one row for each partition that it moves. In the place
+ * of the settings. W: as the operation */
+struct trim_row {
+    uint64_t log_start_offset;      /* the partition's new one */
+    uint64_t bytes;                 /* of all its batches below that, since it was made */
+    uint32_t partition;
+    uint32_t padding;
 };

@@ -14,8 +14,10 @@
 static_assert(sizeof(struct append) == 128, "append");
 static_assert(sizeof(struct read_batch) == 16, "read_batch");
 static_assert(sizeof(struct region_header) == 2 * LINE_SIZE, "region_header");
-static_assert(sizeof(struct control) == 5 * LINE_SIZE, "control");
+static_assert(sizeof(struct control) == 7 * LINE_SIZE, "control");
 static_assert(sizeof(struct broker_entry) == 8 * LINE_SIZE, "broker_entry");
+static_assert(offsetof(struct control, releasable) == 5 * LINE_SIZE && offsetof(struct control, replica_sleeps) == 6 * LINE_SIZE, "control lines 5 and 6");
+static_assert(sizeof(struct trim_row) == 24, "trim_row");
 static_assert(sizeof(struct pin) == 16, "pin");
 static_assert(sizeof(struct topic_entry) == 10 * LINE_SIZE, "topic_entry");
 static_assert(offsetof(struct topic_entry, extents) == 2 * LINE_SIZE, "topic_entry.extents");

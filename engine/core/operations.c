@@ -9,6 +9,8 @@
  */
 #include "sequencer.h"
 
+#define FLAGS_FIXED (TOPIC_FLAG_INTERNAL | TOPIC_FLAG_MEMORY)    /* an alter does not change them */
+
 static uint32_t bucket_of(const uint8_t *name, uint32_t size)
 {
     uint32_t hash = 2166136261u;
@@ -304,6 +306,7 @@ static void apply_alter(struct log *log, const struct topic_operation *operation
     if (add_extents(log, &topic->entry, operation->partition_count - before) != 0)
         abort();
     topic->entry.partition_count = operation->partition_count;
+    topic->entry.flags = (topic->entry.flags & FLAGS_FIXED) | (operation->flags & ~(uint32_t)FLAGS_FIXED);
     set_description(&topic->entry, operation, entry, number);
     new_partitions(log->sequencer, operation->topic_slot, before);
 }

@@ -176,7 +176,9 @@ int32_t log_bounds(struct log *log, uint32_t slot, uint32_t generation, uint32_t
                                     : FIELD(cursor.table_position, struct partition_entry, bytes_released);
     *bounds = (struct bounds){
         .log_start_offset = (int64_t)cursor.log_start,
+        .memory_start_offset = (int64_t)cursor.log_start,
         .next_offset = (int64_t)cursor.next,
+        .end_offset = (int64_t)cursor.next,
         .bytes = mem_load64(&log->mem, appended) - mem_load64(&log->mem, released),
         .leader_epoch = cursor.leader_epoch,
     };

@@ -93,6 +93,14 @@ def append_one(log: Log, batch: Batch) -> Answer:
     return append(log, [batch])[0]
 
 
+def replicate(log: Log, *replicated: int, releasable: int = 0, archived: int = 0) -> None:
+    """Says in the replicas' place how far each of the data directories is, the furthest first; none: ephemeral."""
+    numbers = ffi.new("uint64_t[]", lib.DIRECTORIES_MAX)
+    for number, position in enumerate(replicated):
+        numbers[number] = position
+    lib.core_replicate(log._core, len(replicated), releasable, archived, numbers)
+
+
 def fill(target: Any, batch: Batch, source: int) -> None:
     reservation = batch.reservation
     target.source = source if reservation is None else reservation.address + batch.position

@@ -125,7 +125,7 @@ def test_a_view_whose_end_was_trimmed(log: Log) -> None:
     bulk.append(topic, 10)
     bulk.append(topic, 150, partition=1)
     log.trim(topic, 1, 150)
-    assert log.bounds(topic, VIEW) == (0, 160, 0)
+    assert log.bounds(topic, VIEW) == (0, 160, 0, 160)
     for offset in (10, 31, 32, 100, 159, 160):
         assert log.available(topic, VIEW, offset) == 0
         assert driver.Reader(log).read(topic, VIEW, offset)[1] == []
@@ -355,11 +355,11 @@ def test_partitions_to_the_limit_and_one_more(tmp_path: Path) -> None:
     with Log.attach(tmp_path / "region") as log:
         topic = found_again(log, topic)
         assert [found.payload for found in driver.Reader(log).read_all(topic, most - 1)] == [b"%d" % (most - 1)]
-        assert log.bounds(topic, 5) == (0, 0, 0)
+        assert log.bounds(topic, 5) == (0, 0, 0, 0)
         log.delete_topic(topic)
         driver.settle(log)
         again = create(log, "b", partitions=most)
-        assert log.bounds(again, most - 1) == (0, 0, 0)
+        assert log.bounds(again, most - 1) == (0, 0, 0, 0)
 
 
 def test_a_topic_grows_around_others_in_pieces(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_topic_grows_around_others_in_pieces(tmp_path: Path) -> None:
         for partition in numbers:
             assert driver.append_one(log, driver.Batch(topic, partition, b"%d" % partition)).status == lib.STATUS_OK
         for other in others:
-            assert log.bounds(other, 0) == (0, 0, 0)
+            assert log.bounds(other, 0) == (0, 0, 0, 0)
     with Log.attach(tmp_path / "region") as log:
         topic = found_again(log, topic)
         reader = driver.Reader(log)

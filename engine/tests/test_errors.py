@@ -80,12 +80,12 @@ def test_a_partition_that_is_not_there(log: Log, topic: Topic, partition: int) -
 def test_trims_outside_the_log(log: Log, topic: Topic, partition: int, offset: int) -> None:
     with pytest.raises(OffsetOutOfRange):
         log.trim(topic, partition, offset)
-    assert log.bounds(topic, 0) == (3, 10, 0)
+    assert log.bounds(topic, 0) == (3, 10, 0, 10)
 
 
 def test_a_trim_below_the_log_start_changes_nothing(log: Log, topic: Topic) -> None:
     log.trim(topic, 0, 1)
-    assert log.bounds(topic, 0) == (3, 10, 0)
+    assert log.bounds(topic, 0) == (3, 10, 0, 10)
 
 
 @pytest.mark.parametrize("offset", [-(2**63), -1, 2, 11, 2**63 - 1])

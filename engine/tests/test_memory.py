@@ -56,7 +56,7 @@ def test_a_full_log_refuses_and_keeps_what_it_has(log: Log) -> None:
     assert log.counters()["out_of_memory"] > 100
     assert log.counters()["rejected_batches"] == 201
     assert read_all(log, topic) == read_all(log, topic, VIEW) == stored
-    assert log.bounds(topic, 1) == (0, 0, 0)
+    assert log.bounds(topic, 1) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("size", [8, 20_000])

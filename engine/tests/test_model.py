@@ -282,7 +282,7 @@ class LogMachine(RuleBasedStateMachine):
         for model in self.topics():
             for partition in range(VIEW, model.topic.partitions):
                 bounds = self.log.bounds(model.topic, partition)
-                assert bounds == (model.log_start[partition], model.next[partition], 0)
+                assert bounds == (model.log_start[partition], model.next[partition], 0, model.next[partition])
                 assert self.log.size_bytes(model.topic, partition) == model.size(partition)
 
     def everything_agrees(self) -> None:
