@@ -28,8 +28,9 @@ STRUCTS = (
     "trim_row",
 )
 LIMIT_ENDINGS = ("_MAX", "_SIZE", "_SLOTS", "_POSITION", "_BATCHES", "_PER_PAGE")
-LIMITS = tuple(name for name in dir(lib) if name.endswith(LIMIT_ENDINGS))
-CONSTANTS = tuple(name for name in dir(lib) if name.isupper() and not name.startswith(("OPEN_", "LIMIT_")))
+NOT_IN_A_REGION = ("OPEN_", "LIMIT_", "JOURNAL_", "DAMAGE_", "DISK_")
+LIMITS = tuple(name for name in dir(lib) if name.endswith(LIMIT_ENDINGS) and not name.startswith(NOT_IN_A_REGION))
+CONSTANTS = tuple(name for name in dir(lib) if name.isupper() and not name.startswith(NOT_IN_A_REGION))
 """All that may stand in a region or decide where something stands: the limits, and the values of the enums."""
 
 

@@ -1,7 +1,7 @@
 """A process killed between any two stores into the region: its successor finds everything that was ordered, once.
 
 Each test runs one step of the log, takes its stores back one by one, and starts a successor on what is left. See
-journal.h for how; `check` says what has to hold.
+undo.h for how; `check` says what has to hold.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from totalog.engine.tests import driver, journal
+from totalog.engine.tests import driver, undo
 from totalog.engine.topic import Topic
 
 VIEW = -1
@@ -41,12 +41,12 @@ class Contents:
 
 def contents(log: Any) -> dict[tuple[int, int], Contents]:
     """All that the log holds, by slot and generation, after comparing partitions, view and index with each other."""
-    reader = journal.modules().driver.Reader(log, room=1 << 20)
+    reader = undo.modules().driver.Reader(log, room=1 << 20)
     return {(topic.slot, topic.generation): contents_of(log, reader, topic) for topic in log.topics()}
 
 
 def contents_of(log: Any, reader: Any, topic: Topic) -> Contents:
-    table = journal.modules().tables.entries(log._core, topic)
+    table = undo.modules().tables.entries(log._core, topic)
     live = table[table["state"] == 0]
     spans = {(int(e["partition"]), int(e["base_offset"])): e for e in live}
     batches, starts, ends = {}, {}, {}
@@ -75,7 +75,7 @@ def contents_of(log: Any, reader: Any, topic: Topic) -> Contents:
     assert log.size_bytes(topic, VIEW) == sum(len(b.payload) for b in in_order)
     if not any(starts.values()):
         assert log.available(topic, VIEW, 0) == log.size_bytes(topic, VIEW)
-    assert journal.modules().driver.idle_pages(log, topic) == []
+    assert undo.modules().driver.idle_pages(log, topic) == []
     return Contents(topic, starts, ends, batches, [found.payload for found in shown])
 
 
@@ -99,8 +99,8 @@ class Bench:
     """A region in memory on which a scenario is built step by step, each step tried with every kill."""
 
     def __init__(self, *, coherent: bool = True) -> None:
-        self.driver = journal.modules().driver
-        self.stage = journal.Stage(size=self.driver.SIZE_SMALL, coherent=coherent)
+        self.driver = undo.modules().driver
+        self.stage = undo.Stage(size=self.driver.SIZE_SMALL, coherent=coherent)
         self.log = self.stage.open()
 
     def run(self, action: Action) -> None:
@@ -196,7 +196,7 @@ def append(name: str, *partitions: int, first: int = 0, **more: Any) -> Action:
             Batch(topic, partition, driver.payload(first + number), max_timestamp=number, **more)
             for number, partition in enumerate(partitions)
         ]
-        answers = journal.modules().driver.append(log, batches)
+        answers = undo.modules().driver.append(log, batches)
         assert [answer.status for answer in answers] == [0] * len(batches)
 
     return run
@@ -281,14 +281,14 @@ def test_retention(bench: Bench, order_level: int) -> None:
 
 
 def append_payloads(log: Any, name: str, payloads: list[bytes]) -> None:
-    of = journal.modules().driver
+    of = undo.modules().driver
     answers = of.append(log, [of.Batch(topic_named(log, name), 0, payload) for payload in payloads])
     assert [answer.status for answer in answers] == [0] * len(payloads)
 
 
 def idempotent(log: Any, sequence: int) -> list[Any]:
     """A group of two producers in two partitions, as they would send it again after a kill."""
-    of = journal.modules().driver
+    of = undo.modules().driver
     topic = topic_named(log, "a")
     return [
         of.with_sequence(
@@ -303,7 +303,7 @@ def idempotent(log: Any, sequence: int) -> list[Any]:
 
 
 def send(sequence: int) -> Action:
-    return lambda log: journal.modules().driver.append(log, idempotent(log, sequence))
+    return lambda log: undo.modules().driver.append(log, idempotent(log, sequence))
 
 
 def check_retries(bench: Bench, log: Any, sequence: int) -> None:

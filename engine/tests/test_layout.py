@@ -155,7 +155,8 @@ def code_of(path: str) -> str:
     return re.sub(r'/\*.*?\*/|"(?:[^"\\]|\\.)*"', "", text, flags=re.DOTALL)
 
 
-OUTSIDE = sorted(path.name for path in CORE.glob("*.[ch]") if not path.name.startswith("mem"))
+OUTSIDE = sorted(path.name for path in CORE.glob("*.[ch]") if not path.name.startswith(("mem", "crc32c.")))
+"""(The processor's instruction for checksums needs assembly, and sees no region.)"""
 
 
 @pytest.mark.parametrize("path", OUTSIDE)

@@ -23,10 +23,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../../engine/core/crc32c.h"
 #include "../../engine/core/shared.h"
 
 #include "batch.h"
-#include "crc32c.h"
 
 #define LENGTH_AT 8
 #define LEADER_EPOCH_AT 12
@@ -85,6 +85,14 @@ static void store64(uint8_t *at, uint64_t value)
 }
 
 /* ---- CRC ---- */
+
+_Static_assert((int)CRC32C_TABLE == (int)CRC_BY_TABLE && (int)CRC32C_ONE_LANE == (int)CRC_BY_ONE_LANE &&
+               (int)CRC32C_LANES == (int)CRC_BY_LANES, "the ways of crc32c.h");
+
+static uint32_t crc32c(uint32_t way, const uint8_t *at, uint64_t size)
+{
+    return ~crc_more(way, ~0u, at, size);
+}
 
 /* Bit `1 << CRC32C_*` for each way that this machine can run. */
 uint32_t batch_crc32c_ways(void)

@@ -1,6 +1,6 @@
 /* CRC-32C (Castagnoli, reflected polynomial 0x82f63b78) by the fastest way that the machine at hand has.
  *
- * Code, for batch.c alone to include. A CRC is linear: the CRC of two joined runs is the first one's, moved past the
+ * Code, included by one C file of each module that needs it (crc32c.c, and batch.c of the gateway). A CRC is linear: the CRC of two joined runs is the first one's, moved past the
  * length of the second, plus the second's. Three lanes are therefore computed side by side and joined by two moves; a
  * move over a fixed length is four look-ups. Measured on one core of a Zen 4 server, 1 MiB: 1.9 GB/s by table, 9.8 by
  * one lane, 25-28 by three lanes.
@@ -19,6 +19,8 @@
 #define POLYNOMIAL 0x82f63b78u
 #define LANE_LONG 4096  /* bytes of one lane; three make a block */
 #define LANE_SHORT 128
+
+enum { CRC_BY_TABLE = 0, CRC_BY_ONE_LANE = 1, CRC_BY_LANES = 2 };
 
 struct move { uint32_t table[4][256]; };
 
@@ -151,26 +153,27 @@ __attribute__((constructor)) static void prepare(void)
     for (uint32_t slice = 1; slice < 8; slice++)
         for (uint32_t byte = 0; byte < 256; byte++)
             slices[slice][byte] = slices[slice - 1][byte] >> 8 ^ slices[0][slices[slice - 1][byte] & 255];
-    crc_ways = 1u << CRC32C_TABLE;
-    crc_best_way = CRC32C_TABLE;
+    crc_ways = 1u << CRC_BY_TABLE;
+    crc_best_way = CRC_BY_TABLE;
 #if HAS_INSTRUCTION
     fill_move(&move_long, LANE_LONG);
     fill_move(&move_short, LANE_SHORT);
     if (instruction_present()) {
-        crc_ways |= 1u << CRC32C_ONE_LANE | 1u << CRC32C_LANES;
-        crc_best_way = CRC32C_LANES;
+        crc_ways |= 1u << CRC_BY_ONE_LANE | 1u << CRC_BY_LANES;
+        crc_best_way = CRC_BY_LANES;
     }
 #endif
 }
 
-static uint32_t crc32c(uint32_t way, const uint8_t *at, uint64_t size)
+/* Goes on with a CRC that is not inverted yet: begin with ~0, invert the last. */
+static uint32_t crc_more(uint32_t way, uint32_t crc, const uint8_t *at, uint64_t size)
 {
 #if HAS_INSTRUCTION
-    if (way == CRC32C_LANES)
-        return ~crc_lanes(~0u, at, size);
-    if (way == CRC32C_ONE_LANE)
-        return ~crc_one_lane(~0u, at, size);
+    if (way == CRC_BY_LANES)
+        return crc_lanes(crc, at, size);
+    if (way == CRC_BY_ONE_LANE)
+        return crc_one_lane(crc, at, size);
 #endif
     (void)way;
-    return ~crc_table(~0u, at, size);
+    return crc_table(crc, at, size);
 }

@@ -5,8 +5,8 @@
  * Law 4 makes it possible: nothing reaches the region but through mem.h. A store of more than one word is noted word by word, because a copy
  * may be cut short as well.
  */
-#ifndef TOTALOG_JOURNAL_H
-#define TOTALOG_JOURNAL_H
+#ifndef TOTALOG_UNDO_H
+#define TOTALOG_UNDO_H
 
 #define mem_store64 seam_store64
 #define mem_store32 seam_store32
@@ -26,30 +26,30 @@
 #undef mem_fetch_and64
 #undef mem_raise64
 
-void journal_note(const struct mem *mem, uint64_t position, uint64_t size);
-void journal_note_whole(const struct mem *mem, uint64_t position, uint64_t size);
+void undo_note(const struct mem *mem, uint64_t position, uint64_t size);
+void undo_note_whole(const struct mem *mem, uint64_t position, uint64_t size);
 
 static inline void mem_store64(struct mem *mem, uint64_t position, uint64_t value)
 {
-    journal_note(mem, position, 8);
+    undo_note(mem, position, 8);
     seam_store64(mem, position, value);
 }
 
 static inline void mem_store32(struct mem *mem, uint64_t position, uint32_t value)
 {
-    journal_note(mem, position, 4);
+    undo_note(mem, position, 4);
     seam_store32(mem, position, value);
 }
 
 static inline void mem_write(struct mem *mem, uint64_t position, const void *source, uint64_t size)
 {
-    journal_note(mem, position, size);
+    undo_note(mem, position, size);
     seam_write(mem, position, source, size);
 }
 
 static inline void mem_zero(struct mem *mem, uint64_t position, uint64_t size)
 {
-    journal_note_whole(mem, position, size);
+    undo_note_whole(mem, position, size);
     seam_zero(mem, position, size);
 }
 
@@ -62,19 +62,19 @@ static inline void mem_publish64(struct mem *mem, uint64_t position, uint64_t va
 
 static inline uint64_t mem_fetch_or64(struct mem *mem, uint64_t position, uint64_t bits)
 {
-    journal_note(mem, position, 8);
+    undo_note(mem, position, 8);
     return seam_fetch_or64(mem, position, bits);
 }
 
 static inline uint64_t mem_fetch_and64(struct mem *mem, uint64_t position, uint64_t bits)
 {
-    journal_note(mem, position, 8);
+    undo_note(mem, position, 8);
     return seam_fetch_and64(mem, position, bits);
 }
 
 static inline void mem_raise64(struct mem *mem, uint64_t position, uint64_t value)
 {
-    journal_note(mem, position, 8);
+    undo_note(mem, position, 8);
     seam_raise64(mem, position, value);
 }
 

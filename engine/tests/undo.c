@@ -1,6 +1,6 @@
-/* The notes of journal.h: one per word that was stored into the region. */
+/* The notes of undo.h: one per word that was stored into the region. */
 #include "mem.h"
-#include "journal_face.h"
+#include "undo_face.h"
 
 #define WORD 8
 #define WHOLE_ABOVE 1024              /* a copy of payload is one note */
@@ -37,7 +37,7 @@ static void note_piece(const struct mem *mem, uint64_t position, uint64_t size)
     byte_count += size;
 }
 
-void journal_note(const struct mem *mem, uint64_t position, uint64_t size)
+void undo_note(const struct mem *mem, uint64_t position, uint64_t size)
 {
     if (!active || size == 0)
         return;
@@ -49,30 +49,30 @@ void journal_note(const struct mem *mem, uint64_t position, uint64_t size)
     }
 }
 
-void journal_note_whole(const struct mem *mem, uint64_t position, uint64_t size)
+void undo_note_whole(const struct mem *mem, uint64_t position, uint64_t size)
 {
     if (active && size > 0)
         note_piece(mem, position, size);
 }
 
-void journal_start(int32_t descending)
+void undo_start(int32_t descending)
 {
     active = 1;
     backwards = descending;
     note_count = byte_count = 0;
 }
 
-void journal_stop(void)
+void undo_stop(void)
 {
     active = 0;
 }
 
-uint64_t journal_count(void)
+uint64_t undo_count(void)
 {
     return note_count;
 }
 
-void journal_undo(uint64_t base, uint64_t count)
+void undo_back(uint64_t base, uint64_t count)
 {
     while (note_count > count) {
         const struct note *note = &notes[--note_count];

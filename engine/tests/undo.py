@@ -1,6 +1,6 @@
-"""A second engine whose core notes every store into the region, so that tests can take stores back (see journal.h).
+"""A second engine whose core notes every store into the region, so that tests can take stores back (see undo.h).
 
-It is compiled once, under build/journal, and imported beside the real one: its modules are bound to its own core.
+It is compiled once, under build/undo, and imported beside the real one: its modules are bound to its own core.
 """
 
 import functools
@@ -16,11 +16,11 @@ from totalog.engine import core_build
 from totalog.engine.sim import build
 
 HERE = Path(__file__).resolve().parent
-WORK = core_build.ROOT / "build/journal"
+WORK = core_build.ROOT / "build/undo"
 MODULE = core_build.Module(
     "totalog._core",
     "engine/core/*.c",
-    (*core_build.CORE_DECLARATIONS, "engine/tests/journal_face.h"),
+    (*core_build.CORE_DECLARATIONS, "engine/tests/undo_face.h"),
     keeps_gil=True,
 )
 ENGINE = "totalog.engine"
@@ -28,11 +28,11 @@ ENGINE = "totalog.engine"
 
 @functools.cache
 def core() -> ModuleType:
-    return build.load(MODULE, build.compile_core(MODULE, WORK, HERE / "journal.h"))
+    return build.load(MODULE, build.compile_core(MODULE, WORK, HERE / "undo.h"))
 
 
 class Modules(NamedTuple):
-    """The engine's modules, bound to the journalling core. (Typed as Any: twins of modules that have types.)"""
+    """The engine's modules, bound to the core that notes its stores. (Any: twins of modules that have types.)"""
 
     engine: Any
     region: Any
@@ -81,7 +81,7 @@ class Stage:
             log.region.close()
 
     def close(self) -> None:
-        self.lib.journal_stop()
+        self.lib.undo_stop()
         os.close(self.descriptor)
 
     def ordered(self) -> int:
@@ -98,24 +98,24 @@ class Stage:
         own start. What the test does with the log is taken back before the next one; in the end the region is as it was
         before the action, and `log` is gone.
         """
-        self.lib.journal_start(descending)
+        self.lib.undo_start(descending)
         action(log)
         self.kill(log)
-        points = range(self.lib.journal_count(), -1, -stride)
+        points = range(self.lib.undo_count(), -1, -stride)
         for number, point in enumerate(points):
-            self.lib.journal_undo(self.base, point)
+            self.lib.undo_back(self.base, point)
             yield from self._successor(point)
             if nested and number % nested == 0:
                 self.kill(self.open())
-                for inner in range(self.lib.journal_count() - 1, point, -10):
-                    self.lib.journal_undo(self.base, inner)
+                for inner in range(self.lib.undo_count() - 1, point, -10):
+                    self.lib.undo_back(self.base, inner)
                     yield from self._successor(inner)
-        self.lib.journal_undo(self.base, 0)
-        self.lib.journal_stop()
+        self.lib.undo_back(self.base, 0)
+        self.lib.undo_stop()
 
     def _successor(self, point: int) -> Iterator[tuple[int, Any]]:
         ordered = self.ordered()
         found = self.open()
         yield ordered, found
         self.kill(found)
-        self.lib.journal_undo(self.base, point)
+        self.lib.undo_back(self.base, point)
