@@ -1,9 +1,11 @@
 """One client's connection: receives requests, has them answered in order, sends the answers.
 
 Invariants
-- One task does everything for a connection, one thing after the other. So a handler that waits holds back the requests
-  behind it, as in Kafka, and answers leave in request order. Any number of requests may be in flight: they wait in the
-  receive buffer and in the kernel.
+- One task does everything for a connection, one thing after the other, but for sending what is owed (`outbox`). So a
+  handler that waits holds back the requests behind it, as in Kafka. An answer that is owed, because what it promises is
+  not stored yet, does not: the requests behind it are taken and ordered meanwhile, so that many share what storing
+  costs. Answers leave in request order. Any number of requests may be in flight: they wait in the receive buffer and in
+  the kernel.
 - All complete consecutive Produce requests of one receive buffer are handled as one group. Answers are gathered, and
   leave in one `send` before the connection waits for anything.
 - While too many answers of all connections together have not been taken, no request is answered (`Unsent`).
@@ -26,7 +28,8 @@ from totalog.engine import LimitReached, OutOfMemory
 from totalog.gateway.apis.api import Request
 from totalog.gateway.limits import Limits
 from totalog.gateway.metrics import Counters
-from totalog.gateway.waiting import Budget, yield_once
+from totalog.gateway.outbox import Bytes, Disconnected, Outbox, Owed
+from totalog.gateway.waiting import Budget, Helpers, yield_once
 from totalog.gateway.wire.answer import Answer
 from totalog.gateway.wire.errors import ProtocolViolation
 from totalog.gateway.wire.frame import PRODUCE, Format, FrameReader, LargeBody
@@ -35,12 +38,9 @@ if TYPE_CHECKING:
     from totalog.engine import Reservation
     from totalog.gateway.broker import Broker
 
-Bytes: TypeAlias = bytes | bytearray | memoryview
-Answered: TypeAlias = Bytes | Answer | None
+__all__ = ["Answered", "Bytes", "Connection", "Disconnected", "Phase", "Service", "Transport"]
 
-
-class Disconnected(Exception):
-    """The peer is gone, or left a request unfinished. The text says how, for people."""
+Answered: TypeAlias = Bytes | Answer | Owed | None
 
 
 class Transport(Protocol):
@@ -72,7 +72,7 @@ class Service:
     broker: "Broker"
     dispatch: "Callable[[Broker, Request], Answered | Awaitable[Answered]]"
     """Answers one request, at once or later (`apis.dispatch`)."""
-    produce: "Callable[[Broker, Sequence[Request]], Iterable[Bytes | None]]"
+    produce: "Callable[[Broker, Sequence[Request]], Iterable[Bytes | Owed | None]]"
     """Answers a group of Produce requests (`apis.produce.handle_group`). When one of them breaks the protocol, the
     answers to those before it come first."""
     formats: Mapping[int, Format]
@@ -111,6 +111,24 @@ class Share:
         self.budget.give(size)
 
 
+class Pace:
+    """How long something has lasted, and what the transport moved meanwhile, as far as one sees who looks now and
+    then: it counts from the first look."""
+
+    def __init__(self) -> None:
+        self.moved = 0
+        self._seen = -1
+        self._seen_at = 0.0
+        self._seen_moved = 0
+
+    def look(self, count: int, time: float, moved: int) -> float:
+        """Seconds that the `count`th one has lasted; `self.moved` are its bytes."""
+        if self._seen != count:
+            self._seen, self._seen_at, self._seen_moved = count, time, moved
+        self.moved = moved - self._seen_moved
+        return time - self._seen_at
+
+
 class Connection:
     """`run` serves the peer until it leaves, breaks the rules, or the server stops."""
 
@@ -120,19 +138,21 @@ class Connection:
         self.phase = Phase.REQUEST
         self._phase_count = 0
         self._reader = FrameReader(service.formats, service.limits, transport.host)
-        self._answers: list[Answer] = []
-        self._parts: list[Bytes] = []
-        self._parts_size = 0
-        self._held = 0
-        """Bytes of memory of all that is gathered; counted in `broker.unsent` too."""
+        self._outbox = Outbox(transport, service.limits, service.broker.unsent, service.budget)
+        self._helpers = Helpers()
         self._share: Share | None = None
-        # What `overdue` saw when it last found the connection in another phase than before.
-        self._seen = -1
-        self._seen_at = 0.0
-        self._seen_moved = 0
+        self._pace = Pace()
+        self._send_pace = Pace()
 
     async def run(self) -> None:
         """Raises ProtocolViolation and Disconnected, the peer's two ways out beside leaving politely."""
+        try:
+            async with self._helpers:
+                await self._serve()
+        finally:
+            self._outbox.close()
+
+    async def _serve(self) -> None:
         try:
             more = True
             while more and not self.service.stopping:
@@ -142,10 +162,9 @@ class Connection:
             if self._reader.unfinished and not self.service.stopping:
                 raise Disconnected("it left in the middle of a request")
         except ProtocolViolation:
-            await self._flush()
+            await self._drain()
             raise
-        finally:
-            self._release()
+        await self._drain()
 
     def stop(self) -> None:
         """Let the request in hand finish, and take no other. `service.stopping` is set already."""
@@ -157,31 +176,37 @@ class Connection:
 
         A phase counts from the first call that sees it, so what is allowed is exceeded by up to one interval of calls.
         """
-        if self._seen != self._phase_count:
-            self._seen, self._seen_at, self._seen_moved = self._phase_count, time, self.transport.moved
+        moved = self.transport.moved
+        if self._outbox.sending and self._send_pace.look(self._outbox.sends, time, moved) > self._allowed_to_send_s(
+            self._send_pace.moved
+        ):
+            return f"it waited too long for {Phase.SEND.value}"
+        if self._pace.look(self._phase_count, time, moved) <= self._allowed_s(self._pace.moved):
             return None
-        if time - self._seen_at <= self._allowed_s():
-            return None
-        if self.phase is Phase.HANDLER and not self.transport.closed_by_peer():
+        waits = self.phase is Phase.HANDLER or (self.phase is Phase.REQUEST and self._outbox.busy)
+        if waits and not self.transport.closed_by_peer():
             return None
         return f"it waited too long for {self.phase.value}"
 
-    def _allowed_s(self) -> float:
+    def _allowed_s(self, moved: int) -> float:
         limits = self.service.limits
-        moved = self.transport.moved - self._seen_moved
         match self.phase:
             case Phase.BODY if self._share is not None and self._share.budget.wanted:
                 return limits.pressed_time_s_max + moved / limits.pressed_rate_min
             case Phase.FRAME | Phase.BODY:
                 return limits.frame_time_s_max + moved / limits.transfer_rate_min
-            case Phase.SEND if self.service.broker.unsent.full:
-                return limits.pressed_send_s_max + moved / limits.pressed_rate_min
             case Phase.SEND:
-                return limits.send_stall_s_max + moved / limits.transfer_rate_min
+                return self._allowed_to_send_s(moved)
             case Phase.TURN:
                 return float("inf")
             case Phase.REQUEST | Phase.HANDLER:
                 return self.service.idle_s_max
+
+    def _allowed_to_send_s(self, moved: int) -> float:
+        limits = self.service.limits
+        if self.service.broker.unsent.full:
+            return limits.pressed_send_s_max + moved / limits.pressed_rate_min
+        return limits.send_stall_s_max + moved / limits.transfer_rate_min
 
     def _begin(self, phase: Phase) -> None:
         self.phase = phase
@@ -252,10 +277,15 @@ class Connection:
     async def _answer_group(self, group: list[Request]) -> None:
         await self._room()
         self._count(len(group))
-        for answer in self.service.produce(self.service.broker, group):
-            if answer is not None:
-                self._gather(answer)
-        if self._parts_size > self.service.limits.answers_size_max:
+        answers = self.service.produce(self.service.broker, group)
+        if self._share is not None:
+            self._share.give()  # what is stored now is counted anew where its answer is owed
+        for request, answer in zip(group, answers, strict=True):
+            if isinstance(answer, Owed):
+                self._outbox.owe(answer, len(request.frame), self._helpers.start)
+            elif answer is not None:
+                self._outbox.add(answer)
+        if self._outbox.full:
             await self._flush()
 
     async def _answer_one(self, request: Request) -> None:
@@ -269,10 +299,11 @@ class Connection:
                 self._share.give()
             del request
             answer = await answer
-        if answer is not None:
-            self._gather(answer)
-        too_many = len(self._parts) > self.service.limits.group_count_max
-        if too_many or self._parts_size > self.service.limits.answers_size_max:
+        if isinstance(answer, Owed):
+            self._outbox.owe(answer, 0, self._helpers.start)
+        elif answer is not None:
+            self._outbox.add(answer)
+        if self._outbox.full:
             await self._flush()
 
     def _count(self, requests: int) -> None:
@@ -316,34 +347,17 @@ class Connection:
 
     # Sending
 
-    def _gather(self, answer: Bytes | Answer) -> None:
-        if isinstance(answer, Answer):
-            self._answers.append(answer)
-            self._parts.extend(answer.parts)
-            size, held = answer.size, answer.held
-        else:
-            self._parts.append(answer)
-            size = held = len(answer)
-        self._parts_size += size
-        self._held += held
-        self.service.broker.unsent.add(held)
-
     async def _flush(self) -> None:
-        """Send what is gathered."""
-        if self._parts:
+        """Send what is gathered; wait while too much is owed."""
+        if self._outbox.gathered:
             self._begin(Phase.SEND)
-            try:
-                await self.transport.send(self._parts)
-            finally:
-                self._release()
+        elif self._outbox.full:
+            self._begin(Phase.HANDLER)
+        else:
+            return
+        await self._outbox.flush()
 
-    def _release(self) -> None:
-        """The answers have left, or never will: their buffers serve others."""
-        held, self._held = self._held, 0
-        if held:
-            self.service.broker.unsent.remove(held)
-        for answer in self._answers:
-            answer.release()
-        self._answers = []
-        self._parts = []
-        self._parts_size = 0
+    async def _drain(self) -> None:
+        """Send everything, also what is owed."""
+        self._begin(Phase.HANDLER if self._outbox.busy else Phase.SEND)
+        await self._outbox.drain()

@@ -52,6 +52,10 @@ class Limits:
     group_count_max: int = 512
     """Produce requests handled as one group. The kernel takes at most 1,024 parts in one sendmsg."""
 
+    owed_count_max: int = 4096
+    """Answers of one connection that wait until what they promise is stored, after which no more requests are taken.
+    What their requests put into the log is bounded by `inflight_size_max`."""
+
     answers_size_max: int = 1024 * 1024
     """Of answers gathered for one sendmsg while further complete requests wait in the receive buffer."""
 

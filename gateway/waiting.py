@@ -7,20 +7,26 @@ Invariants
 - No wake-up is lost: a waiter is registered before the first checkpoint of `wait`, so what a handler saw just before
   it called `wait` cannot change unseen. Waking never runs the waiter: it only makes it runnable.
 - A waiter leaves nothing behind, whether it was woken, timed out or cancelled.
-- `stop_waiting` ends every wait of the running loop: a `Bell` answers as if its time were up, a `Later` raises
-  `Stopped`. Waits begun afterwards end at once. So a stopping server has nothing parked that it has to outwait.
+- `stop_waiting` ends the waits of the running loop: a `Bell` answers as if its time were up, a `Later` raises
+  `Stopped`. Waits begun afterwards end at once. So a stopping server has nothing parked that it has to outwait, but for
+  what comes by itself in any case, and is still worth waiting for then (`Frontier`, `Nudge`).
 
 Times are seconds of the loop's clock (`now`), which the tests replace by a mock; wall time is the broker's clock.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from bisect import bisect_left, insort
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from heapq import heappop, heappush
-from typing import Generic, TypeVar
+from types import TracebackType
+from typing import Generic, Self, TypeVar
 
 import trio
 
 T = TypeVar("T")
+
+DISK_THREADS_COUNT = 8
+"""Threads that wait for a disk at once; who comes later waits for one of them."""
 
 
 class Stopped(Exception):
@@ -119,6 +125,85 @@ class Bell:
     def waiting(self) -> int:
         """How many tasks wait (a statistic)."""
         return len({task for waiters in self._waiters.values() for task in waiters})
+
+
+class Nudge:
+    """Wakes one task, which looks again whether what it waits for is there. The end of waiting does not end this."""
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+
+    def give(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    async def wait(self) -> None:
+        assert self._task is None, "one task waits at a time"
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+class Frontier:
+    """Wakes those who wait for a number that only grows to reach their goals, the lowest goal first.
+
+    Whoever waits looks at the number itself before and after. The end of waiting does not end this.
+    """
+
+    def __init__(self) -> None:
+        self._waiters: list[tuple[int, int, Nudge]] = []
+        """By goal. The second number makes every entry another one, so that nudges are never compared."""
+        self._count = 0
+
+    def reached(self, value: float) -> None:
+        """Wake those whose goal is at most `value`; infinity wakes everyone."""
+        count = bisect_left(self._waiters, value, key=lambda waiter: waiter[0] - 0.5)
+        woken, self._waiters[:count] = self._waiters[:count], []
+        for _, _, nudge in woken:
+            nudge.give()
+
+    async def wait(self, goal: int, timeout: float) -> None:
+        """Returns when woken, or after `timeout` seconds."""
+        self._count += 1
+        waiter = (goal, self._count, Nudge())
+        insort(self._waiters, waiter)
+        try:
+            with trio.move_on_after(max(timeout, 0.0)):
+                await waiter[2].wait()
+        finally:
+            at = bisect_left(self._waiters, waiter)
+            if self._waiters[at : at + 1] == [waiter]:
+                del self._waiters[at]
+
+    def waiting(self) -> int:
+        """How many tasks wait (a statistic)."""
+        return len(self._waiters)
+
+
+class Helpers:
+    """Tasks beside the one that enters the block, started in it, cancelled and gone when it ends.
+
+    An exception of a helper is a fault of ours and ends the block; one of the block itself passes through as it is.
+    """
+
+    async def __aenter__(self) -> Self:
+        self._manager = trio.open_nursery()
+        self._nursery = await self._manager.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._nursery.cancel_scope.cancel()
+        await self._manager.__aexit__(None, None, None)
+
+    def start(self, run: Callable[[], Awaitable[None]]) -> None:
+        self._nursery.start_soon(run)
 
 
 class Later(Generic[T]):
@@ -285,6 +370,14 @@ class Budget:
                 self._admit()
             raise
 
+    @property
+    def overdrawn(self) -> bool:
+        return self.taken > self.size
+
+    def charge(self, size: int) -> None:
+        """Take `size` bytes without waiting, whether they are free or not: what they are spent on is there already."""
+        self.taken += size
+
     def give(self, size: int) -> None:
         """Give back what was taken."""
         self.taken -= size
@@ -304,3 +397,21 @@ class Budget:
 async def yield_once() -> None:
     """Let other tasks run: for loops that could otherwise keep the event loop to themselves."""
     await trio.lowlevel.checkpoint()
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """What `call` returns, from a thread: for what waits for a disk. It is waited for to its end, also when the waiting
+    task is cancelled meanwhile, so that what it writes to stays where it is."""
+    return await trio.to_thread.run_sync(call, limiter=_disk_threads())
+
+
+_disk_threads_of_run: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("totalog.disk_threads")
+
+
+def _disk_threads() -> trio.CapacityLimiter:
+    try:
+        return _disk_threads_of_run.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(DISK_THREADS_COUNT)
+        _disk_threads_of_run.set(limiter)
+        return limiter

@@ -6,7 +6,20 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from totalog.gateway.waiting import Alarm, Bell, Budget, Later, Stopped, Timers, now, stop_waiting
+from totalog.gateway.waiting import (
+    Alarm,
+    Bell,
+    Budget,
+    Frontier,
+    Helpers,
+    Later,
+    Nudge,
+    Stopped,
+    Timers,
+    in_thread,
+    now,
+    stop_waiting,
+)
 
 
 async def test_bell_wakes_everyone_who_waits_on_the_key(nursery: trio.Nursery) -> None:
@@ -307,3 +320,115 @@ async def test_a_turn_that_comes_with_cancellation_is_given_back() -> None:
         budget.give(4)
     await budget.take(10)
     assert budget.taken == 10
+
+
+# Frontiers, nudges, helpers, threads
+
+
+async def test_a_frontier_wakes_those_whose_goal_it_reached(nursery: trio.Nursery) -> None:
+    frontier, woken = Frontier(), []
+
+    async def wait(goal: int) -> None:
+        await frontier.wait(goal, 1e9)
+        woken.append(goal)
+
+    for goal in (7, 3, 9, 3, 5):
+        nursery.start_soon(wait, goal)
+    await wait_all_tasks_blocked()
+    frontier.reached(2)
+    await wait_all_tasks_blocked()
+    assert woken == []
+    frontier.reached(5)
+    await wait_all_tasks_blocked()
+    assert sorted(woken) == [3, 3, 5]
+    assert frontier.waiting() == 2
+    frontier.reached(float("inf"))
+    await wait_all_tasks_blocked()
+    assert sorted(woken) == [3, 3, 5, 7, 9]
+
+
+async def test_who_waits_for_a_frontier_leaves_nothing_behind(autojump_clock: trio.testing.MockClock) -> None:
+    frontier, start = Frontier(), now()
+    await frontier.wait(1, 5)
+    assert now() - start == pytest.approx(5)
+    assert frontier.waiting() == 0
+    with trio.move_on_after(1):
+        await frontier.wait(1, 1e9)
+    assert frontier.waiting() == 0
+    frontier.reached(1)
+
+
+async def test_the_end_of_waiting_does_not_end_what_comes_by_itself(nursery: trio.Nursery) -> None:
+    frontier, nudge, woken = Frontier(), Nudge(), []
+
+    async def for_the_frontier() -> None:
+        await frontier.wait(1, 1e9)
+        woken.append("frontier")
+
+    async def for_the_nudge() -> None:
+        await nudge.wait()
+        woken.append("nudge")
+
+    nursery.start_soon(for_the_frontier)
+    nursery.start_soon(for_the_nudge)
+    await wait_all_tasks_blocked()
+    stop_waiting()
+    await wait_all_tasks_blocked()
+    assert woken == []
+    nudge.give()
+    nudge.give()
+    frontier.reached(1)
+    await wait_all_tasks_blocked()
+    assert sorted(woken) == ["frontier", "nudge"]
+
+
+async def test_helpers_are_gone_when_the_block_ends_and_its_fault_is_its_own() -> None:
+    ended = []
+
+    async def helper() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(True)
+
+    with pytest.raises(ZeroDivisionError):  # not in a group
+        async with Helpers() as helpers:
+            helpers.start(helper)
+            await wait_all_tasks_blocked()
+            raise ZeroDivisionError
+    assert ended == [True]
+
+
+async def test_a_thread_is_waited_for_also_by_who_was_cancelled() -> None:
+    ended: list[bool] = []
+
+    def work() -> int:
+        trio.from_thread.run_sync(scope.cancel)
+        ended.append(True)
+        return 3
+
+    with trio.CancelScope() as scope:
+        assert await in_thread(work) == 3
+    assert ended == [True]
+
+
+async def test_a_charge_waits_for_nothing_and_makes_others_wait(nursery: trio.Nursery) -> None:
+    budget, taken = Budget(10), []
+
+    async def take() -> None:
+        await budget.take(5)
+        taken.append(True)
+
+    budget.charge(8)
+    assert not budget.overdrawn
+    budget.charge(8)
+    assert budget.overdrawn
+    nursery.start_soon(take)
+    await wait_all_tasks_blocked()
+    budget.give(8)
+    await wait_all_tasks_blocked()
+    assert taken == []
+    budget.give(8)
+    await wait_all_tasks_blocked()
+    assert taken == [True]
+    assert budget.taken == 5
