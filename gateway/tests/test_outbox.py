@@ -98,8 +98,8 @@ async def test_a_handler_that_waits_does_not_hold_back_what_is_owed_before_it() 
         assert await peer.answers(1) == [b"slow"]
 
 
-async def test_any_order_of_paying(request_count: int = 40) -> None:
-    seed = 20261124
+async def test_any_order_of_paying() -> None:
+    seed, request_count = 20261124, 40
     print(f"seed {seed}")
     random = Random(seed)
     for _ in range(10):
