@@ -635,6 +635,14 @@ static void share_region(struct log *racer, const struct log *log)
     racer->committer.stop = 1;
 }
 
+struct log *share_view(const struct log *log)
+{
+    struct log *view = calloc(1, sizeof *view);
+    if (view != NULL)
+        share_region(view, log);
+    return view;
+}
+
 uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, uint32_t blocks, uint64_t *claims, double *nanoseconds)
 {
     struct racer *racers = calloc(threads, sizeof *racers);

@@ -44,6 +44,7 @@ struct committer {
 
 struct sequencer;
 void die_here(void);
+struct log *share_view(const struct log *log);    /* face.c: the region for another thread that only reads it; free() it. NULL: no memory */
 
 struct log {
     struct mem mem;
@@ -148,6 +149,10 @@ void wait_wake_sequencer(struct log *log);
 void wait_wake_brokers(struct log *log, uint64_t brokers);                     /* bit per broker */
 void wait_for_completions(struct log *log, uint64_t sequence);                 /* those below it */
 void wait_for_headers(struct log *log, int64_t nanoseconds_max);
+void wait_wake_replicas(struct log *log);
+void wait_wake_replica(struct log *log, uint32_t directory);
+/* A replica sleeps, unless `waits` says, once it can be woken, that there is something to do. */
+void wait_for_order(struct log *log, uint32_t directory, int (*waits)(void *), void *context, int64_t nanoseconds_max);
 
 /* ---- index.c: pages of fixed-size elements behind a radix tree ---- */
 struct index {

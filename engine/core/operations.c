@@ -257,8 +257,11 @@ static void new_partitions(struct sequencer *sequencer, uint32_t slot, uint32_t 
     struct topic_state *topic = &sequencer->topics[slot];
     if (partitions_load(sequencer, slot) != 0)
         abort();
+    /* All partitions of a topic have the same leader epoch: the one of its view, which never goes back there. */
+    uint32_t leader_epoch = from > 0 ? topic->partitions[0].leader_epoch : 0;
     for (uint32_t partition = from; partition < topic->entry.partition_count; partition++) {
-        topic->partitions[partition] = (struct partition_state){.slot = partition_table_slot(&topic->entry, partition), .max_timestamp = -1};
+        topic->partitions[partition] = (struct partition_state){
+            .slot = partition_table_slot(&topic->entry, partition), .leader_epoch = leader_epoch, .max_timestamp = -1};
         sequencer_touch_partition(sequencer, slot, partition);
     }
 }

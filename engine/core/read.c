@@ -164,6 +164,16 @@ static uint64_t log_start_now(struct log *log, const struct cursor *cursor)
                         : mem_observe64(&log->mem, FIELD(cursor->table_position, struct partition_entry, log_start_offset));
 }
 
+/* All partitions have the same one. */
+static uint32_t view_leader_epoch(struct log *log, uint32_t slot)
+{
+    uint32_t row = table_slot(log, slot, 0);
+    if (row >= PARTITIONS_MAX)
+        return 0;
+    mem_invalidate(&log->mem, partition_position(row), sizeof(struct partition_entry));
+    return mem_load32(&log->mem, FIELD(partition_position(row), struct partition_entry, leader_epoch));
+}
+
 int32_t log_bounds(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, struct bounds *bounds)
 {
     struct cursor cursor;
@@ -180,7 +190,7 @@ int32_t log_bounds(struct log *log, uint32_t slot, uint32_t generation, uint32_t
         .next_offset = (int64_t)cursor.next,
         .end_offset = (int64_t)cursor.next,
         .bytes = mem_load64(&log->mem, appended) - mem_load64(&log->mem, released),
-        .leader_epoch = cursor.leader_epoch,
+        .leader_epoch = cursor.view ? view_leader_epoch(log, slot) : cursor.leader_epoch,
     };
     return STATUS_OK;
 }

@@ -180,6 +180,8 @@ static void publish_pass(struct log *log)
     sequencer_publish_completions(log);
     fail_point(log, FAIL_COMPLETED);
     mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, applied), sequencer->ordered);
+    if (mem_load32(&log->mem, FIELD(CONTROL_POSITION, struct control, directories)) != 0)
+        wait_wake_replicas(log);
 }
 
 static void take_snapshot(struct log *log)

@@ -1,4 +1,4 @@
-/* Waiting across processes: the sequencer for headers, a broker for completions.
+/* Waiting across processes: the sequencer for headers, a broker for completions, a disk replica for what is ordered.
  *
  * Invariants
  *  - No wake-up is lost. Who wants to sleep stores 1 into its word, then a full fence, then looks once more at what it waits for. Who has
@@ -37,6 +37,37 @@ void wait_wake_brokers(struct log *log, uint64_t brokers)
     mem_full_fence(&log->mem);
     for (; brokers != 0; brokers &= brokers - 1)
         wake(log, FIELD(broker_position((uint32_t)__builtin_ctzll(brokers)), struct broker_entry, broker_sleeps));
+}
+
+static uint64_t replica_word(uint32_t directory)
+{
+    return FIELD(CONTROL_POSITION, struct control, replica_sleeps) + directory * sizeof(uint32_t);
+}
+
+/* All words stand in one line, and are looked at two at a time. */
+void wait_wake_replicas(struct log *log)
+{
+    mem_full_fence(&log->mem);
+    for (uint32_t directory = 0; directory < DIRECTORIES_MAX; directory += 2)
+        if (mem_load64(&log->mem, replica_word(directory)) != 0) {
+            wake(log, replica_word(directory));
+            wake(log, replica_word(directory + 1));
+        }
+}
+
+void wait_wake_replica(struct log *log, uint32_t directory)
+{
+    mem_full_fence(&log->mem);
+    wake(log, replica_word(directory));
+}
+
+void wait_for_order(struct log *log, uint32_t directory, int (*waits)(void *), void *context, int64_t nanoseconds_max)
+{
+    mem_exchange32(&log->mem, replica_word(directory), 1);
+    mem_full_fence(&log->mem);
+    if (waits(context))
+        sleep_on(log, replica_word(directory), nanoseconds_max);
+    mem_exchange32(&log->mem, replica_word(directory), 0);
 }
 
 static uint64_t completed(struct log *log)
