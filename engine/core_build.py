@@ -61,8 +61,8 @@ MODULES = (
     Module("totalog.engine._core_long", "engine/core/*.c", CORE_DECLARATIONS, keeps_gil=False),
     Module(
         "totalog.gateway.wire._batch",
-        "gateway/wire/batch.c",
-        ("engine/core/shared.h", "gateway/wire/batch.h"),
+        "gateway/wire/*.c",
+        ("engine/core/shared.h", "gateway/wire/batch.h", "gateway/wire/alike.h"),
         keeps_gil=True,
     ),
 )

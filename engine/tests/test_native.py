@@ -27,7 +27,7 @@ WORK = ROOT / "build/native"
 SOURCES = (
     *sorted(CORE.glob("*.c")),
     *sorted((ROOT / "engine/tests/native").glob("*.c")),
-    ROOT / "gateway/wire/batch.c",
+    *sorted((ROOT / "gateway/wire").glob("*.c")),
 )
 CC = tuple((os.environ.get("CC") or "cc").split())
 CROSS = ("aarch64-linux-gnu-gcc",)

@@ -1,0 +1,133 @@
+"""Runs of Produce requests that differ only in partition and records: the Python face of alike.c.
+
+`Pattern.of` looks at one request that was read the general way; `take` then recognizes those like it in the receive
+buffer, checks their batches, and puts them into a group for the log, in one call for all of them. `answers` makes their
+answers in another.
+
+Measured on one core of a Zen 4 server, requests of one 100-byte record, fifty of them: 0.4 us for one, taken and
+answered, where the general path takes 6 us. The log's own part is the same for both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+from totalog.gateway.wire import produce
+from totalog.gateway.wire._batch import ffi, lib
+from totalog.gateway.wire.cursor import encode_varint
+
+PARTITION_SIZE: Final = 4
+RECORDS_SIZE_SIZE: Final = 4
+NO_TAGS: Final = b"\x00\x00\x00"
+"""Of partition, topic and request, in flexible versions."""
+CORRELATION_ID_AT: Final = 4
+ZSTD_VERSION: Final = 7
+CODEC_LZ4, CODEC_ZSTD = 3, 4
+ATTRIBUTES_MAX: Final = 0x07
+"""Codec bits alone: not transactional, not the broker's clock, nothing unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where the batches of one topic go, and what they must keep to."""
+
+    slot: int
+    generation: int
+    partitions: int
+    size_max: int
+    """Bytes of a batch."""
+
+
+class Pattern:
+    """What requests like one have in common. Make it with `of`."""
+
+    def __init__(self, version: int, head: bytes, answer: "_Answer", destination: Destination, capacity: int) -> None:
+        self.capacity = capacity
+        self._head = ffi.from_buffer(head)
+        self._alike = ffi.new("struct alike *")
+        self._alike.head, self._alike.head_size = int(ffi.cast("uintptr_t", self._head)), len(head)
+        self._alike.flexible = version >= produce.FLEXIBLE_VERSION
+        self._alike.attributes_max = ATTRIBUTES_MAX
+        self._alike.codec_max = CODEC_ZSTD if version >= ZSTD_VERSION else CODEC_LZ4
+        self._alike.size_max, self._alike.partitions = destination.size_max, destination.partitions
+        self._alike.topic_slot, self._alike.topic_generation = destination.slot, destination.generation
+        self._answer = answer
+        self._correlation_ids = ffi.new("uint32_t[]", capacity)
+        self._used = ffi.new("uint32_t *")
+        self._position = ffi.new("int64_t *")
+
+    @classmethod
+    def of(
+        cls,
+        version: int,
+        frame: memoryview,
+        message: produce.ProduceRequest,
+        destination: Destination,
+        capacity: int,
+    ) -> Self | None:
+        """The pattern of a request, from its frame (without the size word) and what was read from it; None where it has
+        more than one partition, or anything else that most requests have not."""
+        if len(message.partitions) != 1 or message.transactional_id is not None or message.acks == 0:
+            return None
+        topic, partition, records_at, records_size = message.partitions[0]
+        flexible = version >= produce.FLEXIBLE_VERSION
+        said = (
+            encode_varint(records_size + 1)
+            if flexible
+            else records_size.to_bytes(RECORDS_SIZE_SIZE, "big", signed=True)
+        )
+        head_size = records_at - len(said) - PARTITION_SIZE
+        whole = b"".join((frame[:head_size], partition.to_bytes(PARTITION_SIZE, "big", signed=True), said))
+        tail = NO_TAGS if flexible else b""
+        if records_size < 0 or frame[:records_at] != whole or frame[records_at + records_size :] != tail:
+            return None
+        return cls(version, bytes(frame[:head_size]), _Answer(version, topic), destination, capacity)
+
+    def take(self, held: memoryview, group_address: int, timestamp_max: int) -> tuple[int, int]:
+        """Checks the batches of the frames in `held` that are alike, up to the first that is not, or has any fault, and
+        fills the group at `group_address` (`capacity` elements): how many, and their size in bytes."""
+        self._alike.timestamp_max = timestamp_max
+        source = int(ffi.cast("uintptr_t", ffi.from_buffer(held)))
+        count = lib.alike_take(
+            self._alike, source, len(held), group_address, self.capacity, self._correlation_ids, self._used
+        )
+        return count, self._used[0]
+
+    def stored(self, group_address: int, count: int) -> tuple[int, int]:
+        """Of `count` elements that the log has answered: how many are stored, up to the first that is not, and their
+        largest global position (-1: none is)."""
+        stored = lib.alike_count_stored(group_address, count, self._position)
+        return stored, self._position[0]
+
+    def answers(self, group_address: int, count: int) -> bytearray:
+        """The answers to the first `count` requests that were taken, one behind the other."""
+        answer = self._answer
+        target = bytearray(count * len(answer.frame))
+        address = int(ffi.cast("uintptr_t", ffi.from_buffer(target)))
+        lib.alike_answer_all(answer.described, group_address, self._correlation_ids, count, address)
+        return target
+
+    def correlation_ids(self, count: int) -> Sequence[int]:
+        """Of the first `count` requests that were taken."""
+        return list(self._correlation_ids[0:count])
+
+
+class _Answer:
+    """The answer to a request of the kind, and where in it the numbers stand."""
+
+    def __init__(self, version: int, topic: produce.TopicKey) -> None:
+        def encode(partition: int = 0, base_offset: int = 0, log_start_offset: int = 0) -> bytes:
+            return produce.encode(version, 0, [(topic, partition, 0, base_offset, -1, log_start_offset, None)])
+
+        self.frame = encode()
+        self._buffer = ffi.from_buffer(self.frame)
+        self.described = ffi.new("struct alike_answer *")
+        self.described.frame, self.described.frame_size = int(ffi.cast("uintptr_t", self._buffer)), len(self.frame)
+        self.described.partition_at = _first_difference(self.frame, encode(partition=-1))
+        self.described.base_offset_at = _first_difference(self.frame, encode(base_offset=-1))
+        self.described.log_start_offset_at = _first_difference(self.frame, encode(log_start_offset=-1))
+
+
+def _first_difference(one: bytes, other: bytes) -> int:
+    """0 where they are equal: no number stands at the very front."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), 0)
