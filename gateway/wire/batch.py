@@ -87,7 +87,8 @@ _CODES: Final[dict[int, ErrorCode]] = {
 
 
 def error_code(status: int) -> ErrorCode:
-    """Kafka's error code for a STATUS_* of the log or of `check`. STATUS_PENDING is no answer: KeyError."""
+    """Kafka's error code for a STATUS_* of the log or of `check`. STATUS_PENDING and STATUS_ON_DISK are no answers:
+    KeyError."""
     return _CODES[status]
 
 
