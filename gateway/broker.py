@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from totalog.engine import AppendGroup, Log
 from totalog.gateway.config import Config
+from totalog.gateway.lane import Lane
 from totalog.gateway.limits import UNSENT_SIZE_MAX
 from totalog.gateway.producer_ids import ProducerIds
 from totalog.gateway.topics import TopicHandle, Topics
@@ -73,6 +74,8 @@ class Broker:
         """Rung with a topic's slot after an append; long polls wait on it."""
         self.unsent = Unsent(UNSENT_SIZE_MAX)
         """Answers that no client has taken yet."""
+        self.lane = Lane()
+        """For requests whose work takes long."""
         self.timers = Timers()
         """Run by the server."""
 

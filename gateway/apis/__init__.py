@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, cast
 
+from totalog.gateway import lane
 from totalog.gateway.apis import (
     api_versions,
     create_partitions,
@@ -37,6 +38,7 @@ from totalog.gateway.wire.errors import ProtocolViolation
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
+    from totalog.gateway.lane import Steps
 
 _MODULES = (
     api_versions,
@@ -82,12 +84,31 @@ def dispatch(broker: "Broker", request: Request) -> "Dispatched | Awaitable[Disp
         if api is api_versions.API:
             return api_versions.fallback(request.correlation_id)
         raise ProtocolViolation(f"{api.name} version {request.version} is not served")
+    if api.steps:
+        return _in_steps(broker, request, api)
     if api.raw:
         return cast("Dispatched", api.handle(broker, request))
     message = codec.decode(request.key, request.version, request.body)
     answer = api.handle(broker, request, message)
     if isawaitable(answer):
         return _encode_later(answer, request.correlation_id)
+    return codec.encode(answer, request.correlation_id)
+
+
+def _in_steps(broker: "Broker", request: Request, api: Api) -> "Dispatched | Awaitable[Dispatched]":
+    size = len(request.frame)
+    steps = _steps(broker, request, api)
+    if size <= lane.SMALL_SIZE_MAX:
+        for answer in lane.start(steps):
+            return answer
+    return broker.lane.run(steps, size)
+
+
+def _steps(broker: "Broker", request: Request, api: Api) -> "Steps[Dispatched]":
+    if api.raw:
+        frame: Dispatched = yield from api.handle(broker, request)
+        return frame
+    answer = yield from api.handle(broker, request, codec.decode(request.key, request.version, request.body))
     return codec.encode(answer, request.correlation_id)
 
 

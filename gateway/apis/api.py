@@ -76,9 +76,11 @@ class Api:
     """First version with compact lengths and tagged fields (KIP-482): from it on the request header is version 2."""
     handle: Callable[..., Any]
     """raw: handle(broker, request) -> Dispatched; else: handle(broker, request, message) -> answer message. May be
-    async."""
+    async, or go in steps."""
     raw: bool = False
     frame_size_max: int = FRAME_SIZE_MAX
+    steps: bool = False
+    """`handle` is a generator function that yields where others may get their turn (`lane.Steps`). Not async."""
     lets_go: bool = False
     """The handler waits, and has let go of the request and the message before it does."""
 

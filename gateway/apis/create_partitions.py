@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from totalog.gateway import view
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.apis.create_topics import check_assignments
+from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, TopicHandle
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
@@ -25,8 +26,10 @@ from totalog.gateway.wire.errors import ErrorCode
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
+TOPICS_A_STEP = 16
 
-def handle(broker: "Broker", request: Request, message: Any) -> Any:
+
+def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     named = Counter(topic.name for topic in message.topics)
     results = []
     for topic in {topic.name: topic for topic in message.topics}.values():
@@ -42,6 +45,8 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
         except Refused as refused:
             result.error_code, result.error_message = refused.code, refused.message
         results.append(result)
+        if len(results) % TOPICS_A_STEP == 0:
+            yield
     return codec.CreatePartitionsResponse(version=request.version, throttle_time_ms=0, results=results)
 
 
@@ -66,4 +71,4 @@ def _check(broker: "Broker", topic: Any) -> TopicHandle:
     return found
 
 
-API = Api(37, "CreatePartitions", 0, 3, 2, handle)
+API = Api(37, "CreatePartitions", 0, 3, 2, handle, steps=True)

@@ -26,6 +26,7 @@ from uuid import UUID
 from totalog.gateway.apis.api import REPLICATION_FACTOR, Api, Request
 from totalog.gateway.apis.describe_configs import Entry, topic_entries
 from totalog.gateway.config import InvalidConfig, parse_topic_settings
+from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
@@ -37,8 +38,10 @@ DETAILS_FROM = 5
 ORDER_LEVEL = "totalog.order.level"
 ORDER_LEVELS = ("0", "5")
 
+TOPICS_A_STEP = 16
 
-def handle(broker: "Broker", request: Request, message: Any) -> Any:
+
+def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     named = Counter(topic.name for topic in message.topics)
     results = []
     for topic in {topic.name: topic for topic in message.topics}.values():
@@ -52,6 +55,8 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
         except Refused as refused:
             result.error_code, result.error_message = refused.code, refused.message
         results.append(result)
+        if len(results) % TOPICS_A_STEP == 0:
+            yield
     return codec.CreateTopicsResponse(version=request.version, throttle_time_ms=0, topics=results)
 
 
@@ -121,4 +126,4 @@ def _config(topic: Any) -> dict[str, str]:
     return own
 
 
-API = Api(19, "CreateTopics", 2, 7, 5, handle)
+API = Api(19, "CreateTopics", 2, 7, 5, handle, steps=True)

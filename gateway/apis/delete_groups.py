@@ -11,21 +11,25 @@ Version notes: 2: compact lengths, tagged fields.
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
 
-def handle(broker: "Broker", request: Request, message: Any) -> Any:
+GROUPS_A_STEP = 64
+
+
+def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     response = codec.DeleteGroupsResponse
-    results = [
-        response.DeletableGroupResult(
-            version=request.version, group_id=group_id, error_code=broker.groups.delete(group_id)
-        )
-        for group_id in dict.fromkeys(message.groups_names)
-    ]
+    results = []
+    for group_id in dict.fromkeys(message.groups_names):
+        code = yield from broker.groups.delete(group_id)
+        results.append(response.DeletableGroupResult(version=request.version, group_id=group_id, error_code=code))
+        if len(results) % GROUPS_A_STEP == 0:
+            yield
     return response(version=request.version, throttle_time_ms=0, results=results)
 
 
-API = Api(42, "DeleteGroups", 0, 2, 2, handle)
+API = Api(42, "DeleteGroups", 0, 2, 2, handle, steps=True)

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from totalog.gateway import view
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, TopicHandle
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
 TOPIC_IDS_FROM = 6
+TOPICS_A_STEP = 16
 
 
-def handle(broker: "Broker", request: Request, message: Any) -> Any:
+def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     if request.version >= TOPIC_IDS_FROM:
         asked = [(topic.name, topic.topic_id) for topic in message.topics]
     else:
@@ -48,6 +50,8 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
         except Refused as refused:
             result.error_code, result.error_message = refused.code, refused.message
         results.append(result)
+        if len(results) % TOPICS_A_STEP == 0:
+            yield
     return codec.DeleteTopicsResponse(version=request.version, throttle_time_ms=0, responses=results)
 
 
@@ -82,4 +86,4 @@ def _delete(broker: "Broker", handle: TopicHandle | None, result: Any) -> None:
     broker.appended.ring(handle.topic.slot)  # who waits for records of it learns that it is gone
 
 
-API = Api(20, "DeleteTopics", 1, 6, 4, handle)
+API = Api(20, "DeleteTopics", 1, 6, 4, handle, steps=True)

@@ -16,20 +16,30 @@ fields.
 Not implemented: broker loggers, client metrics, groups.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from struct import pack
 from typing import TYPE_CHECKING, Any
 
-from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.apis.api import Api, Frame, Request
 from totalog.gateway.config import BROKER, TOPIC, Config, Setting, as_text
+from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, check_name
 from totalog.gateway.wire import codec
+from totalog.gateway.wire.encode import count, frame, string, tags
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
-TOPIC_RESOURCE, BROKER_RESOURCE = 2, 4
+FLEXIBLE_FROM = 4
+NO_THROTTLE = bytes(4)
+
+RESOURCES_A_STEP = 512
+CONFIGS_A_STEP = 4
+"""Settings of resources that are encoded anew."""
+
+NOTHING, TOPIC_RESOURCE, BROKER_RESOURCE = 0, 2, 4
 FROM_TOPIC, FROM_COMMAND_LINE, FROM_DEFAULT = 1, 4, 5
 
 
@@ -82,63 +92,103 @@ def _broker_synonyms(config: Config, setting: Setting) -> list[tuple[str, str, i
     return [(setting.name, value, FROM_DEFAULT)]
 
 
-def handle(broker: "Broker", request: Request, message: Any) -> Any:
-    version = request.version
-    results = []
+def handle(broker: "Broker", request: Request) -> Steps[Frame]:
+    message = codec.decode(request.key, request.version, request.body)
+    flexible = request.version >= FLEXIBLE_FROM
+    told = Told(broker.config, request.version, message.include_synonyms, message.include_documentation)
+    results: list[bytes] = []
     for resource in {(asked.resource_type, asked.resource_name): asked for asked in message.resources}.values():
-        result = codec.DescribeConfigsResponse.DescribeConfigsResult(
-            version=version,
-            error_message=None,
-            resource_type=resource.resource_type,
-            resource_name=resource.resource_name,
+        results.append(_result(broker, resource, told, flexible))
+        if len(results) % RESOURCES_A_STEP == 0 or told.made >= CONFIGS_A_STEP:
+            told.made = 0
+            yield
+    return frame(
+        request.correlation_id, flexible, [NO_THROTTLE, count(len(results), flexible), *results, tags(flexible)]
+    )
+
+
+def _result(broker: "Broker", resource: Any, told: "Told", flexible: bool) -> bytes:
+    code, message, configs = ErrorCode.NONE, None, count(0, flexible)
+    try:
+        kind, own, read_only = _find(broker, resource.resource_type, resource.resource_name)
+        configs = told.configs(kind, own, read_only, resource.configuration_keys or ())
+    except Refused as refused:
+        code, message = refused.code, refused.message
+    name = string(resource.resource_name, flexible)
+    head = pack(">h", code) + string(message, flexible) + pack(">b", resource.resource_type) + name
+    return head + configs + tags(flexible)
+
+
+class Told:
+    """The settings of resources as one answer tells them, encoded: most topics have the same ones."""
+
+    def __init__(self, config: Config, version: int, with_synonyms: bool, with_documentation: bool) -> None:
+        self._config = config
+        self._version = version
+        self._with_synonyms = with_synonyms
+        self._with_documentation = with_documentation
+        self._known: dict[object, bytes] = {}
+        self.made = 0
+        """How many were not known."""
+
+    def configs(self, kind: int, own: Mapping[str, str], read_only: bool, names: Sequence[str]) -> bytes:
+        """An array of the settings with these names, or of all of them. `kind`: NOTHING, or the resource's type."""
+        key = kind, read_only, tuple(own.items()), frozenset(names)
+        found = self._known.get(key)
+        if found is None:
+            self.made += 1
+            found = self._known[key] = self._encode(
+                [] if kind == NOTHING else self._entries(kind, own, read_only), names
+            )
+        return found
+
+    def _entries(self, kind: int, own: Mapping[str, str], read_only: bool) -> list[Entry]:
+        if kind == TOPIC_RESOURCE:
+            return topic_entries(self._config, own, read_only=read_only)
+        return broker_entries(self._config)
+
+    def _encode(self, entries: list[Entry], names: Sequence[str]) -> bytes:
+        """The library encodes a whole answer; all but this array has a known size in it."""
+        response = codec.DescribeConfigsResponse
+        wanted = set(names)
+        configs = [self._config_of(entry) for entry in entries if not wanted or entry.name in wanted]
+        result = response.DescribeConfigsResult(
+            version=self._version, error_message=None, resource_type=0, resource_name="", configs=configs
         )
-        try:
-            entries = _entries(broker, resource.resource_type, resource.resource_name)
-        except Refused as refused:
-            result.error_code, result.error_message = refused.code, refused.message
-        else:
-            wanted = set(resource.configuration_keys or ())
-            chosen = [entry for entry in entries if not wanted or entry.name in wanted]
-            result.configs = _encode(version, chosen, message.include_synonyms, message.include_documentation)
-        results.append(result)
-    return codec.DescribeConfigsResponse(version=version, throttle_time_ms=0, results=results)
+        encoded = bytes(response(version=self._version, throttle_time_ms=0, results=[result]).encode())
+        return encoded[10:-2] if self._version >= FLEXIBLE_FROM else encoded[15:]
 
-
-def _entries(broker: "Broker", resource_type: int, name: str) -> list[Entry]:
-    if resource_type == TOPIC_RESOURCE:
-        topic = broker.topics.find(name)
-        if topic is None:
-            check_name(name)
-            raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"topic {name} does not exist")
-        return topic_entries(broker.config, topic.config, read_only=topic.is_view)
-    if resource_type == BROKER_RESOURCE:
-        if name == "":
-            return []
-        if name != str(broker.node_id):
-            raise Refused(ErrorCode.INVALID_REQUEST, f"there is no broker {name!r} here, only {broker.node_id}")
-        return broker_entries(broker.config)
-    raise Refused(ErrorCode.INVALID_REQUEST, f"resources of type {resource_type} have no configuration here")
-
-
-def _encode(version: int, entries: Iterable[Entry], with_synonyms: bool, with_documentation: bool) -> list[Any]:
-    result = codec.DescribeConfigsResponse.DescribeConfigsResult.DescribeConfigsResourceResult
-    return [
-        result(
-            version=version,
+    def _config_of(self, entry: Entry) -> Any:
+        result = codec.DescribeConfigsResponse.DescribeConfigsResult.DescribeConfigsResourceResult
+        return result(
+            version=self._version,
             name=entry.name,
             value=entry.value,
             read_only=entry.read_only,
             config_source=entry.source,
             is_sensitive=False,
             synonyms=[
-                result.DescribeConfigsSynonym(version=version, name=name, value=value, source=source)
-                for name, value, source in (entry.synonyms if with_synonyms else [])
+                result.DescribeConfigsSynonym(version=self._version, name=name, value=value, source=source)
+                for name, value, source in (entry.synonyms if self._with_synonyms else [])
             ],
             config_type=entry.setting.type.value,
-            documentation=entry.setting.doc if with_documentation else None,
+            documentation=entry.setting.doc if self._with_documentation else None,
         )
-        for entry in entries
-    ]
 
 
-API = Api(32, "DescribeConfigs", 1, 4, 4, handle)
+def _find(broker: "Broker", resource_type: int, name: str) -> tuple[int, Mapping[str, str], bool]:
+    """The kind of the resource, its own settings, and whether none of them can be changed. Raises Refused."""
+    if resource_type == TOPIC_RESOURCE:
+        topic = broker.topics.find(name)
+        if topic is None:
+            check_name(name)
+            raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"topic {name} does not exist")
+        return TOPIC_RESOURCE, topic.config, topic.is_view
+    if resource_type == BROKER_RESOURCE:
+        if name not in ("", str(broker.node_id)):
+            raise Refused(ErrorCode.INVALID_REQUEST, f"there is no broker {name!r} here, only {broker.node_id}")
+        return (BROKER_RESOURCE if name else NOTHING), {}, True
+    raise Refused(ErrorCode.INVALID_REQUEST, f"resources of type {resource_type} have no configuration here")
+
+
+API = Api(32, "DescribeConfigs", 1, 4, FLEXIBLE_FROM, handle, raw=True, steps=True)

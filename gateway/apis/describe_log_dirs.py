@@ -13,7 +13,7 @@ directories (KIP-1066); there are none.
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
-from totalog.gateway.topics import TopicHandle
+from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -21,13 +21,36 @@ if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
 
-def handle(broker: "Broker", request: Request, message: Any) -> Any:
+PARTITIONS_A_STEP = 512
+
+
+def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     version, memory = request.version, broker.log.memory()
+    topics: list[Any] = []
+    count = 0
+    for name, asked in _asked(broker, message):
+        topic = broker.topics.find(name)
+        if topic is None or topic.is_view:
+            continue
+        partitions = list(range(topic.partitions)) if asked is None else list(dict.fromkeys(asked))
+        rows: list[Any] = []
+        for start in range(0, len(partitions), PARTITIONS_A_STEP):
+            chunk = partitions[start : start + PARTITIONS_A_STEP]
+            count += len(chunk)
+            if count > PARTITIONS_A_STEP:
+                count = len(chunk)
+                yield
+            rows += _rows(broker, version, name, chunk)
+        topics.append(
+            codec.DescribeLogDirsResponse.DescribeLogDirsResult.DescribeLogDirsTopic(
+                version=version, name=name, partitions=rows
+            )
+        )
     result = codec.DescribeLogDirsResponse.DescribeLogDirsResult(
         version=version,
         error_code=ErrorCode.NONE,
         log_dir=str(broker.log.region.path or "memory"),
-        topics=[_topic(broker, version, topic, partitions) for topic, partitions in _asked(broker, message)],
+        topics=topics,
     )
     if version >= 4:
         result.total_bytes = memory.blocks_total * memory.block_size
@@ -35,33 +58,30 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
     return codec.DescribeLogDirsResponse(version=version, error_code=ErrorCode.NONE, results=[result])
 
 
-def _asked(broker: "Broker", message: Any) -> list[tuple[TopicHandle, list[int]]]:
+def _asked(broker: "Broker", message: Any) -> list[tuple[str, list[int] | None]]:
+    """Topics, and the partitions of each; None: all of them."""
     if message.topics is None:
-        return [(topic, list(range(topic.partitions))) for topic in broker.topics.all()]
-    asked = [(broker.topics.find(topic.topic), topic.partitions) for topic in message.topics]
+        return [(topic.name, None) for topic in broker.topics.all()]
+    return [(topic.topic, topic.partitions) for topic in message.topics]
+
+
+def _rows(broker: "Broker", version: int, name: str, partitions: list[int]) -> list[Any]:
+    """Those of the partitions that there are; none when the topic is gone meanwhile."""
+    topic = broker.topics.find(name)
+    if topic is None:
+        return []
+    row = codec.DescribeLogDirsResponse.DescribeLogDirsResult.DescribeLogDirsTopic.DescribeLogDirsPartition
     return [
-        (topic, [partition for partition in dict.fromkeys(partitions) if topic.has_partition(partition)])
-        for topic, partitions in asked
-        if topic is not None and not topic.is_view
+        row(
+            version=version,
+            partition_index=partition,
+            partition_size=broker.log.size_bytes(topic.topic, partition),
+            offset_lag=0,
+            is_future_key=False,
+        )
+        for partition in partitions
+        if topic.has_partition(partition)
     ]
 
 
-def _topic(broker: "Broker", version: int, topic: TopicHandle, partitions: list[int]) -> Any:
-    answer = codec.DescribeLogDirsResponse.DescribeLogDirsResult.DescribeLogDirsTopic
-    return answer(
-        version=version,
-        name=topic.name,
-        partitions=[
-            answer.DescribeLogDirsPartition(
-                version=version,
-                partition_index=partition,
-                partition_size=broker.log.size_bytes(topic.topic, partition),
-                offset_lag=0,
-                is_future_key=False,
-            )
-            for partition in partitions
-        ],
-    )
-
-
-API = Api(35, "DescribeLogDirs", 1, 5, 2, handle)
+API = Api(35, "DescribeLogDirs", 1, 5, 2, handle, steps=True)

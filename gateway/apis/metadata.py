@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from totalog.gateway import view
 from totalog.gateway.apis.api import CLUSTER_OPERATIONS, TOPIC_OPERATIONS, VIEW_OPERATIONS, Api, Frame, Request, bits
+from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, TopicHandle, check_name, is_hidden, is_reserved
 from totalog.gateway.wire.cursor import Cursor
 from totalog.gateway.wire.encode import count, frame, string, tags
@@ -36,6 +37,11 @@ from totalog.gateway.wire.errors import ErrorCode
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
+COST_A_STEP = 2048
+CREATION_COST = 128
+"""Against that of one partition."""
+
+LEADER_EPOCH_FROM = 7
 FLEXIBLE_FROM = 9
 TOPIC_IDS_FROM = 10
 NO_ID = bytes(16)
@@ -53,10 +59,10 @@ class Asked:
     topic_operations: bool
 
 
-def handle(broker: "Broker", request: Request) -> Frame:
+def handle(broker: "Broker", request: Request) -> Steps[Frame]:
     version, flexible = request.version, request.version >= FLEXIBLE_FROM
     asked = parse(request)
-    topics = _all(broker, version, asked) if asked.topics is None else _named(broker, version, asked)
+    topics = yield from (_all if asked.topics is None else _named)(broker, version, asked)
     parts = [pack(">i", 0)] if version >= 3 else []
     parts += [count(1, flexible), pack(">i", broker.node_id), string(broker.host, flexible), pack(">i", broker.port)]
     if version >= 1:
@@ -103,24 +109,35 @@ def _parse_topic(cursor: Cursor, version: int) -> tuple[bytes, str | None]:
     return asked
 
 
-def _all(broker: "Broker", version: int, asked: Asked) -> list[bytes]:
-    return [_topic(broker, version, asked, handle) for handle in broker.topics.all()]
+def _all(broker: "Broker", version: int, asked: Asked) -> Steps[list[bytes]]:
+    entries = Entries(broker, version, asked)
+    answers = []
+    for handle in broker.topics.all():
+        entry = yield from entries.topic(handle)
+        if entry is not None:
+            answers.append(entry)
+    return answers
 
 
-def _named(broker: "Broker", version: int, asked: Asked) -> list[bytes]:
+def _named(broker: "Broker", version: int, asked: Asked) -> Steps[list[bytes]]:
     """One entry for each different topic that was asked for."""
     assert asked.topics is not None
+    entries = Entries(broker, version, asked)
     answers = []
     for topic_id, name in dict.fromkeys(asked.topics):
         found: TopicHandle | ErrorCode
+        topics_version = broker.log.topics_version
         if topic_id != NO_ID:
             found = broker.topics.find_id(topic_id) or ErrorCode.UNKNOWN_TOPIC_ID
         else:
             found = _find_or_create(broker, asked, name or "")
-        if isinstance(found, ErrorCode):
-            answers.append(_error(version, found, topic_id, name))
-        else:
-            answers.append(_topic(broker, version, asked, found))
+        entry = None if isinstance(found, ErrorCode) else (yield from entries.topic(found))
+        if entry is None:
+            gone = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if topic_id == NO_ID else ErrorCode.UNKNOWN_TOPIC_ID
+            entry = _error(version, found if isinstance(found, ErrorCode) else gone, topic_id, name)
+        answers.append(entry)
+        created = broker.log.topics_version != topics_version
+        yield from entries.count(CREATION_COST if created else 1)
     return answers
 
 
@@ -147,20 +164,46 @@ def _error(version: int, code: ErrorCode, topic_id: bytes, name: str | None) -> 
     return _entry(version, code, name, topic_id, False, [], NOT_ASKED)
 
 
-def _topic(broker: "Broker", version: int, asked: Asked, handle: TopicHandle) -> bytes:
-    layout, tail = _partition_layout(version, broker.node_id)
-    node_id, topic, bounds = broker.node_id, handle.topic, broker.log.bounds
-    if version >= 7:
-        partitions = [
+class Entries:
+    """Entries of topics, made in steps: what costs time is counted."""
+
+    def __init__(self, broker: "Broker", version: int, asked: Asked) -> None:
+        self._broker = broker
+        self._version = version
+        self._operations = asked.topic_operations
+        self._cost = 0
+
+    def count(self, cost: int) -> Steps[None]:
+        self._cost += cost
+        if self._cost >= COST_A_STEP:
+            self._cost = 0
+            yield
+
+    def topic(self, handle: TopicHandle) -> Steps[bytes | None]:
+        """None when the topic is gone before its entry is complete."""
+        found: TopicHandle | None = handle
+        partitions: list[bytes] = []
+        for start in range(0, handle.partitions, COST_A_STEP):
+            yield from self.count(min(handle.partitions - start, COST_A_STEP))
+            found = self._broker.topics.find_id(handle.id)
+            if found is None:
+                return None
+            partitions += self._partitions(found, range(start, min(handle.partitions, start + COST_A_STEP)))
+        operations = NOT_ASKED
+        if self._operations:
+            operations = bits(VIEW_OPERATIONS if handle.is_view else TOPIC_OPERATIONS)
+        internal = handle.topic.internal
+        return _entry(self._version, ErrorCode.NONE, handle.name, handle.id, internal, partitions, operations)
+
+    def _partitions(self, handle: TopicHandle, numbers: range) -> list[bytes]:
+        node_id, topic, bounds = self._broker.node_id, handle.topic, self._broker.log.bounds
+        layout, tail = _partition_layout(self._version, node_id)
+        if self._version < LEADER_EPOCH_FROM:
+            return [layout.pack(0, index, node_id, *tail) for index in numbers]
+        return [
             layout.pack(0, index, node_id, bounds(topic, handle.read_partition(index)).leader_epoch, *tail)
-            for index in range(handle.partitions)
+            for index in numbers
         ]
-    else:
-        partitions = [layout.pack(0, index, node_id, *tail) for index in range(handle.partitions)]
-    operations = NOT_ASKED
-    if asked.topic_operations:
-        operations = bits(VIEW_OPERATIONS if handle.is_view else TOPIC_OPERATIONS)
-    return _entry(version, ErrorCode.NONE, handle.name, handle.id, handle.topic.internal, partitions, operations)
 
 
 def _entry(
@@ -202,4 +245,4 @@ def _partition_layout(version: int, node_id: int) -> tuple[Struct, tuple[int, ..
     return Struct(layout), tuple(tail)
 
 
-API = Api(3, "Metadata", 0, 13, FLEXIBLE_FROM, handle, raw=True)
+API = Api(3, "Metadata", 0, 13, FLEXIBLE_FROM, handle, raw=True, steps=True)

@@ -1,7 +1,8 @@
 """OffsetCommit (key 8), versions 2-10.
 
 Behaviour
-- What is accepted is ordered in the log as one batch before the answer leaves. Offsets are not compared with the log's;
+- What is accepted is ordered in the log before the answer leaves: as one batch, or as several where it is much, between
+  which others get their turn. A batch is stored whole or not at all. Offsets are not compared with the log's;
   any number is accepted, as by Kafka. Views are committed like topics: partition 0, offsets of the total order.
 - For each partition: UNKNOWN_TOPIC_OR_PARTITION (UNKNOWN_TOPIC_ID where the topic is named by id), the group's error,
   or OFFSET_METADATA_TOO_LARGE beyond offset.metadata.max.bytes, which counts characters, as in Kafka.
@@ -9,6 +10,8 @@ Behaviour
   ILLEGAL_GENERATION; FENCED_INSTANCE_ID; REBALANCE_IN_PROGRESS between the join and the assignment, but not before it:
   a member must be able to commit before it gives up its partitions. A group that does not exist comes into being by a
   commit without a generation; with one it is GROUP_ID_NOT_FOUND, before version 9 ILLEGAL_GENERATION.
+- Where a long group id is repeated for so many partitions that the records would pass TEXT_SIZE_MAX, nothing is stored:
+  INVALID_COMMIT_OFFSET_SIZE, as from Kafka for what does not fit into one batch.
 - No room in the log is COORDINATOR_NOT_AVAILABLE, which clients retry; too many commits altogether POLICY_VIOLATION.
 
 Version notes: 2-4: a retention time, not looked at (KIP-211). 3: throttle time. 6: leader epoch. 7: instance id. 8:
@@ -22,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from totalog.gateway.apis.api import FRAME_SIZE_GROUP_MAX, Api, Request
 from totalog.gateway.broker import AppendFailed
 from totalog.gateway.coordinators.offset_records import Commit
-from totalog.gateway.coordinators.offsets import CommitsFull
+from totalog.gateway.coordinators.offsets import BATCH_COUNT_MAX, BATCH_SIZE_MAX, CommitsFull
+from totalog.gateway.lane import Steps
 from totalog.gateway.topics import TopicHandle
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
@@ -30,49 +34,102 @@ from totalog.gateway.wire.errors import ErrorCode
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
+TEXT_SIZE_MAX = 32 << 20
+"""Bytes of group id and topic names in the records of one request, a record for each partition: enough for every
+partition of a region under ordinary names."""
+
 GROUP_NOT_FOUND_FROM = 9
 TOPIC_ID_FROM = 10
 
 
-def handle(broker: "Broker", request: Request, message: Any) -> Any:
+def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     version, response = request.version, codec.OffsetCommitResponse.OffsetCommitResponseTopic
-    group_code = _check_group(broker, version, message)
-    accepted: list[tuple[TopicHandle, int, Commit]] = []
-    answered: list[Any] = []
+    commits = Commits(broker, version, message)
     topics = []
     for topic in message.topics:
         handle, unknown = _find(broker, version, topic)
         partitions = []
         for asked in topic.partitions:
-            code = ErrorCode.NONE
-            if handle is None or not handle.has_partition(asked.partition_index):
-                code = unknown
-            elif group_code is not ErrorCode.NONE:
-                code = group_code
-            elif len(asked.committed_metadata or "") > broker.config.integer("offset.metadata.max.bytes"):
-                code = ErrorCode.OFFSET_METADATA_TOO_LARGE
-            else:
-                accepted.append((handle, asked.partition_index, _commit(broker, version, asked)))
-            partition = response.OffsetCommitResponsePartition(
-                version=version, partition_index=asked.partition_index, error_code=code
-            )
+            if commits.full:
+                commits.store()
+                yield
+                handle, unknown = _find(broker, version, topic)
+            partition = response.OffsetCommitResponsePartition(version=version, partition_index=asked.partition_index)
+            commits.add(partition, handle, unknown, asked)
             partitions.append(partition)
-            if code is ErrorCode.NONE:
-                answered.append(partition)
         topics.append(response(version=version, name=topic.name, topic_id=topic.topic_id, partitions=partitions))
-    code = _store(broker, message.group_id, accepted)
-    for partition in answered:
-        partition.error_code = code
+    commits.store()
     return codec.OffsetCommitResponse(version=version, throttle_time_ms=0, topics=topics)
 
 
-def _check_group(broker: "Broker", version: int, message: Any) -> ErrorCode:
-    code = broker.groups.check_commit(
-        message.group_id, message.generation_id_or_member_epoch, message.member_id, message.group_instance_id
-    )
-    if code is ErrorCode.GROUP_ID_NOT_FOUND and version < GROUP_NOT_FOUND_FROM:
-        return ErrorCode.ILLEGAL_GENERATION
-    return code
+class Commits:
+    """What one request commits, taken in and stored piece by piece."""
+
+    def __init__(self, broker: "Broker", version: int, message: Any) -> None:
+        self._broker = broker
+        self._version = version
+        self._message = message
+        self._too_large = _text_size(message) > TEXT_SIZE_MAX
+        self._group_code = self._check_group()
+        self._accepted: list[tuple[TopicHandle, int, Commit]] = []
+        self._answered: list[Any] = []
+        """Of each that is accepted, its part of the answer."""
+        self._count = self._size = 0
+        """Partitions since the last store, and bytes of what is accepted."""
+
+    @property
+    def full(self) -> bool:
+        return self._count >= BATCH_COUNT_MAX or self._size >= BATCH_SIZE_MAX
+
+    def add(self, partition: Any, handle: TopicHandle | None, unknown: ErrorCode, asked: Any) -> None:
+        self._count += 1
+        code, metadata = self._group_code, asked.committed_metadata or ""
+        if handle is None or not handle.has_partition(asked.partition_index):
+            code = unknown
+        elif code is ErrorCode.NONE and len(metadata) > self._broker.config.integer("offset.metadata.max.bytes"):
+            code = ErrorCode.OFFSET_METADATA_TOO_LARGE
+        elif code is ErrorCode.NONE:
+            leader_epoch = asked.committed_leader_epoch if self._version >= 6 else -1
+            commit = Commit(asked.committed_offset, leader_epoch, metadata, self._broker.clock.wall_ms())
+            self._accepted.append((handle, asked.partition_index, commit))
+            self._answered.append(partition)
+            self._size += len(self._message.group_id) + len(handle.name) + len(metadata)
+        partition.error_code = code
+
+    def store(self) -> None:
+        """Orders what is accepted. The group is looked at again afterwards: its members may change meanwhile."""
+        code = self._store()
+        for partition in self._answered:
+            partition.error_code = code
+        self._accepted, self._answered = [], []
+        self._count = self._size = 0
+        self._group_code = self._check_group()
+
+    def _store(self) -> ErrorCode:
+        try:
+            self._broker.offsets.commit(self._message.group_id, self._accepted)
+        except AppendFailed:
+            return ErrorCode.COORDINATOR_NOT_AVAILABLE
+        except CommitsFull:
+            return ErrorCode.POLICY_VIOLATION
+        return ErrorCode.NONE
+
+    def _check_group(self) -> ErrorCode:
+        message = self._message
+        code = self._broker.groups.check_commit(
+            message.group_id, message.generation_id_or_member_epoch, message.member_id, message.group_instance_id
+        )
+        if code is ErrorCode.GROUP_ID_NOT_FOUND and self._version < GROUP_NOT_FOUND_FROM:
+            return ErrorCode.ILLEGAL_GENERATION
+        if code is ErrorCode.NONE and self._too_large:
+            return ErrorCode.INVALID_COMMIT_OFFSET_SIZE
+        return code
+
+
+def _text_size(message: Any) -> int:
+    """Bytes of the ids and names in all records that the request would become."""
+    group_size = len(message.group_id)
+    return sum((group_size + len(topic.name or "")) * len(topic.partitions) for topic in message.topics)
 
 
 def _find(broker: "Broker", version: int, topic: Any) -> tuple[TopicHandle | None, ErrorCode]:
@@ -84,19 +141,4 @@ def _find(broker: "Broker", version: int, topic: Any) -> tuple[TopicHandle | Non
     return handle, unknown
 
 
-def _commit(broker: "Broker", version: int, asked: Any) -> Commit:
-    leader_epoch = asked.committed_leader_epoch if version >= 6 else -1
-    return Commit(asked.committed_offset, leader_epoch, asked.committed_metadata or "", broker.clock.wall_ms())
-
-
-def _store(broker: "Broker", group_id: str, accepted: list[tuple[TopicHandle, int, Commit]]) -> ErrorCode:
-    try:
-        broker.offsets.commit(group_id, accepted)
-    except AppendFailed:
-        return ErrorCode.COORDINATOR_NOT_AVAILABLE
-    except CommitsFull:
-        return ErrorCode.POLICY_VIOLATION
-    return ErrorCode.NONE
-
-
-API = Api(8, "OffsetCommit", 2, 10, 8, handle, frame_size_max=FRAME_SIZE_GROUP_MAX)
+API = Api(8, "OffsetCommit", 2, 10, 8, handle, frame_size_max=FRAME_SIZE_GROUP_MAX, steps=True)

@@ -13,12 +13,13 @@ ids; an unknown one is UNKNOWN_TOPIC_ID.
 Not implemented: version 0, which Kafka gave up too.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from totalog.gateway.apis.api import FRAME_SIZE_GROUP_MAX, Api, Request
 from totalog.gateway.coordinators.offset_records import Commit
+from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -29,51 +30,88 @@ GROUPS_FROM = 8
 """First version with several groups in one request."""
 TOPIC_ID_FROM = 10
 
+PARTITIONS_A_STEP = 512
+
 NOTHING = Commit(-1, -1, "", -1)
 
 
-class Found(NamedTuple):
-    """What a group has committed for one topic, by partition."""
-
-    topic: dict[str, str | UUID | None]
-    """The field that names the topic in this version."""
-    commits: Mapping[int, Commit]
-    code: ErrorCode = ErrorCode.NONE
-
-
-def handle(broker: "Broker", request: Request, message: Any) -> Any:
+def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     version, response = request.version, codec.OffsetFetchResponse
     if version < GROUPS_FROM:
-        topic = response.OffsetFetchResponseTopic
-        found = _look_up(broker, version, message.group_id, message.topics)
-        topics = _answers(version, topic, topic.OffsetFetchResponsePartition, found)
+        topics = yield from Answers(broker, version, message.group_id).topics(message.topics)
         return response(version=version, throttle_time_ms=0, topics=topics, error_code=ErrorCode.NONE)
-    answer = response.OffsetFetchResponseGroup
-    topic, groups = answer.OffsetFetchResponseTopics, []
+    groups = []
     for group in {group.group_id: group for group in message.groups}.values():
-        found = _look_up(broker, version, group.group_id, group.topics)
-        topics = _answers(version, topic, topic.OffsetFetchResponsePartitions, found)
-        groups.append(answer(version=version, group_id=group.group_id, topics=topics, error_code=ErrorCode.NONE))
+        topics = yield from Answers(broker, version, group.group_id).topics(group.topics)
+        groups.append(
+            response.OffsetFetchResponseGroup(
+                version=version, group_id=group.group_id, topics=topics, error_code=ErrorCode.NONE
+            )
+        )
+        yield
     return response(version=version, throttle_time_ms=0, groups=groups)
 
 
-def _look_up(broker: "Broker", version: int, group_id: str, asked: Any) -> list[Found]:
-    by_id = version >= TOPIC_ID_FROM
-    if asked is None:
-        return [
-            Found({"topic_id": _topic_id(broker, name)} if by_id else {"name": name}, dict(sorted(commits.items())))
-            for name, commits in broker.offsets.fetch_all(group_id).items()
-        ]
-    found = []
-    for topic in {topic.topic_id if by_id else topic.name: topic for topic in asked}.values():
-        name = _topic_name(broker, topic.topic_id) if by_id else topic.name
-        commits = {
-            partition: (broker.offsets.fetch(group_id, name, partition) if name else None) or NOTHING
-            for partition in topic.partition_indexes
-        }
+class Answers:
+    """What one group has committed, as parts of the answer."""
+
+    def __init__(self, broker: "Broker", version: int, group_id: str) -> None:
+        self._broker = broker
+        self._version = version
+        self._by_id = version >= TOPIC_ID_FROM
+        self._group_id = group_id
+        response = codec.OffsetFetchResponse
+        if version < GROUPS_FROM:
+            self._topic = response.OffsetFetchResponseTopic
+            self._partition = self._topic.OffsetFetchResponsePartition
+        else:
+            self._topic = response.OffsetFetchResponseGroup.OffsetFetchResponseTopics
+            self._partition = self._topic.OffsetFetchResponsePartitions
+        self._count = 0
+
+    def topics(self, asked: Any) -> Steps[list[Any]]:
+        """Of the topics that are asked for; None: all that were committed for."""
+        topics = []
+        if asked is None:
+            everything = self._broker.offsets.fetch_all(self._group_id)
+            for name, partitions in [(name, sorted(commits)) for name, commits in everything.items()]:
+                key = {"topic_id": _topic_id(self._broker, name)} if self._by_id else {"name": name}
+                rows = yield from self._rows(name, partitions, only_committed=True)
+                topics.append(self._topic(version=self._version, **key, partitions=rows))
+            return topics
+        for topic in {topic.topic_id if self._by_id else topic.name: topic for topic in asked}.values():
+            named = _topic_name(self._broker, topic.topic_id) if self._by_id else topic.name
+            key = {"topic_id": topic.topic_id} if self._by_id else {"name": topic.name}
+            rows = yield from self._rows(named, dict.fromkeys(topic.partition_indexes))
+            topics.append(self._topic(version=self._version, **key, partitions=rows))
+        return topics
+
+    def _rows(self, name: str | None, partitions: Iterable[int], *, only_committed: bool = False) -> Steps[list[Any]]:
+        """Of one topic; without a name: of one whose id nobody knows."""
+        rows = []
         code = ErrorCode.UNKNOWN_TOPIC_ID if name is None else ErrorCode.NONE
-        found.append(Found({"topic_id": topic.topic_id} if by_id else {"name": topic.name}, commits, code))
-    return found
+        self._count += 1
+        for partition in partitions:
+            self._count += 1
+            if self._count >= PARTITIONS_A_STEP:
+                self._count = 0
+                yield
+            commit = self._broker.offsets.fetch(self._group_id, name, partition) if name else None
+            if commit is None:
+                if only_committed:
+                    continue  # taken back meanwhile
+                commit = NOTHING
+            rows.append(
+                self._partition(
+                    version=self._version,
+                    partition_index=partition,
+                    committed_offset=commit.offset,
+                    committed_leader_epoch=commit.leader_epoch,
+                    metadata=commit.metadata,
+                    error_code=code,
+                )
+            )
+        return rows
 
 
 def _topic_name(broker: "Broker", topic_id: UUID | None) -> str | None:
@@ -86,26 +124,4 @@ def _topic_id(broker: "Broker", name: str) -> UUID | None:
     return None if handle is None else UUID(bytes=handle.id)
 
 
-def _answers(version: int, topic: Any, partition: Any, found: list[Found]) -> list[Any]:
-    """`topic` and `partition` are the classes of the version's answer."""
-    return [
-        topic(
-            version=version,
-            **each.topic,
-            partitions=[
-                partition(
-                    version=version,
-                    partition_index=index,
-                    committed_offset=commit.offset,
-                    committed_leader_epoch=commit.leader_epoch,
-                    metadata=commit.metadata,
-                    error_code=each.code,
-                )
-                for index, commit in each.commits.items()
-            ],
-        )
-        for each in found
-    ]
-
-
-API = Api(9, "OffsetFetch", 1, 10, 6, handle, frame_size_max=FRAME_SIZE_GROUP_MAX)
+API = Api(9, "OffsetFetch", 1, 10, 6, handle, frame_size_max=FRAME_SIZE_GROUP_MAX, steps=True)

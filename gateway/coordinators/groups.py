@@ -32,6 +32,7 @@ from totalog.gateway.coordinators.members import (
     SyncRequest,
 )
 from totalog.gateway.coordinators.roster import Roster
+from totalog.gateway.lane import Steps, finish
 from totalog.gateway.waiting import Later
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -222,15 +223,20 @@ class GroupCoordinator:
             tuple(group.roster.members.values()),
         )
 
-    def delete(self, group_id: str) -> ErrorCode:
-        """Delete an empty group and its committed offsets."""
+    def delete(self, group_id: str) -> Steps[ErrorCode]:
+        """Delete an empty group and its committed offsets. It may be joined meanwhile: then it stays, with the offsets
+        that are left."""
         entry = self._groups.get(group_id)
         if entry is None and not self._broker.offsets.has_group(group_id):
             return ErrorCode.GROUP_ID_NOT_FOUND
         if entry is not None and entry.group.state is not State.EMPTY:
             return ErrorCode.NON_EMPTY_GROUP
         try:
-            self._broker.offsets.delete_group(group_id)
+            for _ in self._broker.offsets.delete_group(group_id):
+                yield
+                entry = self._groups.get(group_id)
+                if entry is not None and entry.group.state is not State.EMPTY:
+                    return ErrorCode.NON_EMPTY_GROUP
         except AppendFailed:
             return ErrorCode.COORDINATOR_NOT_AVAILABLE
         if entry is not None:
@@ -315,9 +321,9 @@ class GroupCoordinator:
             for group_id in offsets.group_ids():
                 entry = self._groups.get(group_id)
                 if entry is None:
-                    offsets.expire(group_id, before_ms)
+                    finish(offsets.expire(group_id, before_ms))
                 elif entry.empty_since is not None and now - entry.empty_since >= self._retention_s:
-                    offsets.delete_group(group_id)
+                    finish(offsets.delete_group(group_id))
         except AppendFailed as failure:
             log.warning("expired offsets stay for now: %s", failure)
         for entry in list(self._groups.values()):

@@ -12,8 +12,7 @@ Invariants
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from totalog.engine import OutOfMemory
@@ -26,6 +25,7 @@ from totalog.gateway.coordinators.offset_records import (
     encode_key,
     encode_value,
 )
+from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, TopicHandle
 from totalog.gateway.wire import records
 from totalog.gateway.wire.answer import Buffer
@@ -50,11 +50,17 @@ on."""
 CARRY_FACTOR = 2
 """Live records that are carried on with each new one."""
 
-TRIM_COUNT_MIN = 512
-"""Records that the log start moves over at once: moving it is an ordered operation."""
+DEAD_SIZE_MIN = 16 << 20
+"""The same in bytes, since a record has fifty of them or as many thousands."""
 
-BATCH_COUNT_MAX = 4096
-"""Records in one batch of ours."""
+TRIM_COUNT_MIN = 512
+TRIM_SIZE_MIN = 4 << 20
+"""Records, or bytes beside the live ones, that the log start moves over at once: moving it is an ordered operation."""
+
+BATCH_COUNT_MAX = 256
+BATCH_SIZE_MAX = 1 << 20
+"""Records, and about as many bytes, in one batch of ours: what is done without a pause. A batch may be larger by what
+is carried on with it, which keeps to the same limits."""
 
 READ_SIZE = 1 << 20
 READ_BATCHES_COUNT = 256
@@ -115,8 +121,9 @@ class OffsetStore:
     # Changing
 
     def commit(self, group_id: str, commits: Sequence[tuple[TopicHandle, int, Commit]]) -> None:
-        """Store (topic or view, partition, commit) for the group, all or nothing; of two for one partition the later
-        one counts. Raises AppendFailed and CommitsFull."""
+        """Store (topic or view, partition, commit) for the group as one batch, all or nothing; of two for one partition
+        the later one counts. Whoever has more of them than BATCH_COUNT_MAX and BATCH_SIZE_MAX calls several times.
+        Raises AppendFailed and CommitsFull."""
         self._drop_deleted()
         changes: dict[Key, tuple[Commit, bytes] | None] = {}
         for topic, partition, commit in commits:
@@ -129,26 +136,38 @@ class OffsetStore:
                 raise CommitsFull(f"committed offsets take {COMMITS_SIZE_MAX} bytes, the limit")
         self._append(changes)
 
-    def delete_group(self, group_id: str) -> None:
-        """Take back all commits of the group. Raises AppendFailed."""
-        group = self._groups.get(group_id, {})
-        self._remove(Key(group_id, topic, partition) for topic, commits in group.items() for partition in commits)
+    def delete_group(self, group_id: str) -> Steps[int]:
+        """Take back all commits of the group, in batches, behind each of which others may get their turn; how many.
+        Raises AppendFailed."""
+        return self._remove(self._keys(group_id))
 
-    def expire(self, group_id: str, before_ms: int) -> int:
-        """Take back what the group committed before a time of day; how many. Raises AppendFailed."""
-        group = self._groups.get(group_id, {})
-        return self._remove(
-            Key(group_id, topic, partition)
-            for topic, commits in group.items()
-            for partition, commit in commits.items()
-            if commit.timestamp_ms < before_ms
-        )
+    def expire(self, group_id: str, before_ms: int) -> Steps[int]:
+        """Take back what the group committed before a time of day, as `delete_group` does."""
+        old = (key for key in self._keys(group_id) if self._live[key].commit.timestamp_ms < before_ms)
+        return self._remove(old)
 
-    def _remove(self, keys: Iterable[Key]) -> int:
-        found = list(keys)
-        for start in range(0, len(found), BATCH_COUNT_MAX):
-            self._append(dict.fromkeys(found[start : start + BATCH_COUNT_MAX]))
-        return len(found)
+    def _keys(self, group_id: str) -> Iterator[Key]:
+        for topic, commits in self._groups.get(group_id, {}).items():
+            for partition in commits:
+                yield Key(group_id, topic, partition)
+
+    def _remove(self, keys: Iterator[Key]) -> Steps[int]:
+        count, left = 0, iter(list(keys))
+        while ended := self._first_of(left, BATCH_COUNT_MAX):
+            self._append(dict.fromkeys(ended))
+            count += len(ended)
+            yield
+        return count
+
+    def _first_of(self, keys: Iterator[Key], count_max: int) -> list[Key]:
+        """The next of the keys that are of live records, as many as go into one batch."""
+        taken: list[Key] = []
+        size = 0
+        while len(taken) < count_max and size < BATCH_SIZE_MAX and (key := next(keys, None)) is not None:
+            if key in self._live:
+                taken.append(key)
+                size += _size(key, self._live[key].commit)
+        return taken
 
     # The log
 
@@ -156,36 +175,44 @@ class OffsetStore:
         """Order one batch of records, with some old ones that are carried on, and take them over."""
         if not changes:
             return
+        topic = self._topic()
         written = dict(changes)
-        for key in self._to_carry(changes):
+        for key in self._to_carry(topic, changes):
             written[key] = self._live[key].commit, self._live[key].topic_id
         batch = records.build_batch(
             [(encode_key(key), encode_value(*change) if change else None) for key, change in written.items()],
             self._broker.clock.wall_ms(),
         )
-        topic = self._topic()
         base_offset = self._broker.append_internal(topic, 0, batch)
         for log_offset, (key, change) in enumerate(written.items(), base_offset):
             self._apply(key, change, log_offset)
         self._log_end = base_offset + len(written)
         self._trim(topic)
 
-    def _to_carry(self, changes: Mapping[Key, object]) -> list[Key]:
+    def _to_carry(self, topic: TopicHandle, changes: Mapping[Key, object]) -> list[Key]:
         """The oldest live records, when the log has become too long for what is alive in it."""
-        if self._log_end - self._log_start <= DEAD_FACTOR * len(self._live) + DEAD_COUNT_MIN:
+        too_many = self._log_end - self._log_start > DEAD_FACTOR * len(self._live) + DEAD_COUNT_MIN
+        if not too_many and self._kept(topic) <= DEAD_FACTOR * self.size + DEAD_SIZE_MIN:
             return []
-        oldest = islice(self._live, min(CARRY_FACTOR * len(changes), BATCH_COUNT_MAX))
+        oldest = self._first_of(iter(self._live), min(CARRY_FACTOR * len(changes), BATCH_COUNT_MAX))
         return [key for key in oldest if key not in changes]
 
     def _trim(self, topic: TopicHandle) -> None:
         oldest = next(iter(self._live.values()), None)
-        if oldest is None or oldest.log_offset - self._log_start < TRIM_COUNT_MIN:
+        if oldest is None or oldest.log_offset == self._log_start:
+            return
+        few = oldest.log_offset - self._log_start < TRIM_COUNT_MIN
+        if few and self._kept(topic) < self.size + TRIM_SIZE_MIN:
             return
         try:
             self._broker.log.trim(topic.topic, 0, oldest.log_offset)
         except OutOfMemory:
             return  # the next append tries again
         self._log_start = oldest.log_offset
+
+    def _kept(self, topic: TopicHandle) -> int:
+        """Bytes between log start and end."""
+        return self._broker.log.size_bytes(topic.topic, 0)
 
     def _topic(self) -> TopicHandle:
         topic = self._broker.topics.find(TOPIC)

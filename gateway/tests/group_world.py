@@ -8,6 +8,7 @@ from totalog.gateway.config import Config
 from totalog.gateway.coordinators.group import Group, State
 from totalog.gateway.coordinators.groups import GroupCoordinator
 from totalog.gateway.coordinators.members import JoinAnswer, JoinRequest, SyncAnswer, SyncRequest
+from totalog.gateway.lane import Steps
 from totalog.gateway.waiting import Handle
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -42,16 +43,17 @@ class FakeOffsets:
     def has_group(self, group_id: str) -> bool:
         return group_id in self.committed_ms
 
-    def delete_group(self, group_id: str) -> None:
+    def delete_group(self, group_id: str) -> Steps[int]:
         if self.failure is not None:
             raise self.failure
-        self.committed_ms.pop(group_id, None)
+        count = 0 if self.committed_ms.pop(group_id, None) is None else 1
+        yield
+        return count
 
-    def expire(self, group_id: str, before_ms: int) -> int:
-        if self.committed_ms[group_id] >= before_ms:
-            return 0
-        del self.committed_ms[group_id]
-        return 1
+    def expire(self, group_id: str, before_ms: int) -> Steps[int]:
+        if self.committed_ms[group_id] < before_ms:
+            return (yield from self.delete_group(group_id))
+        return 0
 
 
 class Reply(Generic[T]):

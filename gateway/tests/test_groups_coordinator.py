@@ -8,6 +8,7 @@ from totalog.gateway.broker import AppendFailed
 from totalog.gateway.coordinators import groups as module
 from totalog.gateway.coordinators.group import State
 from totalog.gateway.coordinators.groups import Listed
+from totalog.gateway.lane import finish
 from totalog.gateway.tests.group_world import Reply, World
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -55,20 +56,20 @@ def test_description_follows_the_state(world: World) -> None:
 def test_group_is_deleted_with_its_offsets(world: World) -> None:
     (member,), _ = world.stable(1)
     world.offsets.committed_ms["g"] = 0
-    assert world.groups.delete("g") is ErrorCode.NON_EMPTY_GROUP
+    assert finish(world.groups.delete("g")) is ErrorCode.NON_EMPTY_GROUP
     world.join(member)
-    assert world.groups.delete("g") is ErrorCode.NON_EMPTY_GROUP
+    assert finish(world.groups.delete("g")) is ErrorCode.NON_EMPTY_GROUP
     world.leave(member)
-    assert world.groups.delete("g") is NONE
+    assert finish(world.groups.delete("g")) is NONE
     assert world.offsets.committed_ms == {}
     assert world.state() is State.DEAD
-    assert world.groups.delete("g") is ErrorCode.GROUP_ID_NOT_FOUND
+    assert finish(world.groups.delete("g")) is ErrorCode.GROUP_ID_NOT_FOUND
 
 
 def test_group_of_offsets_alone_is_deleted(world: World) -> None:
     world.offsets.committed_ms["tool"] = 0
-    assert world.groups.delete("tool") is NONE
-    assert world.groups.delete("tool") is ErrorCode.GROUP_ID_NOT_FOUND
+    assert finish(world.groups.delete("tool")) is NONE
+    assert finish(world.groups.delete("tool")) is ErrorCode.GROUP_ID_NOT_FOUND
 
 
 def test_group_stays_when_its_offsets_cannot_be_deleted(world: World) -> None:
@@ -76,14 +77,14 @@ def test_group_stays_when_its_offsets_cannot_be_deleted(world: World) -> None:
     world.leave(member)
     world.offsets.committed_ms["g"] = 0
     world.offsets.failure = AppendFailed(ErrorCode.KAFKA_STORAGE_ERROR, "__consumer_offsets")
-    assert world.groups.delete("g") is ErrorCode.COORDINATOR_NOT_AVAILABLE
+    assert finish(world.groups.delete("g")) is ErrorCode.COORDINATOR_NOT_AVAILABLE
     assert world.state() is State.EMPTY
 
 
 def test_deleted_group_leaves_no_timer(world: World) -> None:
     timers = len(world.timers.handles)
     world.join(takes_member_id=True)
-    assert world.groups.delete("g") is NONE
+    assert finish(world.groups.delete("g")) is NONE
     world.timers.next()
     assert len(world.timers.handles) == timers
 
@@ -171,7 +172,7 @@ def test_size_returns_to_nothing(world: World) -> None:
     world.advance(20)
     assert world.groups.size == 0
     world.join(group_id="h", takes_member_id=True)
-    world.groups.delete("h")
+    finish(world.groups.delete("h"))
     assert world.groups.size == 0
 
 

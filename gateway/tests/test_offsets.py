@@ -18,6 +18,7 @@ from totalog.gateway.coordinators.offset_records import (
     encode_value,
 )
 from totalog.gateway.coordinators.offsets import CommitsFull, OffsetStore
+from totalog.gateway.lane import finish
 from totalog.gateway.tests.harness import NOW_MS, REGION_SIZE, make_broker
 from totalog.gateway.topics import TopicHandle
 from totalog.gateway.wire import records
@@ -164,25 +165,25 @@ def test_deleted_group(broker: Broker, orders: TopicHandle) -> None:
     for partition in range(4):
         commit(broker, "g", "orders", partition, at(partition))
     commit(broker, "h", "orders", 0, at(1))
-    broker.offsets.delete_group("g")
+    finish(broker.offsets.delete_group("g"))
     assert everything(broker.offsets) == everything(folded(broker)) == {"h": {"orders": {0: at(1)}}}
-    broker.offsets.delete_group("g")
+    finish(broker.offsets.delete_group("g"))
 
 
 def test_large_group_is_deleted_in_batches(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_COUNT_MAX", 7)
     topic = broker.topics.create("wide", partitions=40)
     broker.offsets.commit("g", [(topic, partition, at(1)) for partition in range(40)])
-    broker.offsets.delete_group("g")
+    finish(broker.offsets.delete_group("g"))
     assert everything(broker.offsets) == everything(folded(broker)) == {}
 
 
 def test_old_commits_expire(broker: Broker, orders: TopicHandle) -> None:
     commit(broker, "g", "orders", 0, at(1, timestamp_ms=100))
     commit(broker, "g", "orders", 1, at(1, timestamp_ms=200))
-    assert broker.offsets.expire("g", 200) == 1
+    assert finish(broker.offsets.expire("g", 200)) == 1
     assert broker.offsets.fetch_all("g") == folded(broker).fetch_all("g") == {"orders": {1: at(1, timestamp_ms=200)}}
-    assert broker.offsets.expire("unknown", 200) == 0
+    assert finish(broker.offsets.expire("unknown", 200)) == 0
 
 
 def test_commits_go_with_their_topic(broker: Broker, orders: TopicHandle) -> None:
@@ -317,7 +318,7 @@ def test_idle_groups_do_not_pin_the_log(broker: Broker, orders: TopicHandle, sho
 def test_deleted_groups_leave_the_log(broker: Broker, orders: TopicHandle, short: int) -> None:
     for round in range(300):
         commit(broker, f"g{round}", "orders", 0, at(round))
-        broker.offsets.delete_group(f"g{round}")
+        finish(broker.offsets.delete_group(f"g{round}"))
     assert log_length(broker) <= short
     assert everything(folded(broker)) == {}
 
@@ -358,9 +359,9 @@ def test_fold_equals_what_was_done(steps: list[tuple[str, int, int, int]]) -> No
                 expected[group_id, partition] = number
             else:
                 if kind == "delete":
-                    broker.offsets.delete_group(group_id)
+                    finish(broker.offsets.delete_group(group_id))
                 else:
-                    broker.offsets.expire(group_id, number)
+                    finish(broker.offsets.expire(group_id, number))
                 limit = 100 if kind == "delete" else number
                 expected = {key: at for key, at in expected.items() if key[0] != group_id or at >= limit}
         for store in (broker.offsets, folded(broker)):
@@ -391,7 +392,7 @@ def test_commits_beyond_the_limit_are_refused(
         commit(broker, "g", "orders", 1, at(1, "longer"))
     commit(broker, "g", "orders", 1, at(2))
     assert everything(broker.offsets) == {"g": {"orders": {0: at(1), 1: at(2)}}}
-    broker.offsets.delete_group("g")
+    finish(broker.offsets.delete_group("g"))
     commit(broker, "g", "orders", 2, at(1))
 
 
@@ -402,7 +403,7 @@ def test_full_log_refuses_and_changes_nothing(broker: Broker, orders: TopicHandl
         with pytest.raises(AppendFailed):
             commit(broker, "g", "orders", 0, at(2))
         with pytest.raises(AppendFailed):
-            broker.offsets.delete_group("g")
+            finish(broker.offsets.delete_group("g"))
     assert broker.offsets.fetch("g", "orders", 0) == at(1)
     commit(broker, "g", "orders", 0, at(3))
     assert everything(folded(broker)) == {"g": {"orders": {0: at(3)}}}
