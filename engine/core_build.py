@@ -55,7 +55,12 @@ class Module:
         return Path(*self.name.split(".")[1:]).with_suffix(suffix)
 
 
-CORE_DECLARATIONS = ("engine/core/shared.h", "engine/core/layout.h", "engine/core/core.h")
+CORE_DECLARATIONS = (
+    "engine/core/shared.h",
+    "engine/core/layout.h",
+    "engine/core/core.h",
+    "engine/core/journal_format.h",
+)
 MODULES = (
     Module("totalog.engine._core", "engine/core/*.c", CORE_DECLARATIONS, keeps_gil=True),
     Module("totalog.engine._core_long", "engine/core/*.c", CORE_DECLARATIONS, keeps_gil=False),

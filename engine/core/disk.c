@@ -116,11 +116,11 @@ static int32_t real_truncate(struct disk *disk, int32_t file, uint64_t size)
     return answer(ftruncate(file, (off_t)size));
 }
 
-static int32_t real_sync(struct disk *disk, int32_t file)
+static int32_t real_sync(struct disk *disk, int32_t file, int whole)
 {
     uint64_t partly;
     int32_t error = faulty(disk, DISK_SYNC, &partly);
-    return error != 0 ? -error : answer(fdatasync(file));
+    return error != 0 ? -error : answer(whole ? fsync(file) : fdatasync(file));
 }
 
 static int32_t real_rename(struct disk *disk, const char *source, const char *target)

@@ -20,7 +20,7 @@ struct disk {
     int64_t (*write)(struct disk *disk, int32_t file, const void *source, uint64_t size, uint64_t position);
     int32_t (*allocate)(struct disk *disk, int32_t file, uint64_t position, uint64_t size);   /* grows the file; -EOPNOTSUPP: cannot */
     int32_t (*truncate)(struct disk *disk, int32_t file, uint64_t size);
-    int32_t (*sync)(struct disk *disk, int32_t file);              /* its bytes and its size */
+    int32_t (*sync)(struct disk *disk, int32_t file, int whole);   /* bytes that were written and where they stand; whole: all, so that it is also shorter */
     int32_t (*rename)(struct disk *disk, const char *source, const char *target);
     int32_t (*remove)(struct disk *disk, const char *name);
     int32_t (*sync_names)(struct disk *disk);                      /* what was created, renamed and removed */

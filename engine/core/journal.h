@@ -36,6 +36,8 @@ struct journal_state {
 
 struct journal_state *state_new(void);
 void state_delete(struct journal_state *state);
+/* Whether the record follows on the state, but for what an operation says. 0, EILSEQ. */
+int32_t state_check(const struct journal_state *state, const struct journal_record *record);
 /* Adds a record. 0; EILSEQ: it does not follow on the state (which is as before); ENOMEM. `payload` of an operation only. */
 int32_t state_fold(struct journal_state *state, const struct journal_record *record, const uint8_t *payload);
 /* Log starts move outside the order. They only grow, and end at the next offset; a topic or generation that the state does not know is none. */
@@ -75,6 +77,7 @@ struct journal {
     uint64_t buffer_position;                 /* in the file */
     uint32_t buffer_used;
     uint64_t durable;                         /* global */
+    uint64_t durable_last;                    /* global position of the last record that is durable, or JOURNAL_NONE */
     uint64_t sealed;                          /* global */
     uint64_t number;                          /* of the newest file */
     char empty_name[JOURNAL_NAME_SIZE];       /* a file without records, to be removed when the next one stands; "": none */
@@ -103,12 +106,31 @@ int32_t journal_record_filled(struct journal *journal, uint32_t size);
 int32_t journal_record_end(struct journal *journal);
 int journal_full(const struct journal *journal);   /* the next append seals the file and begins another */
 
+/* Between the files of the writer. */
+int32_t journal_fail(struct journal *journal, int32_t error);
+uint64_t journal_end(const struct journal *journal);                      /* of the file: where the next byte goes */
+int32_t journal_flush(struct journal *journal);
+int32_t journal_put(struct journal *journal, const void *bytes, uint64_t size);
+int32_t journal_pad(struct journal *journal);                             /* zeros up to the next JOURNAL_RECORD_STEP */
+int32_t journal_note(struct journal *journal, const struct journal_record *record);   /* for the footer; what the state has folded in */
+
+/* Where a footer goes: into the file, or nowhere but its checksums. */
+struct footer_sink {
+    uint64_t (*begin)(struct footer_sink *sink);      /* the next section: its position; crc is ~0 again */
+    int32_t (*put)(struct footer_sink *sink, const void *bytes, uint64_t size);
+    struct journal *journal;
+    uint32_t crc;
+    int32_t error;
+};
+int32_t footer_write(struct journal *journal, struct journal_trailer *trailer, struct footer_sink *sink);   /* fills in what it says of the sections */
+
 /* ---- reading: journal_read.c ---- */
 void journal_name(char name[JOURNAL_NAME_SIZE], uint64_t first_position);
 int journal_name_read(const char *name, uint64_t *first_position);        /* 0: not a journal's name */
 uint32_t journal_seed(const struct journal_header *header);               /* of the checksums of its records: those of another file fail */
 uint32_t journal_crc(uint32_t crc, const void *bytes, uint64_t size);     /* goes on; not inverted at the end. crc32c.c */
-/* 0 or an errno; EILSEQ: it is not what it has to be (*damage). The checkpoint is not looked at. */
+uint32_t journal_header_crc(const uint8_t block[JOURNAL_HEADER_SIZE]);    /* of a header's block */
+/* 0 or an errno; EILSEQ: it is damaged (*damage); EPROTO: of another version. The checkpoint is not looked at. */
 int32_t journal_read_header(struct disk *disk, int32_t file, struct journal_header *header, uint32_t *damage);
 /* 0, ENODATA: the file is not sealed, or an errno. Sections are checked by their checksums apart. */
 int32_t journal_read_trailer(struct disk *disk, int32_t file, const struct journal_header *header, struct journal_trailer *trailer);
@@ -121,6 +143,7 @@ struct journal_reader {
     uint64_t size;                            /* bytes of the file; records lie below it */
     uint64_t position;                        /* of the next record */
     uint8_t *buffer;
+    uint32_t buffer_size;                     /* bytes; short files need little */
     uint64_t buffer_position;
     uint32_t buffer_used;
     uint64_t *progress;                       /* bytes read are added here; may be NULL */
@@ -133,9 +156,9 @@ int32_t reader_next(struct journal_reader *reader, struct journal_record *record
 /* The next place at or after `from` with a valid record header: 0 and *record, position there; ENODATA: none up to the end. */
 int32_t reader_find(struct journal_reader *reader, uint64_t from, struct journal_record *record);
 
-/* ---- files as a whole: journal_scan.c ---- */
+/* ---- files as a whole: journal_scan.c, journal_files.c, journal_verify.c ---- */
 /* Where a journal has a file that no reader needs: only its header stays. Replaces the file; who has the old one open reads on. Errno. */
-int32_t journal_empty_file(struct disk *disk, uint64_t first_position);
+int32_t journal_empty_file(struct disk *disk, const uint8_t *log_id, uint64_t first_position);
 
 static_assert(sizeof(struct journal_header) == 104, "journal_header");
 static_assert(sizeof(struct journal_record) == 192, "journal_record");

@@ -147,7 +147,8 @@ struct journal_trailer {            /* the last bytes of a sealed file */
     uint64_t summaries_position;
     uint64_t rows_position;
     uint64_t order_position;
-    uint64_t padding[4];
+    uint64_t synced;                /* as in a record: bytes of this file that were durable when this was written */
+    uint64_t padding[3];
 };
 
 /* ---- opening ---- */
@@ -218,10 +219,11 @@ struct journal *journal_open_on(struct disk *disk, const uint8_t *log_id, uint64
 void journal_close(struct journal *journal);      /* without sealing */
 struct disk *journal_disk(struct journal *journal);
 
-/* Reads everything, sealed files too, and compares each checkpoint with what the records before it say. Changes nothing. A long call. */
+/* Reads everything, sealed files too, and compares each checkpoint and footer with what the records say. Changes nothing. JOURNAL_*, as in the
+   report. A long call. */
 int32_t journal_verify(struct disk *disk, const uint8_t *log_id, struct journal_report *report);
 
-/* The record at a global position (its header). JOURNAL_FAILED with errno ENOENT: there is none. */
+/* The record at a global position (its header), of what is written. 0; ENOENT: there is none; or another errno. */
 int32_t journal_record_at(struct journal *journal, uint64_t position, struct journal_record *record);
 
 /* Writing. All answer 0 or an errno, which the journal keeps: nothing is written any more after the first. */

@@ -152,6 +152,20 @@ void producers_record(struct producer_table *table, const struct producer_entry 
     entry->batches[entry->batch_count++] = *batch;
 }
 
+const struct producer_entry *producers_walk(const struct producer_table *table, uint32_t *cursor)
+{
+    *cursor = *cursor == PRODUCERS_BEGIN ? table->oldest : table->slots[*cursor].newer;
+    return *cursor == NONE ? NULL : &table->slots[*cursor].entry;
+}
+
+void producers_add(struct producer_table *table, const struct producer_entry *entry)
+{
+    uint32_t number = add(table, entry);
+    table->slots[number].entry = *entry;
+}
+
+uint32_t producers_count(const struct producer_table *table) { return table->used; }
+
 static uint64_t mix(uint64_t sum, const void *bytes, size_t size)
 {
     for (size_t i = 0; i + 8 <= size; i += 8) {
@@ -226,8 +240,7 @@ uint64_t producers_restore(struct log *log, struct producer_table *table)
     for (uint64_t i = 0; i < headers[area].producer_count; i++) {
         struct producer_entry entry;
         mem_read(&log->mem, at + i * sizeof entry, &entry, sizeof entry);
-        uint32_t number = add(table, &entry);
-        table->slots[number].entry = entry;
+        producers_add(table, &entry);
     }
     return headers[area].position;
 }

@@ -128,6 +128,11 @@ void producers_delete(struct producer_table *table);
 int producers_check(struct producer_table *table, const struct batch_header *header, struct producer_batch *original);
 void producers_record(struct producer_table *table, const struct producer_entry *key, const struct producer_batch *batch);
 int producers_snapshot(struct log *log, struct producer_table *table, uint64_t position);
+/* What the table knows, the pair that was quiet for longest first: *cursor begins as PRODUCERS_BEGIN. NULL: that was all. */
+#define PRODUCERS_BEGIN 0xffffffffu
+const struct producer_entry *producers_walk(const struct producer_table *table, uint32_t *cursor);
+void producers_add(struct producer_table *table, const struct producer_entry *entry);   /* a pair that is not there, as the newest */
+uint32_t producers_count(const struct producer_table *table);
 uint64_t producers_restore(struct log *log, struct producer_table *table);      /* the position that it covers */
 
 /* operations.c */
