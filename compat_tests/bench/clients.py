@@ -1,0 +1,162 @@
+"""`make bench-clients`: what users see: stock clients producing and consuming, on the gateway, on an Apache Kafka
+(where its address is given), and, producing with confluent-kafka, on the mock broker inside librdkafka.
+
+Each measurement is a fresh client process; targets take turns, round after round. MB/s of record values; ratios are
+those of medians of one run.
+
+    make bench-clients
+    make bench-clients KAFKA=localhost:19092
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from compat_tests.bench import stats
+from compat_tests.bench.client_work import CLIENTS
+from totalog.gateway.testing import broker
+
+ROUNDS = 5
+SIZES = (100, 1024, 10 * 1024)
+MOCK = "librdkafka's mock"
+TIMEOUT_S = 120
+RATES = {
+    "confluent-kafka": (400_000, 60_000_000),
+    "kafka-python": (30_000, 30_000_000),
+    "aiokafka": (30_000, 30_000_000),
+}
+"""Records and bytes of about a second."""
+
+Values = dict[tuple[str, str], list[float]]
+"""(what, target) -> one figure for each round."""
+
+
+def run(kafka: str, wanted: str) -> tuple[list[stats.Summary], dict[str, list[float]]]:
+    rows: list[stats.Summary] = []
+    series: dict[str, list[float]] = {}
+    with ExitStack() as held:
+        targets = {"gateway": held.enter_context(broker(memory="2g")).address}
+        if kafka:
+            targets["Apache Kafka"] = kafka
+        mock = held.enter_context(_mock_cluster())
+        for kind in CLIENTS:
+            if wanted not in kind:
+                continue
+            own = targets | ({MOCK: mock} if kind == "confluent-kafka" else {})
+            for size in SIZES:
+                values = _measure(kind, size, own)
+                rows += _rows(kind, size, values)
+                series |= {f"{kind} {what} {size} B: {target}": figures for (what, target), figures in values.items()}
+        rows += _topics(targets)
+    return rows, series
+
+
+def _measure(kind: str, size: int, targets: dict[str, str]) -> Values:
+    records, total = RATES[kind]
+    count = min(records, total // size)
+    values: Values = {}
+    for number in range(ROUNDS):
+        for target, address in targets.items():
+            topic = f"bench-{kind}-{size}-{number}-{time.monotonic_ns()}"
+            with nullcontext() if target == MOCK else _topic(address, topic):  # the mock makes it when it is asked for
+                seconds = _work(kind, "produce", address, topic, size, count)
+                if target != MOCK:  # it forgets what is more than a few megabytes
+                    seconds |= _work(kind, "consume", address, topic, size, count + 1)
+            for what, value in seconds.items():
+                figure = size * count / value / 1e6 if what in ("produce", "consume") else value
+                values.setdefault((what, target), []).append(figure)
+    return values
+
+
+def _work(kind: str, work: str, address: str, topic: str, size: int, count: int) -> dict[str, float]:
+    command = [
+        sys.executable,
+        "-m",
+        "compat_tests.bench.client_work",
+        kind,
+        work,
+        address,
+        topic,
+        str(size),
+        str(count),
+    ]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=TIMEOUT_S)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def _rows(kind: str, size: int, values: Values) -> Iterator[stats.Summary]:
+    for (what, target), figures in values.items():
+        unit = "MB/s" if what in ("produce", "consume") else "ms"
+        summary = stats.summarize(f"{kind} {what} {size} B: {target}", figures, unit=unit)
+        yield summary
+        if target == "gateway":
+            ours = summary.median
+        else:
+            name = f"{kind} {what} {size} B: gateway / {target} (medians)"
+            scale = stats.SCALES.get(unit, 1.0)
+            yield stats.summarize(
+                name, [ours / stats.percentile(sorted(value * scale for value in figures), 50)], unit="ratio"
+            )
+
+
+@contextmanager
+def _topic(address: str, name: str) -> Iterator[None]:
+    admin = AdminClient({"bootstrap.servers": address})
+    _created(admin, name)
+    yield
+    for future in admin.delete_topics([name]).values():
+        future.result()
+
+
+def _created(admin: AdminClient, name: str) -> float:
+    began = time.perf_counter()
+    for future in admin.create_topics([NewTopic(name, 1, 1)]).values():
+        future.result()
+    return time.perf_counter() - began
+
+
+def _topics(targets: dict[str, str]) -> Iterator[stats.Summary]:
+    """How long a topic takes to be made, asked by confluent-kafka."""
+    for target, address in targets.items():
+        admin = AdminClient({"bootstrap.servers": address})
+        admin.list_topics(timeout=10)
+        took = [_created(admin, f"made-{time.monotonic_ns()}") for _ in range(20)]
+        yield stats.summarize(f"create a topic: {target}", took, unit="ms")
+
+
+@contextmanager
+def _mock_cluster() -> Iterator[str]:
+    """The broker that librdkafka has for its own tests, in this process."""
+    host = Producer({"bootstrap.servers": "unused", "test.mock.num.brokers": 1})
+    metadata = host.list_topics(timeout=10)
+    ((_, node),) = metadata.brokers.items()
+    yield f"{node.host}:{node.port}"
+    host.flush(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kafka", metavar="HOST:PORT", default="", help="an Apache Kafka to measure beside")
+    parser.add_argument("--only", default="", help="clients whose names contain this")
+    arguments = parser.parse_args()
+    if not arguments.kafka:
+        print("Apache Kafka is skipped: no address was given (KAFKA=HOST:PORT)")
+    rows, series = run(arguments.kafka, arguments.only)
+    target = Path("build/bench")
+    target.mkdir(parents=True, exist_ok=True)
+    stats.write_csv(target / "clients.csv", rows)
+    stats.plot(target / "clients.png", series, unit="MB/s, seconds")
+    print(f"{stats.table(rows)}\n\nCSV and plot: {target}/")
+
+
+if __name__ == "__main__":
+    main()
