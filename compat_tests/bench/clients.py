@@ -94,18 +94,17 @@ def _work(kind: str, work: str, address: str, topic: str, size: int, count: int)
 
 
 def _rows(kind: str, size: int, values: Values) -> Iterator[stats.Summary]:
-    for (what, target), figures in values.items():
-        unit = "MB/s" if what in ("produce", "consume") else "ms"
-        summary = stats.summarize(f"{kind} {what} {size} B: {target}", figures, unit=unit)
-        yield summary
-        if target == "gateway":
-            ours = summary.median
-        else:
-            name = f"{kind} {what} {size} B: gateway / {target} (medians)"
-            scale = stats.SCALES.get(unit, 1.0)
-            yield stats.summarize(
-                name, [ours / stats.percentile(sorted(value * scale for value in figures), 50)], unit="ratio"
-            )
+    summaries = {
+        (what, target): stats.summarize(
+            f"{kind} {what} {size} B: {target}", figures, unit="MB/s" if what in ("produce", "consume") else "ms"
+        )
+        for (what, target), figures in values.items()
+    }
+    yield from summaries.values()
+    for (what, target), summary in summaries.items():
+        if target != "gateway":
+            ratio = summaries[what, "gateway"].median / summary.median
+            yield stats.summarize(f"{kind} {what} {size} B: gateway / {target} (medians)", [ratio], unit="ratio")
 
 
 @contextmanager
