@@ -1,7 +1,7 @@
 # Three commands are all a newcomer needs: make run, make test, make lint.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test lint format bench bench-wire bench-clients wheel clean
+.PHONY: help setup build run test lint format bench bench-wire bench-clients bench-scale wheel clean
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -44,8 +44,8 @@ format: setup
 bench: build
 	@$(BIN)/python -m compat_tests.bench
 
-bench-wire bench-clients: build
-	@$(BIN)/python -m compat_tests.bench.$(@:bench-%=%) $(if $(KAFKA),--kafka $(KAFKA))
+bench-wire bench-clients bench-scale: build
+	@$(BIN)/python -m compat_tests.bench.$(@:bench-%=%) $(if $(KAFKA),$(if $(filter-out bench-scale,$@),--kafka $(KAFKA)))
 
 wheel: setup
 	$(BIN)/python -m build --no-isolation

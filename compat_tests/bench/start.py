@@ -33,7 +33,7 @@ def run(idle_s: float) -> tuple[list[stats.Summary], dict[str, list[float]]]:
             _first_record(kafka)
             first.append(time.perf_counter() - began)
             ready.append(ready_at - began)
-            memory = _memory_mib(kafka.pid)
+            memory = memory_mib(kafka.pid)
             resident.append(memory["VmRSS"])
             shared.append(memory["RssShmem"])
     rows = [
@@ -68,7 +68,7 @@ def _first_record(kafka: RunningBroker) -> None:
     producer.close()
 
 
-def _memory_mib(pid: int) -> dict[str, float]:
+def memory_mib(pid: int) -> dict[str, float]:
     lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines if words[-1] == "kB"}
 
