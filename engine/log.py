@@ -452,6 +452,30 @@ class Log:
         bounds = self._bounds(topic, partition)
         return bool(bounds.log_start_offset < bounds.memory_start_offset)
 
+    # What has left memory, read by a `DurableLog` from its files. These wait for a disk; any thread may call them.
+
+    def archive_read(
+        self,
+        topic: Topic,
+        partition: int,
+        offset: int,
+        target: int,
+        size_max: int,
+        *,
+        batches: ReadBatches,
+        whole_first: bool = True,
+    ) -> Read:
+        """As `read`, where that says STATUS_ON_DISK. Errors: EngineError when no directory can be read."""
+        raise EngineError("nothing has left memory: there are no data directories")
+
+    def archive_find_timestamp(self, topic: Topic, partition: int, timestamp_ms: int) -> BatchAt | None:
+        """As `find_timestamp`, in the archive alone. Errors: as `archive_read`."""
+        raise EngineError("nothing has left memory: there are no data directories")
+
+    def archive_find_max_timestamp(self, topic: Topic, partition: int) -> BatchAt | None:
+        """As `find_max_timestamp`, in the archive alone. Errors: as `archive_read`."""
+        raise EngineError("nothing has left memory: there are no data directories")
+
     # -- reading
 
     def read_batches(self, capacity: int) -> ReadBatches:

@@ -10,6 +10,7 @@ from totalog.gateway.config import Config
 from totalog.gateway.lane import Lane
 from totalog.gateway.limits import UNSENT_SIZE_MAX
 from totalog.gateway.producer_ids import ProducerIds
+from totalog.gateway.replication import Replication
 from totalog.gateway.topics import TopicHandle, Topics
 from totalog.gateway.unsent import Unsent
 from totalog.gateway.waiting import Bell, Timers
@@ -41,7 +42,8 @@ class SystemClock:
 
 
 class AppendFailed(Exception):
-    """The log has no room, or the topic is gone; nothing was stored. `code` is what a client gets for it."""
+    """The log has no room, no data directory, or the topic is gone; nothing was stored. `code` is what a client gets
+    for it."""
 
     def __init__(self, code: ErrorCode, topic: str) -> None:
         super().__init__(f"cannot append to {topic}: {code.name}")
@@ -68,10 +70,11 @@ class Broker:
         self.listener = (host, port)
         self.host, self.port = advertised or (host, port)
         self.node_id = NODE_ID
-        self.topics = Topics(log, config)
-        self.state_topic = self.topics.find(STATE_TOPIC) or self.topics.create(STATE_TOPIC, partitions=1, internal=True)
         self.appended = Bell()
-        """Rung with a topic's slot after an append; long polls wait on it."""
+        """Rung with a topic's slot when batches have become visible, and when it is deleted; long polls wait on it."""
+        self.replication = Replication(log, config, self.appended)
+        self.topics = Topics(log, config, self.replication)
+        self.state_topic = self.topics.find(STATE_TOPIC) or self.topics.create(STATE_TOPIC, partitions=1, internal=True)
         self.unsent = Unsent(UNSENT_SIZE_MAX)
         """Answers that no client has taken yet."""
         self.lane = Lane()
@@ -113,7 +116,10 @@ class Broker:
         return ProducerIds(self)
 
     def append_internal(self, topic: TopicHandle, partition: int, batch: bytes) -> int:
-        """Orders one batch of our own in an internal topic and returns its base offset. Raises AppendFailed."""
+        """Orders one batch of our own in an internal topic and returns its base offset; the answer being made promises
+        that it is stored. Raises AppendFailed."""
+        if self.replication.lost:
+            raise AppendFailed(ErrorCode.NOT_ENOUGH_REPLICAS, topic.name)
         group, slot = self._internal_group, topic.topic.slot
         source = ffi.from_buffer(batch)
         address, size = int(ffi.cast("uintptr_t", source)), len(batch)
@@ -124,6 +130,7 @@ class Broker:
         answer = group[0]
         if answer.status != STATUS_OK:
             raise AppendFailed(error_code(answer.status), topic.name)
+        self.replication.promise(answer.global_position)
         self.appended.ring(slot)
         return int(answer.base_offset)
 

@@ -87,11 +87,18 @@ def finish(steps: Steps[T]) -> T:
             return answer
 
 
+def step(steps: Steps[T]) -> list[T]:
+    """Do one step. Empty: there are more of them."""
+    try:
+        next(steps)
+    except StopIteration as done:
+        return [done.value]
+    return []
+
+
 def start(steps: Steps[T]) -> list[T]:
     """Do the first steps. Empty: there are more of them."""
     for _ in range(STEPS_AT_ONCE):
-        try:
-            next(steps)
-        except StopIteration as done:
-            return [done.value]
+        for answer in step(steps):
+            return [answer]
     return []

@@ -1,7 +1,8 @@
 """The server: listens, runs one task for each connection, watches over them, keeps the log in order, and stops.
 
-Tasks: one for each listener, one for each connection, and in the background the timers, the sweep over slow connections
-and the upkeep of the log. The background outlives the connections, which still need it while they finish.
+Tasks: one for each listener, one for each connection, and in the background the timers, the sweep over slow
+connections, the upkeep of the log, and the one that hears from its replicas. The background outlives the
+connections, which still need it while they finish.
 
 Stopping (`Server.stop`): listeners close; connections that wait for a request take no more of them, the others finish
 what they have in hand; long polls answer early; at the deadline, or at `Server.stop_now`, what is left is cut off.
@@ -9,6 +10,7 @@ what they have in hand; long polls answer early; at the deadline, or at `Server.
 
 import errno
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -197,6 +199,7 @@ class Server:
         async with trio.open_nursery() as background:
             await background.start(self.service.broker.timers.run)
             background.start_soon(self._keep_log)
+            background.start_soon(self._follow_replicas)
             background.start_soon(self._sweep)
             with self._finishing:
                 async with trio.open_nursery() as connections:
@@ -313,6 +316,21 @@ class Server:
             elif refused == before and full:
                 log.info("the log has room again, or nobody asks for it any more")
             full = refused > before
+
+    async def _follow_replicas(self) -> None:
+        """Wake who waits for the data directories, whenever they have got on."""
+        broker = self.service.broker
+        descriptor = broker.log.replica_descriptor
+        if descriptor is None:
+            return
+        broker.replication.moved()  # what happened before anybody listened
+        while True:
+            await trio.lowlevel.wait_readable(descriptor)
+            try:
+                os.eventfd_read(descriptor)
+            except BlockingIOError:
+                continue
+            broker.replication.moved()
 
 
 def run_until_signal(server: Server, ready: Callable[[], None], afterwards: Callable[[], object]) -> None:

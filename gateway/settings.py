@@ -147,7 +147,12 @@ _COMPRESSION = ("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd")
 _TIMESTAMPS = ("CreateTime",)
 _NO_COMPACTION = "Compaction does not run yet: a compacted topic keeps all its records."
 _NO_SEGMENT_FILES = "There are no segment files: memory is given back as the log start passes it."
-_ONE_REPLICA = "There is one copy, in memory."
+_ONE_REPLICA = "A topic's copies are data directories of one broker."
+_INSYNC = (
+    "Data directories that must be written for acks=all to be taken; an answer waits for as many, also where a topic's"
+    " replication factor is less. Fewer: NOT_ENOUGH_REPLICAS. Without data directories, and for topics in memory, not"
+    " looked at."
+)
 _ONE_LOOP = "One event loop does all the work."
 
 BROKER: Final[Mapping[str, Setting]] = _table(
@@ -163,10 +168,18 @@ BROKER: Final[Mapping[str, Setting]] = _table(
         "default.replication.factor",
         Type.INT,
         1,
-        f"Replication factor of a topic whose creator names none. {_ONE_REPLICA}",
+        "Replication factor of a topic whose creator names none, and of what the broker stores itself (topics,"
+        " committed offsets, producer ids): the number of data directories that acks=all waits for, at most as many as"
+        " there are.",
         minimum=1,
         maximum=32767,
-        effect=Effect.NONE,
+    ),
+    Setting(
+        "totalog.replication.strict",
+        Type.BOOLEAN,
+        False,
+        "Refuse a topic whose creator asks for more replicas than there are data directories, instead of making it with"
+        " as many as there are.",
     ),
     Setting(
         "message.max.bytes",
@@ -239,9 +252,8 @@ BROKER: Final[Mapping[str, Setting]] = _table(
         "min.insync.replicas",
         Type.INT,
         1,
-        f"Copies that an answer to acks=all waits for. {_ONE_REPLICA}",
+        _INSYNC,
         minimum=1,
-        effect=Effect.NONE,
     ),
     Setting(
         "group.initial.rebalance.delay.ms",
@@ -404,6 +416,22 @@ TOPIC: Final[Mapping[str, Setting]] = _table(
         choices=("0", "5"),
     ),
     Setting(
+        "totalog.storage",
+        Type.STRING,
+        "disk",
+        "disk: the topic's records are kept in the data directories, if the broker has any; memory: never, they are"
+        " gone with the region. Only at creation.",
+        choices=("disk", "memory"),
+    ),
+    Setting(
+        "totalog.visibility",
+        Type.STRING,
+        "replicated",
+        "replicated: consumers see records once they are durable, so that nothing that was read can vanish; ordered: as"
+        " soon as they are ordered. Only at creation.",
+        choices=("replicated", "ordered"),
+    ),
+    Setting(
         "compression.type",
         Type.STRING,
         "producer",
@@ -420,9 +448,8 @@ TOPIC: Final[Mapping[str, Setting]] = _table(
         "min.insync.replicas",
         Type.INT,
         1,
-        f"Copies that an answer to acks=all waits for. {_ONE_REPLICA}",
+        _INSYNC,
         minimum=1,
-        effect=Effect.NONE,
         broker="min.insync.replicas",
         changeable=True,
     ),

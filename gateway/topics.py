@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from totalog.engine import VIEW, LimitReached, Log, OutOfMemory, Topic, TopicExists, UnknownTopic
 from totalog.gateway import view
 from totalog.gateway.config import Config
+from totalog.gateway.replication import Replication
 from totalog.gateway.wire.errors import ErrorCode
 
 NAME = re.compile(r"[a-zA-Z0-9._-]+")
@@ -136,8 +137,9 @@ def _new_id() -> bytes:
 
 
 class Topics:
-    def __init__(self, log: Log, config: Config) -> None:
+    def __init__(self, log: Log, config: Config, replication: Replication) -> None:
         self._log = log
+        self._replication = replication
         self._config = config
         self._version = -1
         self._by_name: dict[str, TopicHandle] = {}
@@ -162,6 +164,7 @@ class Topics:
         check_new_name(name, internal=internal)
         self._refresh()
         if name in self._by_name:
+            self._promise()  # who asks again because it is not sure may rely on it
             raise Refused(ErrorCode.TOPIC_ALREADY_EXISTS, f"topic {name} already exists")
         other = self._by_collision_key.get(_collision_key(name))
         if other is not None:
@@ -171,10 +174,22 @@ class Topics:
             )
 
     def create(
-        self, name: str, *, partitions: int, config: Mapping[str, str] | None = None, internal: bool = False
+        self,
+        name: str,
+        *,
+        partitions: int,
+        replication: int | None = None,
+        config: Mapping[str, str] | None = None,
+        internal: bool = False,
     ) -> TopicHandle:
-        """Makes a topic; it exists for everyone when this returns. `config`: checked settings of this topic alone."""
+        """Makes a topic; it exists for everyone when this returns, and the answer being made promises that it is
+        stored. `replication`: data directories, by default those of the broker's setting; never more than there are.
+        `config`: checked settings of this topic alone.
+
+        Internal topics are visible when they are ordered: the broker folds them itself, to their very end.
+        """
         self.check_creation(name, internal=internal)
+        self._check_directories(name)
         own = dict(config or {})
         retention_bytes, retention_ms = (-1, -1) if internal else self._config.topic_retention(own)
         with _refusals(name):
@@ -187,18 +202,30 @@ class Topics:
                 retention_ms=retention_ms,
                 internal=internal,
                 settings=pack_settings(own),
+                memory=self._config.topic_value("totalog.storage", own) == "memory",
+                visible_when_ordered=internal or self._config.topic_value("totalog.visibility", own) == "ordered",
+                replication=self.replication_of(replication, own),
             )
         self._changed(None, topic)
         return self._by_name[name]
 
+    def replication_of(self, asked: int | None, own: Mapping[str, str]) -> int:
+        """Data directories on which a topic with these settings stands: those asked for, as far as there are."""
+        if self._config.topic_value("totalog.storage", own) == "memory":
+            return 1
+        wanted = self._config.integer("default.replication.factor") if asked is None else asked
+        return min(wanted, max(self._replication.directories, 1))
+
     def add_partitions(self, handle: TopicHandle, total: int) -> TopicHandle:
         """Raises the number of partitions to `total`."""
+        self._check_directories(handle.name)
         with _refusals(handle.name):
             topic = self._log.alter_topic(handle.topic, partitions=total)
         self._changed(handle.topic, topic)
         return self._by_name[handle.name]
 
     def delete(self, handle: TopicHandle) -> None:
+        self._check_directories(handle.name)
         with _refusals(handle.name):
             self._log.delete_topic(handle.topic)
         self._changed(handle.topic, None)
@@ -212,8 +239,19 @@ class Topics:
             self._learn(topic)
         self._version = version
 
+    def _check_directories(self, name: str) -> None:
+        if self._replication.lost:
+            message = f"topic {name}: no data directory can be written, so nothing was changed"
+            raise Refused(ErrorCode.NOT_ENOUGH_REPLICAS, message)
+
+    def _promise(self, level: int = 0) -> None:
+        """The answer being made promises that everything so far is stored."""
+        if self._replication.durable:
+            self._replication.promise(self._log.frontiers().ordered - 1, level)
+
     def _changed(self, old: Topic | None, new: Topic | None) -> None:
         """Takes over one change made here. If the version moved by more, the next look-up reads the whole table."""
+        self._promise(0 if new is None else new.replication)
         if old is not None:
             self._forget(old)
         if new is not None:

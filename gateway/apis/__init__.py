@@ -32,9 +32,10 @@ from totalog.gateway.apis import (
     produce,
     sync_group,
 )
-from totalog.gateway.apis.api import Api, Dispatched, Request
+from totalog.gateway.apis.api import Api, Dispatched, Frame, Request
+from totalog.gateway.replication import PROMISE_S_MAX, Promise
 from totalog.gateway.wire import codec
-from totalog.gateway.wire.errors import ProtocolViolation
+from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
@@ -74,6 +75,9 @@ def dispatch(broker: "Broker", request: Request) -> "Dispatched | Awaitable[Disp
     """The answer to one request: a complete frame, None where none is due, or an awaitable of either. Many handlers
     never wait, and what they return can be sent at once.
 
+    An answer that promises something stored is owed until all that its handler ordered is, in this one place: handlers
+    order, and what they order with says so (`Replication.promise`).
+
     Raises ProtocolViolation where Kafka closes the connection: an API or version that is not advertised (only
     ApiVersions answers those), or a body that does not parse. The frame's size was checked before it was received.
     """
@@ -86,13 +90,36 @@ def dispatch(broker: "Broker", request: Request) -> "Dispatched | Awaitable[Disp
         raise ProtocolViolation(f"{api.name} version {request.version} is not served")
     if api.steps:
         return _in_steps(broker, request, api)
+    promises = api.not_stored is not None and broker.replication.durable
     if api.raw:
-        return cast("Dispatched", api.handle(broker, request))
+        if not promises:
+            return cast("Dispatched", api.handle(broker, request))
+        broker.replication.take_promise()
+        return _when_stored(broker, api, request, None, api.handle(broker, request), broker.replication.take_promise())
+    assert not promises, "what promises something and is not raw is done in steps"
     message = codec.decode(request.key, request.version, request.body)
     answer = api.handle(broker, request, message)
     if isawaitable(answer):
         return _encode_later(answer, request.correlation_id)
     return codec.encode(answer, request.correlation_id)
+
+
+def _when_stored(
+    broker: "Broker", api: Api, request: Request, message: Any, answer: Any, promised: tuple[int, int]
+) -> "Dispatched":
+    replication, correlation_id, version = broker.replication, request.correlation_id, request.version
+    position, level = promised
+
+    def encode(code: ErrorCode) -> "Frame":
+        assert api.not_stored is not None
+        told = answer if code is ErrorCode.NONE else api.not_stored(version, answer, code)
+        return cast("Frame", told if api.raw else codec.encode(told, correlation_id))
+
+    if replication.reached(position, level):
+        return encode(ErrorCode.NONE)
+    timeout_ms = getattr(message, "timeout_ms", None)
+    timeout_s = PROMISE_S_MAX if timeout_ms is None else timeout_ms / 1000
+    return Promise(replication, position, level, timeout_s, encode)
 
 
 def _in_steps(broker: "Broker", request: Request, api: Api) -> "Dispatched | Awaitable[Dispatched]":
@@ -105,11 +132,13 @@ def _in_steps(broker: "Broker", request: Request, api: Api) -> "Dispatched | Awa
 
 
 def _steps(broker: "Broker", request: Request, api: Api) -> "Steps[Dispatched]":
-    if api.raw:
-        frame: Dispatched = yield from api.handle(broker, request)
-        return frame
-    answer = yield from api.handle(broker, request, codec.decode(request.key, request.version, request.body))
-    return codec.encode(answer, request.correlation_id)
+    message = None if api.raw else codec.decode(request.key, request.version, request.body)
+    steps = api.handle(broker, request) if api.raw else api.handle(broker, request, message)
+    if api.not_stored is not None and broker.replication.durable:
+        answer, promised = yield from broker.replication.promised_by(steps)
+        return _when_stored(broker, api, request, message, answer, promised)
+    answer = yield from steps
+    return cast("Dispatched", answer if api.raw else codec.encode(answer, request.correlation_id))
 
 
 async def _encode_later(answer: Awaitable[Any], correlation_id: int) -> Dispatched:

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from totalog.gateway.wire.errors import ErrorCode
+
 if TYPE_CHECKING:
     from totalog.engine import Reservation
+    from totalog.gateway.outbox import Owed
     from totalog.gateway.wire.answer import Answer
 
 FRAME_SIZE_MAX = 256 * 1024
@@ -18,9 +21,6 @@ times its size where elements are tiny) stay bounded, and far above what any cli
 
 FRAME_SIZE_GROUP_MAX = 4 * 1024 * 1024
 """Bytes of a frame that carries subscriptions, assignments or offsets of a whole group."""
-
-REPLICATION_FACTOR = 1
-"""Of every topic: there is one copy."""
 
 TOPIC_OPERATIONS = frozenset({3, 4, 5, 6, 7, 8, 10, 11})
 """Kafka's AclOperation numbers of what a client may do with a topic (KIP-430): read, write, create, delete, alter,
@@ -35,8 +35,9 @@ CLUSTER_OPERATIONS = frozenset({5, 7, 8, 9, 10, 11, 12})
 Frame: TypeAlias = bytes | bytearray | memoryview
 """A complete answer, the size word included."""
 
-Dispatched: TypeAlias = "Frame | Answer | None"
-"""What a connection sends: an Answer is one in several parts. None: the request has no answer (Produce with acks=0)."""
+Dispatched: TypeAlias = "Frame | Answer | Owed | None"
+"""What a connection sends: an Answer is one in several parts, and one that is owed leaves when it is ready. None: the
+request has no answer (Produce with acks=0)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +84,9 @@ class Api:
     """`handle` is a generator function that yields where others may get their turn (`lane.Steps`). Not async."""
     lets_go: bool = False
     """The handler waits, and has let go of the request and the message before it does."""
+    not_stored: Callable[[int, Any, ErrorCode], Any] | None = None
+    """The answer may promise something stored: it leaves once all that was ordered for it is. Where that fails, this
+    makes another one of it: not_stored(version, answer, code), of what `handle` returned."""
 
     def serves(self, version: int) -> bool:
         return self.min_version <= version <= self.max_version

@@ -2,14 +2,13 @@
 
 Behaviour
 - `count` is the new total. No more than there are is INVALID_PARTITIONS, an unknown topic UNKNOWN_TOPIC_OR_PARTITION, a
-  topic named twice INVALID_REQUEST for that name. The partitions exist for everyone when the answer leaves.
+  topic named twice INVALID_REQUEST for that name. The partitions exist for everyone when the answer leaves, and are
+  stored; REQUEST_TIMED_OUT and NOT_ENOUGH_REPLICAS as with CreateTopics.
 - Manual assignments name this broker for each new partition, else INVALID_REPLICA_ASSIGNMENT.
 - Views have one partition for ever, internal topics as many as the broker gave them: INVALID_TOPIC_EXCEPTION.
 - A limit of the region is POLICY_VIOLATION with a message that names it.
 
 Version notes: 2: compact lengths, tagged fields. 3: THROTTLING_QUOTA_EXCEEDED may be answered (never is).
-
-Not implemented: the time-out, since nothing waits.
 """
 
 from collections import Counter
@@ -71,4 +70,12 @@ def _check(broker: "Broker", topic: Any) -> TopicHandle:
     return found
 
 
-API = Api(37, "CreatePartitions", 0, 3, 2, handle, steps=True)
+def not_stored(version: int, answer: Any, code: ErrorCode) -> Any:
+    """The answer where it is not certain that the new partitions are stored."""
+    for result in answer.results:
+        if result.error_code == ErrorCode.NONE:
+            result.error_code, result.error_message = code, code.description
+    return answer
+
+
+API = Api(37, "CreatePartitions", 0, 3, 2, handle, steps=True, not_stored=not_stored)

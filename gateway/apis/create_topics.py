@@ -1,11 +1,16 @@
 """CreateTopics (key 19), versions 2-7.
 
 Behaviour
-- A topic exists for everyone when the answer leaves: with Kafka, clients may still be told "unknown" for a moment.
-- Partitions and replication factor of -1 are the broker's defaults. The replication factor is capped at what there is:
-  a topic that asks for 3 is created with 1, and the answer says 1. Below 1 it is INVALID_REPLICATION_FACTOR.
-- `totalog.order.level` is 5 (the default: the topic has a total-order view) or 0. Unknown names and values that do not
-  fit are INVALID_CONFIG.
+- A topic exists for everyone when the answer leaves: with Kafka, clients may still be told "unknown" for a moment. And
+  it is stored on as many data directories as it asks for. Not within the request's time-out: REQUEST_TIMED_OUT, with
+  no directory left NOT_ENOUGH_REPLICAS (before or after); the topic may be there all the same.
+- Partitions and replication factor of -1 are the broker's defaults. The replication factor is the number of data
+  directories that acks=all waits for. It is capped at what there is: a topic that asks for 3 on one directory, or on a
+  broker without, is created with 1, a notice stands in the broker's log, and the answer says 1; with
+  `totalog.replication.strict=true` it is INVALID_REPLICATION_FACTOR. So it is below 1.
+- `totalog.order.level` is 5 (the default: the topic has a total-order view) or 0; `totalog.storage=memory` keeps a
+  topic off the data directories; `totalog.visibility=ordered` shows records before they are durable.
+  Unknown names and values that do not fit are INVALID_CONFIG.
 - Names that end in `.total-order`, those of internal topics and those that differ from another only in '.' and '_' are
   INVALID_TOPIC_EXCEPTION; a name twice in one request is INVALID_REQUEST for that name.
 - Manual assignments may only name this broker, once for each partition, numbered from 0 (INVALID_REPLICA_ASSIGNMENT);
@@ -15,15 +20,14 @@ Behaviour
 Version notes
 - 5: compact lengths, tagged fields; the answer carries partitions, replication factor and configs (KIP-525).
 - 6: THROTTLING_QUOTA_EXCEEDED may be answered (never is). 7: the answer carries the topic id (KIP-516).
-
-Not implemented: the time-out, since nothing waits.
 """
 
+import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from totalog.gateway.apis.api import REPLICATION_FACTOR, Api, Request
+from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.apis.describe_configs import Entry, topic_entries
 from totalog.gateway.config import InvalidConfig, parse_topic_settings
 from totalog.gateway.lane import Steps
@@ -39,6 +43,8 @@ ORDER_LEVEL = "totalog.order.level"
 ORDER_LEVELS = ("0", "5")
 
 TOPICS_A_STEP = 16
+log = logging.getLogger("totalog")
+
 
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
@@ -65,10 +71,15 @@ def _create(broker: "Broker", topic: Any, result: Any, *, validate_only: bool) -
     broker.topics.check_creation(topic.name)
     partitions = _partitions(broker, topic)
     own = _config(topic)
+    asked = _replication(broker, topic)
+    replication = broker.topics.replication_of(asked, own)
     if not validate_only:
-        result.topic_id = UUID(bytes=broker.topics.create(topic.name, partitions=partitions, config=own).id)
+        if asked is not None and replication < asked:
+            log.info("topic %s asks for %d replicas and gets %d: %s", topic.name, asked, replication, _places(broker))
+        created = broker.topics.create(topic.name, partitions=partitions, replication=asked, config=own)
+        result.topic_id = UUID(bytes=created.id)
     if result.version >= DETAILS_FROM:
-        result.num_partitions, result.replication_factor = partitions, REPLICATION_FACTOR
+        result.num_partitions, result.replication_factor = partitions, replication
         result.configs = [_told(result.version, entry) for entry in topic_entries(broker.config, own)]
 
 
@@ -104,6 +115,22 @@ def _partitions(broker: "Broker", topic: Any) -> int:
     return broker.config.integer("num.partitions") if topic.num_partitions == -1 else int(topic.num_partitions)
 
 
+def _replication(broker: "Broker", topic: Any) -> int | None:
+    """The replication factor that is asked for; None: the default. Raises Refused."""
+    if topic.replication_factor == -1:
+        return None
+    asked, there = int(topic.replication_factor), max(broker.replication.directories, 1)
+    if asked > there and broker.config.boolean("totalog.replication.strict"):
+        message = f"replication factor {asked} is larger than {there}: {_places(broker)}"
+        raise Refused(ErrorCode.INVALID_REPLICATION_FACTOR, message)
+    return asked
+
+
+def _places(broker: "Broker") -> str:
+    count = broker.replication.directories
+    return f"the broker has {count} data director{'y' if count == 1 else 'ies'}" if count else "all data is in memory"
+
+
 def check_assignments(broker: "Broker", assignments: list[list[int]]) -> None:
     """Raises Refused unless each partition is assigned to this broker and no other."""
     for replicas in assignments:
@@ -126,4 +153,12 @@ def _config(topic: Any) -> dict[str, str]:
     return own
 
 
-API = Api(19, "CreateTopics", 2, 7, 5, handle, steps=True)
+def not_stored(version: int, answer: Any, code: ErrorCode) -> Any:
+    """The answer where it is not certain that the new topics are stored."""
+    for result in answer.topics:
+        if result.error_code == ErrorCode.NONE:
+            result.error_code, result.error_message = code, code.description
+    return answer
+
+
+API = Api(19, "CreateTopics", 2, 7, 5, handle, steps=True, not_stored=not_stored)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
+from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
@@ -32,4 +33,12 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     return response(version=request.version, throttle_time_ms=0, results=results)
 
 
-API = Api(42, "DeleteGroups", 0, 2, 2, handle, steps=True)
+def not_stored(version: int, answer: Any, code: ErrorCode) -> Any:
+    """The answer where it is not certain that the groups stay deleted."""
+    for result in answer.results:
+        if result.error_code == ErrorCode.NONE:
+            result.error_code = ErrorCode.COORDINATOR_NOT_AVAILABLE
+    return answer
+
+
+API = Api(42, "DeleteGroups", 0, 2, 2, handle, steps=True, not_stored=not_stored)

@@ -1,15 +1,14 @@
 """DeleteTopics (key 20), versions 1-6.
 
 Behaviour
-- By name, from version 6 on by id too; a topic is gone for everyone when the answer leaves, and its memory with it.
+- By name, from version 6 on by id too; a topic is gone for everyone when the answer leaves, and its memory with it. It
+  stays gone: that is stored too; REQUEST_TIMED_OUT and NOT_ENOUGH_REPLICAS as with CreateTopics.
 - Unknown names are UNKNOWN_TOPIC_OR_PARTITION, unknown ids UNKNOWN_TOPIC_ID. A topic named twice, by both name and id,
   or by neither, is INVALID_REQUEST for that entry, and stays.
 - Views and internal topics cannot be deleted: INVALID_TOPIC_EXCEPTION.
 - With `delete.topic.enable=false` every entry is TOPIC_DELETION_DISABLED (INVALID_REQUEST before version 3).
 
 Version notes: 4: compact lengths, tagged fields. 5: error messages. 6: topic ids (KIP-516).
-
-Not implemented: the time-out, since nothing waits.
 """
 
 from collections import Counter
@@ -86,4 +85,12 @@ def _delete(broker: "Broker", handle: TopicHandle | None, result: Any) -> None:
     broker.appended.ring(handle.topic.slot)  # who waits for records of it learns that it is gone
 
 
-API = Api(20, "DeleteTopics", 1, 6, 4, handle, steps=True)
+def not_stored(version: int, answer: Any, code: ErrorCode) -> Any:
+    """The answer where it is not certain that the topics stay deleted."""
+    for result in answer.responses:
+        if result.error_code == ErrorCode.NONE:
+            result.error_code, result.error_message = code, code.description
+    return answer
+
+
+API = Api(20, "DeleteTopics", 1, 6, 4, handle, steps=True, not_stored=not_stored)

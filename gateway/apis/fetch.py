@@ -7,6 +7,11 @@ Behaviour
 - Sizes: partitions are served in the order of the request, each with whole batches up to its own and the common maximum
   (`max_bytes`, `fetch.max.bytes`, ANSWER_SIZE_MAX). The first batch of the first partition that has any is sent whole,
   whatever its size (KIP-74), so that a consumer always gets on. Kafka cuts the last batch off; nothing of it goes here.
+- What is durable on its topic's level is what there is (`replication`): fetch limit and high watermark are one number.
+  Long polls are woken when it moves. Topics in memory, and those with `totalog.visibility=ordered`, show what is
+  ordered.
+- What has left memory comes from the journals, in a thread, so that nobody else waits for the disk. Where no directory
+  can be read that is KAFKA_STORAGE_ERROR for the partition.
 - Views are read like topics: partition 0 is the topic in total order, and batches carry it as their base offsets.
 - Errors are per partition, with high watermark -1: unknown topic or partition 3, unknown topic id 100, an offset
   outside of the log 1, a leader epoch that is too new 75 or too old 74.
@@ -20,9 +25,13 @@ Version notes: see `wire/fetch.py`.
 Not implemented: fetching as a replica, diverging epochs (only replicas send the last fetched epoch), racks.
 """
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from totalog.engine import EngineError, ReadBatches
 from totalog.gateway import waiting
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.wire import fetch as wire
@@ -49,6 +58,9 @@ ANSWER_SIZE_PRESSED: Final = 32 * 1024
 BATCHES_MAX: Final = 16_384
 """Batches of one partition in one answer."""
 
+DISK_BATCHES_MAX: Final = 4096
+"""The same of a partition that is read from disk: each such read has its own room for them."""
+
 FRAME_SIZE_MAX: Final = 2 * 1024 * 1024
 """Bytes of one request: it names as many partitions as a region holds."""
 
@@ -56,7 +68,11 @@ FULL_FETCH_EPOCHS: Final = (0, wire.NO_SESSION_EPOCH)
 READ_UNCOMMITTED: Final = 0
 
 STATUS_OK: Final[int] = lib.STATUS_OK
+STATUS_ON_DISK: Final[int] = lib.STATUS_ON_DISK
 STATUS_UNKNOWN_TOPIC: Final[int] = lib.STATUS_UNKNOWN_TOPIC
+
+
+log = logging.getLogger("totalog")
 
 
 @dataclass(slots=True, eq=False)
@@ -139,6 +155,11 @@ class Survey:
         return Part(partition, int(error_code), aborted_null)
 
 
+def _name(part: Part) -> str:
+    assert part.topic is not None
+    return f"{part.topic.name}-{part.partition}"
+
+
 def _unknown_topic(key: wire.TopicKey) -> ErrorCode:
     return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if isinstance(key, str) else ErrorCode.UNKNOWN_TOPIC_ID
 
@@ -171,13 +192,14 @@ class Assembly:
         self._writer = wire.AnswerWriter(request.version, reader.pool.take(self._size))
         self._writer.head(request.correlation_id, 0, len(survey.topics))
 
-    def answer(self) -> Answer:
+    async def answer(self) -> Answer:
         writer = self._writer
         for key, parts in self._survey.topics:
             writer.topic(key, len(parts))
             for part in parts:
                 if part.size and self._left > 0:
-                    self._add_records(key, part)
+                    if not self._add_from_memory(key, part):
+                        await self._add_from_disk(key, part)
                 else:
                     writer.partition(
                         part.partition,
@@ -189,21 +211,45 @@ class Assembly:
             writer.end_topic()
         return Answer([writer.finish()], writer.buffer)
 
-    def _add_records(self, key: wire.TopicKey, part: Part) -> None:
-        writer = self._writer
+    def _add_from_memory(self, key: wire.TopicKey, part: Part) -> bool:
+        """False: it is on disk."""
         room = min(part.size, self._left)
-        at = writer.records_at(room)
+        at = self._writer.records_at(room)
         read = self._read(part, at, room)
         if self._first and read.size_needed > room:
             self._grow(read.size_needed)
-            at = writer.records_at(read.size_needed)
+            at = self._writer.records_at(read.size_needed)
             read = self._read(part, at, read.size_needed)
+        if read.status == STATUS_ON_DISK:
+            return False
+        self._add(key, part, at, read, self._reader.batches)
+        return True
+
+    async def _add_from_disk(self, key: wire.TopicKey, part: Part) -> None:
+        room = min(part.size, self._left)
+        batches = self._log.read_batches(DISK_BATCHES_MAX)
+        try:
+            at = self._writer.records_at(room)
+            read = await waiting.in_thread(self._disk_read(part, at, room, batches))
+            if self._first and read.size_needed > room:
+                self._grow(read.size_needed)
+                at = self._writer.records_at(read.size_needed)
+                read = await waiting.in_thread(self._disk_read(part, at, read.size_needed, batches))
+        except EngineError as fault:
+            log.error("%s cannot be read at offset %d: %s", _name(part), part.fetch_offset, fault)
+            self._writer.partition(part.partition, int(ErrorCode.KAFKA_STORAGE_ERROR), -1, -1)
+            return
+        bounds = replace(read, next_offset=part.high_watermark, log_start_offset=part.log_start_offset)
+        self._add(key, part, at, bounds, batches)
+
+    def _add(self, key: wire.TopicKey, part: Part, at: int, read: "Read", batches: ReadBatches) -> None:
+        writer = self._writer
         if read.status != STATUS_OK:
             code = _unknown_topic(key) if read.status == STATUS_UNKNOWN_TOPIC else error_code(read.status)
             writer.partition(part.partition, int(code), -1, -1)
             return
         if read.size:
-            stamp(writer.buffer.address + at, self._reader.batches.address, read.count)
+            stamp(writer.buffer.address + at, batches.address, read.count)
             self._left -= read.size
             self._first = False
         writer.partition(
@@ -214,6 +260,20 @@ class Assembly:
             aborted_null=part.aborted_null,
             records_at=at,
             records_size=read.size,
+        )
+
+    def _disk_read(self, part: Part, at: int, room: int, batches: ReadBatches) -> "Callable[[], Read]":
+        """To be called in a thread. The address stays good: whoever waits for the thread holds the buffer."""
+        assert part.topic is not None
+        return partial(
+            self._log.archive_read,
+            part.topic,
+            part.read_partition,
+            part.fetch_offset,
+            self._writer.buffer.address + at,
+            room,
+            batches=batches,
+            whole_first=self._first,
         )
 
     def _read(self, part: Part, at: int, room: int) -> "Read":
@@ -247,7 +307,7 @@ async def handle(broker: "Broker", request: Request) -> Answer:
         await broker.unsent.room()
         survey = Survey(broker, message)
     size_max = min(size_max, broker.unsent.answer_size_max(ANSWER_SIZE_PRESSED, ANSWER_SIZE_MAX))
-    return Assembly(reader, broker.log, request, survey, size_max).answer()
+    return await Assembly(reader, broker.log, request, survey, size_max).answer()
 
 
 async def _wait(broker: "Broker", message: wire.FetchRequest, size_max: int) -> Survey:

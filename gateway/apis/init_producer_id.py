@@ -3,6 +3,8 @@
 Behaviour
 - An idempotent producer gets a producer id that nobody else got or will get in the life of the region (`producer_ids`),
   and epoch 0. The time-out is not looked at: clients send 0, -1 or the largest number there.
+- The id leaves once the block that it is from is stored; not in time, or with no data directory left, the error is a
+  retriable one (REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS).
 - A producer id and epoch in the request (version 3 on, KIP-360) ask for a fresh start: the answer is a new id, as from
   Kafka. One given without the other is INVALID_REQUEST, an empty transactional id too.
 - A transactional id is refused with UNSUPPORTED_VERSION: transactions are not served. What counts is that clients give
@@ -18,7 +20,7 @@ Version notes: 2: compact lengths and tagged fields. 3: producer id and epoch. 4
 Not implemented: transactional ids, two-phase commit (version 6).
 """
 
-from struct import pack
+from struct import pack, unpack_from
 from typing import TYPE_CHECKING
 
 from totalog.gateway.apis.api import Api, Frame, Request
@@ -41,8 +43,7 @@ def handle(broker: "Broker", request: Request) -> Frame:
     if flexible:
         cursor.skip_tagged_fields()
     code, fresh_id, fresh_epoch = _fresh(broker, transactional_id, producer_id, producer_epoch)
-    parts = [pack(">ihqh", 0, code, fresh_id, fresh_epoch), tags(flexible)]
-    return frame(request.correlation_id, flexible, parts)
+    return _encode(request.correlation_id, flexible, code, fresh_id, fresh_epoch)
 
 
 def _fresh(
@@ -59,4 +60,15 @@ def _fresh(
         return error.code, -1, -1
 
 
-API = Api(22, "InitProducerId", 0, 5, FLEXIBLE_FROM, handle, raw=True)
+def _encode(correlation_id: int, flexible: bool, code: ErrorCode, producer_id: int, producer_epoch: int) -> Frame:
+    parts = [pack(">ihqh", 0, code, producer_id, producer_epoch), tags(flexible)]
+    return frame(correlation_id, flexible, parts)
+
+
+def not_stored(version: int, answer: Frame, code: ErrorCode) -> Frame:
+    """The answer where it is not certain that the id stays this producer's."""
+    (correlation_id,) = unpack_from(">i", answer, 4)
+    return _encode(correlation_id, version >= FLEXIBLE_FROM, code, -1, -1)
+
+
+API = Api(22, "InitProducerId", 0, 5, FLEXIBLE_FROM, handle, raw=True, not_stored=not_stored)

@@ -3,11 +3,14 @@
 Behaviour
 - Lists all topics, none, or those named by name or id. Total-order views are answered when they are asked for, never in
   "all topics"; internal topics are in it, as in Kafka.
-- One broker, which leads every partition, is its only replica and the controller.
+- One broker, which leads every partition, is its only replica and the controller. The data directories on which a
+  topic stands are no replicas in the sense of this answer: clients would look for brokers of these numbers.
 - An unknown topic is created where both the broker (`auto.create.topics.enable`) and the request allow it, and is in
   the answer at once: Kafka answers UNKNOWN_TOPIC_OR_PARTITION first and creates behind it, so its clients ask again. A
   name that no topic may have gets INVALID_TOPIC_EXCEPTION. A view whose topic does not exist, and an internal topic
   that was not needed yet, are just unknown: nothing is created for them, and consumers that wait for them go on asking.
+- An answer in which a topic was created leaves when the topic is stored. Where that is not certain, or nothing can be
+  stored, the answer is LEADER_NOT_AVAILABLE for it, as while Kafka creates one: clients ask again.
 - Written by hand: the first request of every client must not wait for the codec, and a list of 1,000 topics costs a
   fraction of what the library takes. Tests compare with the library byte for byte.
 
@@ -30,6 +33,7 @@ from totalog.gateway import view
 from totalog.gateway.apis.api import CLUSTER_OPERATIONS, TOPIC_OPERATIONS, VIEW_OPERATIONS, Api, Frame, Request, bits
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, TopicHandle, check_name, is_hidden, is_reserved
+from totalog.gateway.wire import codec
 from totalog.gateway.wire.cursor import Cursor
 from totalog.gateway.wire.encode import count, frame, string, tags
 from totalog.gateway.wire.errors import ErrorCode
@@ -153,7 +157,7 @@ def _find_or_create(broker: "Broker", asked: Asked, name: str) -> TopicHandle | 
             return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         return broker.topics.create(name, partitions=broker.config.integer("num.partitions"))
     except Refused as refused:
-        return refused.code
+        return ErrorCode.LEADER_NOT_AVAILABLE if refused.code is ErrorCode.NOT_ENOUGH_REPLICAS else refused.code
 
 
 def _error(version: int, code: ErrorCode, topic_id: bytes, name: str | None) -> bytes:
@@ -245,4 +249,13 @@ def _partition_layout(version: int, node_id: int) -> tuple[Struct, tuple[int, ..
     return Struct(layout), tuple(tail)
 
 
-API = Api(3, "Metadata", 0, 13, FLEXIBLE_FROM, handle, raw=True, steps=True)
+def not_stored(version: int, answer: Frame, code: ErrorCode) -> Frame:
+    """The answer where it is not certain that what was created for it is stored: ask again for all of it."""
+    message = codec.MetadataResponse.decode(bytes(answer[4:]), version=version, header=True)
+    for topic in message.topics:
+        if topic.error_code == ErrorCode.NONE:
+            topic.error_code, topic.partitions = ErrorCode.LEADER_NOT_AVAILABLE, []
+    return codec.encode(message, message.header.correlation_id)
+
+
+API = Api(3, "Metadata", 0, 13, FLEXIBLE_FROM, handle, raw=True, steps=True, not_stored=not_stored)

@@ -1,9 +1,9 @@
 """OffsetCommit (key 8), versions 2-10.
 
 Behaviour
-- What is accepted is ordered in the log before the answer leaves: as one batch, or as several where it is much, between
-  which others get their turn. A batch is stored whole or not at all. Offsets are not compared with the log's;
-  any number is accepted, as by Kafka. Views are committed like topics: partition 0, offsets of the total order.
+- What is accepted is ordered in the log, and stored, before the answer leaves: as one batch, or as several where it is
+  much, between which others get their turn. A batch is stored whole or not at all. Offsets are not compared with the
+  log's; any number is accepted, as by Kafka. Views are committed like topics: partition 0, offsets of the total order.
 - For each partition: UNKNOWN_TOPIC_OR_PARTITION (UNKNOWN_TOPIC_ID where the topic is named by id), the group's error,
   or OFFSET_METADATA_TOO_LARGE beyond offset.metadata.max.bytes, which counts characters, as in Kafka.
 - The group's errors: UNKNOWN_MEMBER_ID, also for a commit without a generation while the group has members;
@@ -12,7 +12,8 @@ Behaviour
   commit without a generation; with one it is GROUP_ID_NOT_FOUND, before version 9 ILLEGAL_GENERATION.
 - Where a long group id is repeated for so many partitions that the records would pass TEXT_SIZE_MAX, nothing is stored:
   INVALID_COMMIT_OFFSET_SIZE, as from Kafka for what does not fit into one batch.
-- No room in the log is COORDINATOR_NOT_AVAILABLE, which clients retry; too many commits altogether POLICY_VIOLATION.
+- No room in the log, no data directory left, or not stored in time is COORDINATOR_NOT_AVAILABLE, which clients retry;
+  too many commits altogether POLICY_VIOLATION.
 
 Version notes: 2-4: a retention time, not looked at (KIP-211). 3: throttle time. 6: leader epoch. 7: instance id. 8:
 compact lengths, tagged fields. 9: GROUP_ID_NOT_FOUND (KIP-848). 10: topic ids (KIP-848).
@@ -141,4 +142,13 @@ def _find(broker: "Broker", version: int, topic: Any) -> tuple[TopicHandle | Non
     return handle, unknown
 
 
-API = Api(8, "OffsetCommit", 2, 10, 8, handle, frame_size_max=FRAME_SIZE_GROUP_MAX, steps=True)
+def not_stored(version: int, answer: Any, code: ErrorCode) -> Any:
+    """The answer where it is not certain that the commits are stored."""
+    for topic in answer.topics:
+        for partition in topic.partitions:
+            if partition.error_code == ErrorCode.NONE:
+                partition.error_code = ErrorCode.COORDINATOR_NOT_AVAILABLE
+    return answer
+
+
+API = Api(8, "OffsetCommit", 2, 10, 8, handle, frame_size_max=FRAME_SIZE_GROUP_MAX, steps=True, not_stored=not_stored)

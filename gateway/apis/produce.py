@@ -3,11 +3,21 @@
 Behaviour
 - All complete Produce requests of one receive buffer are one group: each batch is checked by one C call, and one call
   of the log orders them all, in the order in which they came.
-- acks 0 has no answer, and an error in it closes the connection, as from Kafka; 1 and -1 are answered when the batch is
-  ordered; every other number is INVALID_REQUIRED_ACKS.
+- acks 0 has no answer, and an error in it closes the connection, as from Kafka; 1 is answered when the batch is
+  ordered; every other number than these and -1 is INVALID_REQUIRED_ACKS.
+- acks -1 (all) is answered when every batch of the request is durable on its level (`replication`): the topic's
+  replication factor, or its min.insync.replicas where that is more, or all data directories that are alive. Without
+  data directories, and for topics in memory, that is when it is ordered. Such an answer is owed: other requests of the
+  connection, and all other connections, are ordered meanwhile and share the write to disk.
+- Fewer live data directories than min.insync.replicas: NOT_ENOUGH_REPLICAS, and nothing is stored. When that becomes so
+  while the answer is owed: NOT_ENOUGH_REPLICAS_AFTER_APPEND; when the request's time runs out: REQUEST_TIMED_OUT. These
+  two say that nothing is certain: the batch is ordered, acks=1 would have been answered, and it will be durable if the
+  directory comes back; or it is lost together with the region. An idempotent producer sends it again and gets the
+  original's answer, once that is durable.
 - Errors are per partition, with base offset and log start offset -1: unknown topic or partition 3, unknown topic id
   100, what the check of a batch or the log says, records null INVALID_RECORD, zstd below version 7
-  UNSUPPORTED_COMPRESSION_TYPE. A duplicate is answered like the original, with the original's offset.
+  UNSUPPORTED_COMPRESSION_TYPE. A duplicate is answered like the original, with the original's offset, and with acks -1
+  when the original is durable.
 - Views and internal topics are not produced to: INVALID_TOPIC_EXCEPTION. Topics are created by Metadata, not here.
 - A body that was received straight into the region stays where it is if all its batches are of one topic, since a
   segment belongs to one topic; otherwise they are copied. Either way the reservation is closed here.
@@ -22,8 +32,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from totalog.gateway import view
+from totalog.gateway import view, waiting
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.outbox import Owed
 from totalog.gateway.wire import produce as wire
 from totalog.gateway.wire._batch import ffi, lib
 from totalog.gateway.wire.batch import check, error_code
@@ -32,6 +43,7 @@ from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 if TYPE_CHECKING:
     from totalog.engine import AppendGroup
     from totalog.gateway.broker import Broker
+    from totalog.gateway.replication import Replication
     from totalog.gateway.topics import TopicHandle
 
 BATCHES_MAX: Final = 1024
@@ -42,7 +54,6 @@ FRAME_SIZE_MAX: Final = 100 * 1024 * 1024
 
 ACKS_ALL: Final = -1
 ACKS: Final = (0, 1, ACKS_ALL)
-ACK_LEVEL_ALL: Final = 2
 INT64_MAX: Final = 2**63 - 1
 
 ATTRIBUTES_AT: Final = 22
@@ -72,7 +83,15 @@ class Target:
     size_max: int = 0
     ahead_ms_max: int = 0
     """How far a timestamp may lie ahead of the clock."""
+    ack_level: int = 0
+    """On which acks=all is answered, and on which consumers see a batch; 0: when it is ordered."""
+    visible_level: int = 0
+    insync: int = 0
+    """Live data directories without which acks=all is refused."""
 
+
+Debts: TypeAlias = list[tuple[int, int, Target]]
+"""Rows that are answered when a global position is durable, each with where its records went."""
 
 UNKNOWN_NAME: Final = Target(0)
 UNKNOWN_ID: Final = Target(0, ErrorCode.UNKNOWN_TOPIC_ID)
@@ -87,7 +106,7 @@ class Appender:
         self._targets: dict[wire.TopicKey, Target] = {}
         self._targets_version = -1
 
-    def append(self, broker: "Broker", requests: Sequence[Request]) -> Iterator[bytes | None]:
+    def append(self, broker: "Broker", requests: Sequence[Request]) -> Iterator[bytes | Owed | None]:
         """See `handle_group`."""
         if broker.log.topics_version != self._targets_version:
             self._targets_version = broker.log.topics_version
@@ -122,12 +141,17 @@ def _target(broker: "Broker", handle: "TopicHandle") -> Target:
         return Target(0, ErrorCode.INVALID_TOPIC_EXCEPTION, view.refusal(handle.name, "produced to"))
     if handle.topic.internal:
         return Target(0, ErrorCode.INVALID_TOPIC_EXCEPTION, f"{handle.name} is an internal topic")
+    insync = broker.config.topic_integer("min.insync.replicas", handle.config)
+    ack_level = broker.replication.ack_level(handle.topic, insync)
     return Target(
         handle.partitions,
         slot=handle.topic.slot,
         generation=handle.topic.generation,
         size_max=broker.config.topic_integer("max.message.bytes", handle.config),
         ahead_ms_max=broker.config.topic_integer("message.timestamp.after.max.ms", handle.config),
+        ack_level=ack_level,
+        visible_level=broker.replication.visible_level(handle.topic),
+        insync=insync if ack_level else 0,
     )
 
 
@@ -139,11 +163,11 @@ class Group:
         self._appender = appender
         self._address: int = appender.batches.address
         self._now_ms = broker.clock.wall_ms()
-        self._requests: list[tuple[Request, int, Rows]] = []
-        """Request, acks, and one row for each of its partitions."""
-        self._places: list[tuple[Rows, int, wire.TopicKey, int]] = []
-        """Of each batch that waits to be ordered: where its row stands, its topic and partition."""
-        self._acks_all = False
+        self._requests: list[tuple[Request, wire.ProduceRequest, Rows, Debts]] = []
+        """Request, what it says, one row for each of its partitions, and those that are answered later."""
+        self._places: list[tuple[Rows, int, wire.TopicKey, int, Target, Debts | None]] = []
+        """Of each batch that waits to be ordered: where its row stands, its topic and partition, where its records go,
+        and, with acks=all, where it is told that the row is answered later."""
 
     def add(self, request: Request) -> None:
         """Checks the batches of a request. Raises ProtocolViolation: it does not parse, or errs although acks is 0."""
@@ -152,8 +176,10 @@ class Group:
         segment = self._segment(request, message)
         source = int(ffi.cast("uintptr_t", ffi.from_buffer(request.frame)))
         rows: Rows = []
-        self._requests.append((request, message.acks, rows))
-        self._acks_all |= message.acks == ACKS_ALL
+        debts: Debts = []
+        self._requests.append((request, message, rows, debts))
+        acks_all = message.acks == ACKS_ALL
+        live = self._broker.replication.live
         for topic, partition, at, size in message.partitions:
             target = self._appender.target(self._broker, topic)
             if not 0 <= partition < target.partitions:
@@ -162,12 +188,16 @@ class Group:
                 rows.append((topic, partition, refusal[0], -1, -1, -1, refusal[1]))
             elif size < 0:
                 rows.append((topic, partition, ErrorCode.INVALID_RECORD, -1, -1, -1, "records are null"))
+            elif acks_all and live < target.insync:
+                message_text = f"{live} data directories are written, min.insync.replicas is {target.insync}"
+                rows.append((topic, partition, ErrorCode.NOT_ENOUGH_REPLICAS, -1, -1, -1, message_text))
             else:
                 code = self._check(request, target, partition, source, at, size, segment)
                 if code:
                     rows.append((topic, partition, code, -1, -1, -1, None))
                 else:
-                    self._places.append((rows, len(rows), topic, partition))
+                    later = debts if acks_all and target.ack_level else None
+                    self._places.append((rows, len(rows), topic, partition, target, later))
                     rows.append(_WAITING)
         if message.acks == 0:
             _no_errors(rows)
@@ -208,36 +238,81 @@ class Group:
         return request.reservation.segment if one_topic else 0
 
     def order(self) -> None:
-        """Has the log order the batches that wait, fills their rows, and wakes who waits for them."""
+        """Has the log order the batches that wait, fills their rows, and wakes who waits for them, now or later."""
         places, self._places = self._places, []
         if not places:
             return
         batches = self._appender.batches
         self._broker.log.append(batches, len(places))
-        stored = set()
-        position = -1
-        for index, (rows, row, topic, partition) in enumerate(places):
+        visible = set()
+        hidden: dict[int, tuple[int, int, int]] = {}
+        """By topic slot: level, first and last global position."""
+        for index, (rows, row, topic, partition, target, debts) in enumerate(places):
             batch = batches[index]
             status = batch.status
-            if status in STORED:
-                stored.add(batch.topic_slot)
-                position = max(position, batch.global_position)
-                rows[row] = (topic, partition, 0, batch.base_offset, -1, batch.log_start_offset, None)
-            else:
+            if status not in STORED:
                 rows[row] = (topic, partition, _code(status, topic), -1, -1, -1, None)
-        for slot in stored:
+                continue
+            rows[row] = (topic, partition, 0, batch.base_offset, -1, batch.log_start_offset, None)
+            if target.visible_level == 0:
+                visible.add(target.slot)
+            elif status == STATUS_OK:
+                position = batch.global_position
+                known = hidden.get(target.slot)
+                hidden[target.slot] = target.visible_level, position if known is None else known[1], position
+            if debts is not None:
+                debts.append((row, batch.global_position, target))
+        for slot in visible:
             self._broker.appended.ring(slot)
-        assert not self._acks_all or position < 0 or self._broker.log.acknowledged(position, ACK_LEVEL_ALL)
+        for slot, (level, first, last) in hidden.items():
+            self._broker.replication.hide(slot, level, first, last)
 
-    def answers(self, violation: ProtocolViolation | None) -> Iterator[bytes | None]:
-        for request, acks, rows in self._requests:
-            if acks == 0:
+    def answers(self, violation: ProtocolViolation | None) -> Iterator[bytes | Owed | None]:
+        for request, message, rows, debts in self._requests:
+            if message.acks == 0:
                 _no_errors(rows)
                 yield None
+            elif debts:
+                yield OwedAnswer(self._broker.replication, request, message.timeout_ms, rows, debts)
             else:
                 yield wire.encode(request.version, request.correlation_id, rows)
         if violation is not None:
             raise violation
+
+
+class OwedAnswer(Owed):
+    """The answer to a request whose batches are ordered and have to become durable."""
+
+    def __init__(
+        self, replication: "Replication", request: Request, timeout_ms: int, rows: Rows, debts: "Debts"
+    ) -> None:
+        self._replication = replication
+        self._version, self._correlation_id = request.version, request.correlation_id
+        self._timeout_ms = timeout_ms
+        self._deadline = waiting.now() + timeout_ms / 1000
+        self._rows = rows
+        self._debts = debts
+
+    @property
+    def ready(self) -> bool:
+        reached = self._replication.reached
+        return all(reached(position, target.ack_level) for _, position, target in self._debts)
+
+    async def wait(self) -> None:
+        for row, position, target in self._debts:
+            code = await self._replication.stored(position, target.ack_level, target.insync, self._deadline)
+            if code is not ErrorCode.NONE:
+                self._rows[row] = self._failed(self._rows[row], code, target)
+
+    def answer(self) -> bytes:
+        return wire.encode(self._version, self._correlation_id, self._rows)
+
+    def _failed(self, row: wire.PartitionAnswer, code: ErrorCode, target: Target) -> wire.PartitionAnswer:
+        if code is ErrorCode.REQUEST_TIMED_OUT:
+            message = f"not durable within {self._timeout_ms} ms: it may become so, or be lost"
+        else:
+            message = f"min.insync.replicas is {target.insync}, {self._replication.live} data directories are written"
+        return row[0], row[1], code, -1, -1, -1, message
 
 
 def _no_errors(rows: Rows) -> None:
@@ -267,21 +342,17 @@ def _refusal(message: wire.ProduceRequest) -> tuple[ErrorCode, str] | None:
     return None
 
 
-def handle_group(broker: "Broker", requests: Sequence[Request]) -> Iterator[bytes | None]:
-    """The answers to `requests`, in their order: complete frames, or None where acks is 0.
+def handle_group(broker: "Broker", requests: Sequence[Request]) -> Iterator[bytes | Owed | None]:
+    """The answers to `requests`, in their order: complete frames, None where acks is 0, and what is owed where acks is
+    all and something is not durable yet.
 
-    Everything is stored when this returns. Where a request ends the connection, the iteration raises ProtocolViolation
+    Everything is ordered when this returns. Where a request ends the connection, the iteration raises ProtocolViolation
     behind the answers of those before it; those behind it are not served.
-
-    acks=all: today a batch is acknowledged at every level once it is ordered. When disk replicas make that take longer,
-    `Group.order` keeps the largest global position for each request with acks -1, and `answers` yields, where
-    `log.acknowledged` is still false, an awaitable of the frame in its place: the connection awaits it there, so that
-    answers stay in request order. Nothing else here depends on it.
     """
     return broker.appender.append(broker, requests)
 
 
-def handle(broker: "Broker", request: Request) -> bytes | None:
+def handle(broker: "Broker", request: Request) -> bytes | Owed | None:
     (answer,) = handle_group(broker, [request])
     return answer
 

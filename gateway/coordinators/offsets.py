@@ -28,6 +28,7 @@ from totalog.gateway.coordinators.offset_records import (
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, TopicHandle
 from totalog.gateway.wire import records
+from totalog.gateway.wire._batch import lib
 from totalog.gateway.wire.answer import Buffer
 from totalog.gateway.wire.errors import ProtocolViolation
 
@@ -64,6 +65,7 @@ is carried on with it, which keeps to the same limits."""
 
 READ_SIZE = 1 << 20
 READ_BATCHES_COUNT = 256
+STATUS_ON_DISK: int = lib.STATUS_ON_DISK
 
 log = logging.getLogger("totalog")
 
@@ -246,12 +248,15 @@ class OffsetStore:
             self._apply(key, value if exists else None, log_offset)
 
     def _read(self, topic: TopicHandle) -> Iterator[tuple[int, records.Record]]:
-        """The records between log start and end, with their offsets."""
+        """The records between log start and end, with their offsets. Where they have left memory this waits for a disk,
+        once in the life of the broker; then the topic is short."""
         engine, buffer = self._broker.log, Buffer(READ_SIZE)
         batches = engine.read_batches(READ_BATCHES_COUNT)
         offset = self._log_start
         while offset < self._log_end:
             read = engine.read(topic.topic, 0, offset, buffer.address, buffer.size, batches=batches)
+            if read.status == STATUS_ON_DISK:
+                read = engine.archive_read(topic.topic, 0, offset, buffer.address, buffer.size, batches=batches)
             if read.size_needed:
                 buffer = Buffer(read.size_needed)
                 continue

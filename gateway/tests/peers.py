@@ -64,6 +64,8 @@ class FakeReservation:
 class FakeLog:
     """Reserves as long as it has room, and counts its upkeep."""
 
+    replica_descriptor = None
+
     def __init__(self) -> None:
         self.room = 1 << 30
         self.refusal: EngineError = OutOfMemory("no room")

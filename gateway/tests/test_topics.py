@@ -120,7 +120,7 @@ def test_adding_partitions(topics: Topics) -> None:
 
 def test_what_others_change_is_seen(broker: Broker) -> None:
     """Another broker on the same region has its own copy of the table."""
-    other = Topics(broker.log, Config())
+    other = Topics(broker.log, Config(), broker.replication)
     broker.topics.create("orders", partitions=1)
     assert other.find("orders") is not None
     other.create("lines", partitions=1)
@@ -134,7 +134,7 @@ def test_settings_come_back(topics: Topics, broker: Broker) -> None:
     config = {"retention.ms": "1000", "retention.bytes": "-1", "cleanup.policy": "delete"}
     created = topics.create("orders", partitions=1, config=config)
     assert (created.topic.retention_ms, created.topic.retention_bytes) == (1000, -1)
-    again = Topics(broker.log, broker.config)
+    again = Topics(broker.log, broker.config, broker.replication)
     assert found(again, "orders").config == found(again, "orders.total-order").config == config
 
 
