@@ -46,7 +46,6 @@ TOPICS_A_STEP = 16
 log = logging.getLogger("totalog")
 
 
-
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     named = Counter(topic.name for topic in message.topics)
     results = []
