@@ -8,7 +8,9 @@
         log.sequence(0.1)                    # orders what the others publish, sleeps when there is nothing
         log.bury()                           # gives back what brokers that died left behind
 
-What waits gives up the GIL, and so goes through the second build of the core.
+An event loop listens instead of sleeping: `ordered_event` is readable when there is something new to read, and
+`published_event` when there is something to order. What waits gives up the GIL, and so goes through the second build of
+the core.
 """
 
 import os
@@ -70,6 +72,26 @@ class SharedLog(Log):
             if dead:
                 long_lib.log_bury(self._long_core, dead)
         return [broker for broker in range(lib.BROKERS_MAX) if dead >> broker & 1]
+
+    @property
+    def ordered_event(self) -> int:
+        """An eventfd that becomes readable when anything is ordered. Drain it (`os.eventfd_read`), then look: what comes
+        after is told again. The first use starts the thread that tells, which lasts as long as the log.
+
+        Errors: OSError where there is no descriptor or no thread for it.
+        """
+        return self._listen(lib.LISTEN_ORDERED)
+
+    @property
+    def published_event(self) -> int:
+        """Likewise, readable when any broker publishes: for the process that took over."""
+        return self._listen(lib.LISTEN_PUBLISHED)
+
+    def _listen(self, what: int) -> int:
+        descriptor = int(lib.log_listen(self._core, what))
+        if descriptor < 0:
+            raise OSError(ffi.errno, "the log cannot be listened to")
+        return descriptor
 
     def _append(self, group: AppendGroup, count: int) -> None:
         long_lib.log_append(self._long_core, long_ffi.cast("struct append *", group.address), count)

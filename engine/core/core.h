@@ -16,7 +16,7 @@ enum {
     OPEN_DAMAGED = 6
 };
 
-/* Where a process of a test kills itself (core_fail): the steps of publishing, of ordering, and of reading. */
+/* Where a process of a test kills itself (core_fail) or stops (core_stop): the steps of publishing, of ordering, of reading, and of waiting. */
 enum {
     FAIL_NOWHERE = 0,
     FAIL_CLAIMED = 1,             /* blocks claimed, and not yet described */
@@ -30,8 +30,15 @@ enum {
     FAIL_LINES = 9,               /* topic and partition lines written */
     FAIL_COMPLETIONS = 10,        /* completions written, not yet `completed` */
     FAIL_COMPLETED = 11,
-    FAIL_POINTS = 12
+    FAIL_WAKER_FENCED = 12,       /* published; the sleeper's word not looked at */
+    FAIL_WAKER_LOOKED = 13,       /* the word says that somebody sleeps; not woken */
+    FAIL_SLEEPER_SAID = 14,       /* the word says so; not looked once more */
+    FAIL_SLEEPER_LOOKED = 15,     /* nothing there; not asleep */
+    FAIL_POINTS = 16
 };
+
+/* What an event loop may listen to: an answer of this broker or anything ordered; headers of any broker (for the sequencer). */
+enum { LISTEN_ORDERED = 0, LISTEN_PUBLISHED = 1, LISTEN_COUNT = 2 };
 
 struct log;
 
@@ -136,6 +143,8 @@ int32_t log_take_over(struct log *log, uint32_t dead);
 void log_bury(struct log *log, uint32_t dead);
 /* Orders what is there; where nothing is, sleeps until a broker publishes, at most so long. Returns headers handled. A long call. */
 uint32_t log_sequence(struct log *log, int64_t nanoseconds_max);
+/* An eventfd that becomes readable when there is news, told by a thread that this starts; -1: no thread, no descriptor. The log closes it. */
+int32_t log_listen(struct log *log, uint32_t what);
 
 /* Orders `count` batches: one group. Answers stand in each append. */
 void log_append(struct log *log, struct append *appends, uint32_t count);
@@ -176,6 +185,7 @@ void log_memory_operations(struct log *log, uint64_t *flushes, uint64_t *fences,
 uint32_t core_claim(struct log *log, uint32_t blocks);
 void core_free(struct log *log, uint32_t first, uint32_t blocks);
 void core_fail(struct log *log, uint32_t point);
+void core_stop(struct log *log, uint32_t point);                          /* once; SIGCONT lets it go on */
 int32_t core_pin(struct log *log, uint32_t segment);
 void core_unpin(struct log *log, int32_t pin);
 /* Claims and frees runs of `blocks` blocks `rounds` times from each of `threads` threads; returns how often a claimed block was

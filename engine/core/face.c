@@ -215,6 +215,7 @@ static void leave(struct log *log)
 
 void log_close(struct log *log)
 {
+    listeners_stop(log);
     committer_stop(log);
     if (log->sequencer == NULL)
         leave(log);
@@ -560,11 +561,19 @@ void core_free(struct log *log, uint32_t first, uint32_t blocks)
 void core_fail(struct log *log, uint32_t point)
 {
     log->fail_at = point;
+    log->fail_stops = 0;
 }
 
-void die_here(void)
+void core_stop(struct log *log, uint32_t point)
 {
-    kill(getpid(), SIGKILL);
+    log->fail_at = point;
+    log->fail_stops = 1;
+}
+
+void fail_here(struct log *log)
+{
+    log->fail_at = FAIL_NOWHERE;
+    kill(getpid(), log->fail_stops ? SIGSTOP : SIGKILL);
 }
 
 int32_t core_pin(struct log *log, uint32_t segment)

@@ -122,7 +122,7 @@ struct broker_entry {
     /* line 2. W: sequencer. Completions below `completed` are complete and visible. */
     uint64_t completed;
     uint64_t padding2[7];
-    /* line 3. W: anyone, by atomic exchange. 1: the broker sleeps, and the sequencer that has completed something wakes it. */
+    /* line 3. W: anyone, by atomic exchange. 1: the broker sleeps until the sequencer has completed something; 2: until it has ordered anything. */
     uint32_t broker_sleeps;
     uint32_t padding3[15];
     /* lines 4-6. W: that broker */

@@ -43,8 +43,20 @@ struct committer {
 };
 
 struct sequencer;
-void die_here(void);
+void fail_here(struct log *log);
 struct log *share_view(const struct log *log);    /* face.c: the region for another thread that only reads it; free() it. NULL: no memory */
+
+/* A thread that sleeps for an event loop (listen.c). */
+struct listener {
+    struct mem mem;
+    pthread_t thread;
+    uint64_t told;                    /* the news, as they were when they were last told */
+    uint32_t broker;
+    uint32_t what;                    /* a LISTEN_* */
+    int descriptor;
+    int stop;
+    int running;                      /* of the log's own thread */
+};
 
 struct log {
     struct mem mem;
@@ -69,17 +81,19 @@ struct log {
 
     struct sequencer *sequencer;      /* NULL: another process has that part */
     uint32_t limit;                   /* which one the last STATUS_LIMIT_REACHED was about */
-    uint32_t fail_at;                 /* a FAIL_*: this process kills itself there (tests) */
+    uint32_t fail_at;                 /* a FAIL_*: this process kills itself there, or stops (tests) */
+    int fail_stops;
     uint64_t topics_seen;             /* topics_version when open segments were last looked through */
     struct committer committer;
+    struct listener listeners[LISTEN_COUNT];
     struct log_counters counters;
 };
 
-/* A place where a test has the process die. */
-static inline void fail_point(const struct log *log, uint32_t point)
+/* A place where a test has the process die or stop. */
+static inline void fail_point(struct log *log, uint32_t point)
 {
     if (__builtin_expect(log->fail_at == point, 0))
-        die_here();
+        fail_here(log);
 }
 
 /* ---- positions ---- */
@@ -145,14 +159,21 @@ int delegation_place(struct log *log, uint32_t topic_slot, uint32_t topic_genera
 void delegation_seal_dead(struct log *log);                                    /* open segments of topics that are gone */
 
 /* ---- wait.c ---- */
+enum { SLEEPS = 1, SLEEPS_FOR_ANYTHING = 2 };                                  /* what a futex word says */
+uint64_t wait_word_of_sequencer(void);
+uint64_t wait_word_of_broker(uint32_t broker);
+void wait_say(struct mem *mem, uint64_t word, uint32_t sleeps);
 void wait_wake_sequencer(struct log *log);
-void wait_wake_brokers(struct log *log, uint64_t brokers);                     /* bit per broker */
+void wait_wake_brokers(struct log *log, uint64_t answered);                    /* bit per broker */
 void wait_for_completions(struct log *log, uint64_t sequence);                 /* those below it */
 void wait_for_headers(struct log *log, int64_t nanoseconds_max);
 void wait_wake_replicas(struct log *log);
 void wait_wake_replica(struct log *log, uint32_t directory);
 /* A replica sleeps, unless `waits` says, once it can be woken, that there is something to do. */
 void wait_for_order(struct log *log, uint32_t directory, int (*waits)(void *), void *context, int64_t nanoseconds_max);
+
+/* ---- listen.c ---- */
+void listeners_stop(struct log *log);
 
 /* ---- index.c: pages of fixed-size elements behind a radix tree ---- */
 struct index {

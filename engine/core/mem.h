@@ -174,7 +174,7 @@ static inline uint32_t mem_exchange32(struct mem *mem, uint64_t position, uint32
 
 /* Sleeping across processes of one host, on a word of the region (wait.c says how no wake-up is lost). */
 void mem_sleep(struct mem *mem, uint64_t position, uint32_t value, int64_t nanoseconds_max);   /* -1: no limit */
-void mem_wake(struct mem *mem, uint64_t position);
+void mem_wake(struct mem *mem, uint64_t position);              /* stores 0 as well, in one step */
 
 /* Private until published: where a body is received, or checked before it is published. */
 static inline uint8_t *mem_reserved(const struct mem *mem, uint64_t position, uint64_t size)

@@ -15,7 +15,9 @@ void mem_sleep(struct mem *mem, uint64_t position, uint32_t value, int64_t nanos
     syscall(SYS_futex, mem_at(mem, position, 4), FUTEX_WAIT, value, nanoseconds_max < 0 ? NULL : &limit, NULL, 0);
 }
 
+/* Stores 0 and wakes who sleeps on the word, in one step: nobody who is stopped or killed stands between the two. */
 void mem_wake(struct mem *mem, uint64_t position)
 {
-    syscall(SYS_futex, mem_at(mem, position, 4), FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    void *word = mem_at(mem, position, 4);
+    syscall(SYS_futex, word, FUTEX_WAKE_OP, INT_MAX, NULL, word, FUTEX_OP(FUTEX_OP_SET, 0, FUTEX_OP_CMP_LT, 0));
 }

@@ -463,14 +463,18 @@ static int handle(struct log *log, uint32_t broker, uint64_t sequence)
     }
 }
 
+/* A broker that was not known may wait for what was ordered meanwhile. */
 static void find_active_rings(struct log *log)
 {
+    uint64_t known = log->sequencer->active;
     for (uint32_t broker = 0; broker < BROKERS_MAX; broker++) {
         uint64_t at = broker_position(broker);
         mem_invalidate(&log->mem, at, LINE_SIZE);
         if (mem_load32(&log->mem, FIELD(at, struct broker_entry, broker_epoch)) != 0)
             log->sequencer->active |= 1ull << broker;
     }
+    if (log->sequencer->active != known)
+        wait_wake_brokers(log, 0);
 }
 
 /* What could not be done before `applied`: trims, old records of topics, deleted topics, segments without batches. The record of a trim goes
