@@ -75,8 +75,8 @@ class SharedLog(Log):
 
     @property
     def ordered_event(self) -> int:
-        """An eventfd that becomes readable when anything is ordered. Drain it (`os.eventfd_read`), then look: what comes
-        after is told again. The first use starts the thread that tells, which lasts as long as the log.
+        """An eventfd that becomes readable when anything is ordered. Drain it (`os.eventfd_read`), then look: what
+        comes after is told again. The first use starts the thread that tells, which lasts as long as the log.
 
         Errors: OSError where there is no descriptor or no thread for it.
         """

@@ -9,6 +9,7 @@ read      reads one partition, or the view, again and again, and checks that wha
 import hashlib
 import json
 import os
+import signal
 import struct
 import sys
 import time
@@ -19,8 +20,12 @@ from totalog.engine import RegionInUse, Topic
 from totalog.engine._core import ffi, lib
 from totalog.engine.shared import SharedLog
 
-ACK = struct.Struct("<IIIIqqqi4x")
-"""Writer, number, topic slot, partition, global position, total order, base offset, status."""
+ACK = struct.Struct("<IIIIqqqi4xqq")
+"""Writer, number, topic slot, partition, global position, total order, base offset, status, when sent and answered."""
+GROUP = 8
+"""Batches that a writer appends in one call."""
+SPAN = 2
+"""Offsets of each batch."""
 BATCH = struct.Struct("<QII")
 """What a batch holds: a mark, writer, number; then filler."""
 MARK = 0x6863746162
@@ -35,8 +40,8 @@ class Appender:
         self.size = size
         self.producer_id = producer_id
         self.number = 0
-        self.group = log.group(8)
-        self._payload = [bytearray(size) for _ in range(8)]
+        self.group = log.group(GROUP)
+        self._payload = [bytearray(size) for _ in range(GROUP)]
         self._sources = [ffi.from_buffer(payload) for payload in self._payload]
 
     def place(self, number: int) -> tuple[Topic, int]:
@@ -47,8 +52,10 @@ class Appender:
         """One group; the acknowledgements."""
         for index in range(count):
             self._fill(index, self.number + index)
+        sent = time.monotonic_ns()
         self.log.append(self.group, count)
-        acks = b"".join(self._ack(index, self.number + index) for index in range(count))
+        answered = time.monotonic_ns()
+        acks = b"".join(self._ack(index, self.number + index, sent, answered) for index in range(count))
         self.number += count
         return acks
 
@@ -59,12 +66,12 @@ class Appender:
         append.source = int(ffi.cast("uintptr_t", self._sources[index]))
         append.size, append.segment, append.status = self.size, 0, lib.STATUS_OK
         append.topic_slot, append.topic_generation, append.partition = topic.slot, topic.generation, partition
-        append.record_count, append.last_offset_delta, append.max_timestamp, append.flags = 2, 1, number, 0
+        append.record_count, append.last_offset_delta, append.max_timestamp, append.flags = SPAN, SPAN - 1, number, 0
         append.producer_id, append.producer_epoch, append.base_sequence = self.producer_id, 0, -1
         if self.producer_id >= 0:
-            append.base_sequence = number // (len(self.topics) * topic.partitions) * 2
+            append.base_sequence = number // (len(self.topics) * topic.partitions) * SPAN
 
-    def _ack(self, index: int, number: int) -> bytes:
+    def _ack(self, index: int, number: int, sent: int, answered: int) -> bytes:
         topic, partition = self.place(number)
         answer = self.group[index]
         return ACK.pack(
@@ -76,6 +83,8 @@ class Appender:
             answer.total_order,
             answer.base_offset,
             answer.status,
+            sent,
+            answered,
         )
 
 
@@ -83,16 +92,24 @@ def tell(what: bytes) -> None:
     os.write(1, what)
 
 
+def arm(log: SharedLog, fail_at: int, stops: bool) -> None:
+    (lib.core_stop if stops else lib.core_fail)(log._core, fail_at)
+
+
 def append(path: str, writer: int, topics: list[str], fail_at: int, healthy: int, limit: int, **options: Any) -> None:
-    """`healthy` groups, then the fail point is armed; `limit` groups in all."""
+    """`healthy` groups, then the fail point is armed; `limit` groups in all. `stops`: the process stops there, once."""
     log = SharedLog.join(path)
     found = [log.find_topic(name) for name in topics]
     appender = Appender(log, writer, [topic for topic in found if topic], options["size"], options["producer_id"])
+    ended = []
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
     tell(READY)
     for group in range(limit):
+        if ended:
+            break
         if group == healthy:
-            lib.core_fail(log._core, fail_at)
-        tell(appender.append(8))
+            arm(log, fail_at, options["stops"])
+        tell(appender.append(GROUP))
         with log.reserve(options["reserved"]) if options["reserved"] else open(os.devnull):
             pass  # claimed and given back
         if options["reads"]:
@@ -109,8 +126,8 @@ def read_once(log: SharedLog, topic: Topic, partition: int) -> bytes:
     return bytes(room[: result.size])
 
 
-def sequence(path: str, fail_at: int, healthy: int) -> None:
-    """`healthy` headers, then the fail point is armed."""
+def sequence(path: str, fail_at: int, healthy: int, stops: bool, seconds_max: float) -> None:
+    """`healthy` headers, then the fail point is armed. Sleeps so long at most where there is nothing to order."""
     log = SharedLog.join(path)
     tell(READY)
     while True:
@@ -120,11 +137,12 @@ def sequence(path: str, fail_at: int, healthy: int) -> None:
         except RegionInUse:
             time.sleep(0.002)
     tell(b"took over\n")
-    handled = 0
+    handled, armed = 0, False
     while True:
-        handled += log.sequence(0.05)
-        if handled >= healthy:
-            lib.core_fail(log._core, fail_at)
+        if handled >= healthy and not armed:
+            arm(log, fail_at, stops)
+            armed = True
+        handled += log.sequence(seconds_max)
         log.bury()
 
 
@@ -147,7 +165,7 @@ def read(path: str, topic: str, partition: int, until: int) -> None:
             assert batch.base_offset == offset, "offsets are dense"
             assert BATCH.unpack_from(room, at)[0] == MARK
             digest.update(bytes(room[at : at + BATCH.size]))
-            at, offset, count = at + batch.size, offset + 2, count + 1
+            at, offset, count = at + batch.size, offset + SPAN, count + 1
     tell(f"{partition} {digest.hexdigest()}\n".encode())
     log.close()
 
