@@ -161,6 +161,10 @@ class Reservation:
 class Log:
     """A region, opened: topics, appends in one total order, and reads by partition or by total order."""
 
+    topics_max: int = lib.TOPICS_MAX - 1
+    partitions_max: int = lib.PARTITIONS_MAX - 1
+    """That a region has, the partitions of all topics together."""
+
     def __init__(self, region: Region) -> None:
         """Takes over an open region; see `create` and `attach`."""
         self.region = region

@@ -6,6 +6,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Protocol
 
 from totalog.engine import AppendGroup, Log
+from totalog.gateway.complaints import Complaints
 from totalog.gateway.config import Config
 from totalog.gateway.lane import Lane
 from totalog.gateway.limits import UNSENT_SIZE_MAX
@@ -79,6 +80,8 @@ class Broker:
         """Answers that no client has taken yet."""
         self.lane = Lane()
         """For requests whose work takes long."""
+        self.complaints = Complaints()
+        """What is logged about clients."""
         self.timers = Timers()
         """Run by the server."""
 

@@ -32,7 +32,7 @@ from totalog.gateway.outbox import Bytes, Disconnected, Outbox, Owed
 from totalog.gateway.waiting import Budget, Helpers, yield_once
 from totalog.gateway.wire.answer import Answer
 from totalog.gateway.wire.errors import ProtocolViolation
-from totalog.gateway.wire.frame import PRODUCE, Format, FrameReader, LargeBody
+from totalog.gateway.wire.frame import PRODUCE, Format, FrameReader, LargeBody, ReceiveBuffers
 
 if TYPE_CHECKING:
     from totalog.engine import Reservation
@@ -54,6 +54,9 @@ class Transport(Protocol):
 
     async def receive_into(self, target: memoryview) -> int:
         """Wait for bytes and write them to the start of `target`; how many. 0: the peer sends no more."""
+
+    async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
+        """The same, but the target is asked for when bytes are there, and `rest` is called before a wait."""
 
     async def send(self, parts: Sequence[Bytes]) -> None:
         """Send all parts, one behind the other."""
@@ -84,6 +87,7 @@ class Service:
     """Of large Produce requests."""
     budget_others: Budget
     """Of all other large requests."""
+    buffers: ReceiveBuffers
     counters: Counters = field(default_factory=Counters)
     stopping: bool = False
 
@@ -137,7 +141,7 @@ class Connection:
         self.transport = transport
         self.phase = Phase.REQUEST
         self._phase_count = 0
-        self._reader = FrameReader(service.formats, service.limits, transport.host)
+        self._reader = FrameReader(service.formats, service.limits, transport.host, service.buffers)
         self._outbox = Outbox(transport, service.limits, service.broker.unsent, service.budget)
         self._helpers = Helpers()
         self._share: Share | None = None
@@ -220,7 +224,7 @@ class Connection:
             self._begin(Phase.REQUEST)
         elif self.phase is not Phase.FRAME:
             self._begin(Phase.FRAME)
-        count = await self.transport.receive_into(self._reader.space())
+        count = await self.transport.receive(self._reader.space, self._reader.rest)
         self._reader.received(count)
         return count > 0
 
@@ -295,6 +299,8 @@ class Connection:
         if isinstance(answer, Awaitable):
             await self._flush()
             self._begin(Phase.HANDLER)
+            if self.service.formats[request.key].copies:
+                self._reader.rest()
             if self._share is not None and self.service.formats[request.key].lets_go:
                 self._share.give()
             del request

@@ -52,17 +52,21 @@ class SocketTransport:
         self._ended = False
 
     async def receive_into(self, target: memoryview) -> int:
+        return await self.receive(lambda: target, lambda: None)
+
+    async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
         self._at_once += 1
         if self._at_once > RECEIVES_AT_ONCE:
             self._at_once = 0
             await trio.lowlevel.checkpoint()
         while True:
             try:
-                count = self._socket.recv_into(target)
+                count = self._socket.recv_into(space())
             except BlockingIOError:
                 if self._ended:
                     return 0
                 self._at_once = 0
+                rest()
                 await trio.lowlevel.wait_readable(self._socket)
             except OSError as fault:
                 raise Disconnected(f"receiving failed: {fault}") from None
@@ -244,7 +248,8 @@ class Server:
             counters = self.service.counters
             if counters.connections_open >= self.service.broker.config.integer("max.connections"):
                 counters.connections_refused += 1
-                log.warning("%s: refused: max.connections are open", _names(sock)[1])
+                host, peer = _names(sock)
+                self._complain(host, f"{peer}: refused: max.connections are open")
                 sock.close()
                 continue
             counters.connections_open += 1
@@ -275,11 +280,22 @@ class Server:
             await connection.run()
         except ProtocolViolation as fault:
             self.service.counters.connections_violated += 1
-            log.warning("%s: connection closed: %s", peer, fault)
+            self._complain(connection.transport.host, f"{peer}: connection closed: {fault}")
         except Disconnected as gone:
             log.debug("%s: connection closed: %s", peer, gone)
         except waiting.Stopped:
             log.debug("%s: connection closed: the server stops", peer)
+
+    def _complain(self, host: str, text: str, level: int = logging.WARNING) -> None:
+        self.service.broker.complaints.tell(host, text, level)
+
+    def _tell_overdue(self, connection: Connection, reason: str) -> None:
+        transport = connection.transport
+        text = f"{transport.peer}: connection closed: {reason}"
+        if connection.phase is Phase.REQUEST:
+            log.debug("%s", text)
+        else:
+            self._complain(transport.host, text, logging.INFO)
 
     # Background
 
@@ -288,12 +304,12 @@ class Server:
         while True:
             await trio.sleep(self.service.limits.sweep_interval_s)
             time = waiting.now()
+            self.service.broker.complaints.sum_up()
             for connection, scope in self._connections.items():
                 reason = connection.overdue(time)
                 if reason is not None and not scope.cancel_called:
                     self.service.counters.connections_overdue += 1
-                    level = logging.DEBUG if connection.phase is Phase.REQUEST else logging.INFO
-                    log.log(level, "%s: connection closed: %s", connection.transport.peer, reason)
+                    self._tell_overdue(connection, reason)
                     scope.cancel()
 
     async def _keep_log(self) -> None:

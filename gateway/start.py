@@ -22,7 +22,7 @@ from totalog.gateway.memory import default_size, size_text
 from totalog.gateway.server import Server, listen, run_until_signal
 from totalog.gateway.waiting import Budget
 from totalog.gateway.wire import codec
-from totalog.gateway.wire.frame import PRODUCE, Format
+from totalog.gateway.wire.frame import PRODUCE, Format, ReceiveBuffers
 
 log = logging.getLogger("totalog")
 
@@ -82,6 +82,7 @@ def service(broker: Broker, limits: Limits) -> Service:
             api.key: Format(
                 api.flexible_from,
                 config.integer("socket.request.max.bytes") if api.key == PRODUCE else api.frame_size_max,
+                api.copies or not (api.raw or api.steps),
                 api.lets_go,
             )
             for api in apis.TABLE.values()
@@ -90,6 +91,7 @@ def service(broker: Broker, limits: Limits) -> Service:
         idle_s_max=config.integer("connections.max.idle.ms") / 1000,
         budget=Budget(inflight_size),
         budget_others=Budget(limits.inflight_others_size_max),
+        buffers=ReceiveBuffers(limits.receive_buffer_size),
     )
 
 

@@ -27,6 +27,11 @@ HIDDEN_PREFIX = "__totalog"
 """Internal topics of our own: clients are never told of them, as Kafka never tells of its `__cluster_metadata`."""
 
 
+RESERVED_TOPICS = 8
+RESERVED_PARTITIONS = 256
+"""Of the region's limits: left for internal topics, which are made when they are needed. Whoever fills the region with
+topics shall not keep every group from committing."""
+
 MESSAGE_LENGTH_MAX = 1000
 """Characters of a message to a client, which may quote what the client sent: that can be as long as any string, and
 with a word more it would be too long for an answer."""
@@ -145,6 +150,8 @@ class Topics:
         self._by_name: dict[str, TopicHandle] = {}
         self._by_id: dict[bytes, TopicHandle] = {}
         self._by_collision_key: dict[str, str] = {}
+        self._count = self._partitions_count = 0
+        """Topics that clients made, and their partitions."""
 
     def find(self, name: str) -> TopicHandle | None:
         self._refresh()
@@ -192,6 +199,8 @@ class Topics:
         self._check_directories(name)
         own = dict(config or {})
         retention_bytes, retention_ms = (-1, -1) if internal else self._config.topic_retention(own)
+        if not internal:
+            self._check_room(name, 1, partitions)
         with _refusals(name):
             topic = self._log.create_topic(
                 name,
@@ -219,6 +228,7 @@ class Topics:
     def add_partitions(self, handle: TopicHandle, total: int) -> TopicHandle:
         """Raises the number of partitions to `total`."""
         self._check_directories(handle.name)
+        self._check_room(handle.name, 0, total - handle.partitions)
         with _refusals(handle.name):
             topic = self._log.alter_topic(handle.topic, partitions=total)
         self._changed(handle.topic, topic)
@@ -230,11 +240,22 @@ class Topics:
             self._log.delete_topic(handle.topic)
         self._changed(handle.topic, None)
 
+    def _check_room(self, name: str, topics: int, partitions: int) -> None:
+        """Raises Refused where so many more would leave too few for internal topics."""
+        self._refresh()
+        for what, count, limit in (
+            ("topics", self._count + topics, self._log.topics_max - RESERVED_TOPICS),
+            ("partitions", self._partitions_count + partitions, self._log.partitions_max - RESERVED_PARTITIONS),
+        ):
+            if count > limit:
+                raise Refused(ErrorCode.POLICY_VIOLATION, f"topic {name}: the limit {what} of {limit} is reached")
+
     def _refresh(self) -> None:
         version = self._log.topics_version
         if version == self._version:
             return
         self._by_name, self._by_id, self._by_collision_key = {}, {}, {}
+        self._count = self._partitions_count = 0
         for topic in self._log.topics():
             self._learn(topic)
         self._version = version
@@ -264,11 +285,19 @@ class Topics:
         handle = TopicHandle(topic, topic.name, topic.id, topic.partitions, config=config)
         self._by_name[handle.name] = self._by_id[handle.id] = handle
         self._by_collision_key[_collision_key(handle.name)] = handle.name
+        self._count_in(topic, 1)
         if view.has_view(topic):
             name, view_id = view.view_name(topic.name), view.view_id(topic.id)
             self._by_name[name] = self._by_id[view_id] = TopicHandle(topic, name, view_id, 1, True, config)
 
+    def _count_in(self, topic: Topic, sign: int) -> None:
+        if not topic.internal:
+            self._count += sign
+            self._partitions_count += sign * topic.partitions
+
     def _forget(self, topic: Topic) -> None:
+        if topic.name in self._by_name:
+            self._count_in(topic, -1)
         for name in (topic.name, view.view_name(topic.name)):
             handle = self._by_name.pop(name, None)
             if handle is not None:

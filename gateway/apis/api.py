@@ -82,6 +82,8 @@ class Api:
     frame_size_max: int = FRAME_SIZE_MAX
     steps: bool = False
     """`handle` is a generator function that yields where others may get their turn (`lane.Steps`). Not async."""
+    copies: bool = False
+    """raw: what is async in `handle` begins when all that it needs of the frame has been copied."""
     lets_go: bool = False
     """The handler waits, and has let go of the request and the message before it does."""
     not_stored: Callable[[int, Any, ErrorCode], Any] | None = None

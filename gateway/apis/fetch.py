@@ -26,7 +26,7 @@ Not implemented: fetching as a replica, diverging epochs (only replicas send the
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -295,9 +295,13 @@ class Assembly:
         self._reader.pool.give(old)
 
 
-async def handle(broker: "Broker", request: Request) -> Answer:
+def handle(broker: "Broker", request: Request) -> Awaitable[Answer]:
     """The answer, whose buffer goes back to its pool when the connection releases it."""
-    message = wire.parse(request.version, request.frame, request.body_at)
+    return _answer(broker, request, wire.parse(request.version, request.frame, request.body_at))
+
+
+async def _answer(broker: "Broker", request: Request, message: wire.FetchRequest) -> Answer:
+    """Does not look at the request's frame."""
     reader = broker.reader
     if message.session_epoch not in FULL_FETCH_EPOCHS:
         return reader.refuse(request, ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
@@ -324,4 +328,4 @@ async def _wait(broker: "Broker", message: wire.FetchRequest, size_max: int) -> 
     return survey
 
 
-API = Api(1, "Fetch", 4, 18, wire.FLEXIBLE_VERSION, handle, raw=True, frame_size_max=FRAME_SIZE_MAX)
+API = Api(1, "Fetch", 4, 18, wire.FLEXIBLE_VERSION, handle, raw=True, copies=True, frame_size_max=FRAME_SIZE_MAX)

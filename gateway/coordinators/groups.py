@@ -254,7 +254,7 @@ class GroupCoordinator:
                 default=None,
             )
             if longest is None:
-                log.warning("group %s is refused: there are %d groups, the limit", group_id, GROUPS_COUNT_MAX)
+                self._complain(f"there are {GROUPS_COUNT_MAX} groups, the limit: refused: {group_id}")
                 return None
             self._drop(longest)
         roster = Roster(self._members_max, PENDING_COUNT_MAX)
@@ -269,9 +269,12 @@ class GroupCoordinator:
             ("it takes", 0 if entry is None else entry.size, GROUP_SIZE_MAX),
         ):
             if taken + size > limit:
-                log.warning("a group's request is refused: %s %d bytes, the limit is %d", what, taken, limit)
+                self._complain(f"a group's request is refused: {what} {taken} bytes, the limit is {limit}")
                 return False
         return True
+
+    def _complain(self, text: str) -> None:
+        self._broker.complaints.tell("groups", text)
 
     def _settle(self, entry: _Entry, now: float) -> None:
         """After anything happened to a group: take account of its size, set its timer, drop it if it never lived."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
+from totalog.gateway.complaints import Complaints
 from totalog.gateway.config import Config
 from totalog.gateway.coordinators.group import Group, State
 from totalog.gateway.coordinators.groups import GroupCoordinator
@@ -87,7 +88,13 @@ class World:
         self.timers = FakeTimers()
         self.offsets = FakeOffsets()
         clock = SimpleNamespace(wall_ms=lambda: int(self.time * 1000))
-        broker: Any = SimpleNamespace(config=Config(settings), timers=self.timers, offsets=self.offsets, clock=clock)
+        broker: Any = SimpleNamespace(
+            config=Config(settings),
+            timers=self.timers,
+            offsets=self.offsets,
+            clock=clock,
+            complaints=Complaints(lambda: self.time),
+        )
         self.groups = GroupCoordinator(broker, now=lambda: self.time)
 
     def advance(self, seconds: float) -> None:

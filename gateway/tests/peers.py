@@ -9,12 +9,13 @@ import trio
 
 from totalog.engine import EngineError, OutOfMemory
 from totalog.gateway.apis.api import Request
+from totalog.gateway.complaints import Complaints
 from totalog.gateway.config import Config
 from totalog.gateway.connection import Answered, Bytes, Disconnected, Service
 from totalog.gateway.limits import Limits
 from totalog.gateway.unsent import Unsent
 from totalog.gateway.waiting import Budget, Timers
-from totalog.gateway.wire.frame import Format
+from totalog.gateway.wire.frame import Format, ReceiveBuffers
 
 PRODUCE, SLOW, ECHO, BROKEN = 0, 1, 3, 18
 """API keys of the toys: echo at once, echo when told, echo at once, and a fault of ours."""
@@ -96,7 +97,9 @@ class Toys:
         config = Config.parse(settings)
         clock = SimpleNamespace(wall_ms=lambda: 1_000)
         unsent = Unsent(limits.inflight_size_max)
-        self.broker = SimpleNamespace(log=self.log, config=config, clock=clock, timers=Timers(), unsent=unsent)
+        self.broker = SimpleNamespace(
+            log=self.log, config=config, clock=clock, timers=Timers(), unsent=unsent, complaints=Complaints()
+        )
         self.groups: list[list[bytes]] = []
         self.requests: list[Request] = []
         self.go = trio.Event()
@@ -109,6 +112,7 @@ class Toys:
             idle_s_max=config.integer("connections.max.idle.ms") / 1000,
             budget=Budget(limits.inflight_size_max),
             budget_others=Budget(limits.inflight_others_size_max),
+            buffers=ReceiveBuffers(limits.receive_buffer_size),
         )
 
     def produce(self, broker: object, requests: Sequence[Request]) -> Iterator[Bytes | None]:
@@ -155,6 +159,14 @@ class MemoryTransport:
         target[: len(data)] = data
         self.moved += len(data)
         return len(data)
+
+    async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
+        size = len(space())
+        rest()
+        received = memoryview(bytearray(size))
+        count = await self.receive_into(received)
+        space()[:count] = received[:count]
+        return count
 
     async def send(self, parts: Sequence[Bytes]) -> None:
         self.sends.append([bytes(part) for part in parts])

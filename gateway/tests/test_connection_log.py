@@ -1,7 +1,7 @@
 """Connections on a real log: what clients that die half way leave behind."""
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -48,6 +48,9 @@ class DyingClient:
         self.moved += count
         self.free_at_the_end = self.log.memory().blocks_free
         return count
+
+    async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
+        return await self.receive_into(space())
 
     async def send(self, parts: Sequence[Bytes]) -> None:
         raise Disconnected("it is dead")

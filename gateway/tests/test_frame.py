@@ -13,7 +13,7 @@ from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.limits import TAGGED_FIELDS_COUNT_MAX, Limits
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ProtocolViolation
-from totalog.gateway.wire.frame import Format, FrameReader, LargeBody
+from totalog.gateway.wire.frame import BUFFERS_KEPT_MAX, Format, FrameReader, LargeBody, ReceiveBuffers
 
 FORMATS = {
     0: Format(flexible_from=9, size_max=100_000),
@@ -54,6 +54,18 @@ def feed(data: bytes, step: int, reader: FrameReader | None = None) -> Iterator[
                 at += len(rest)
                 yield reader.parse(memoryview(bytes(event.received) + rest))
                 break
+
+
+def feed_resting(data: bytes, step: int, buffers: ReceiveBuffers) -> Iterator[Request | LargeBody]:
+    """As `feed`, of a connection that rests before each wait, while others use the buffer that it gave back."""
+    reader = FrameReader(FORMATS, LIMITS, "host", buffers)
+    for at in range(0, len(data), step):
+        reader.rest()
+        other = buffers.take()
+        other[:] = b"\xff" * len(other)
+        buffers.give(other)
+        yield from feed(data[at : at + step], step, reader)
+    reader.rest()
 
 
 def facts(request: Request | LargeBody) -> tuple[int, int, int, str | None, bytes]:
@@ -194,6 +206,33 @@ def test_there_is_always_space() -> None:
     assert len(data) == LIMITS.receive_buffer_size
     assert list(feed(data[:-1], 5000, reader)) == []
     assert len(reader.space()) == 1
+
+
+def test_a_connection_that_waits_holds_no_buffer() -> None:
+    buffers = ReceiveBuffers(LIMITS.receive_buffer_size)
+    data = b"".join(frame(correlation_id=number, body=bytes(number)) for number in range(60))
+    for step in (1, 3, 100, 1000):
+        events = [facts(event) for event in feed_resting(data, step, buffers)]
+        assert events == [facts(event) for event in feed(data, step)]
+    assert len(buffers._kept) == 1
+
+
+def test_much_of_a_request_keeps_its_buffer() -> None:
+    buffers = ReceiveBuffers(LIMITS.receive_buffer_size)
+    reader = FrameReader(FORMATS, LIMITS, "host", buffers)
+    data = frame(key=18, version=0, body=bytes(2000))
+    assert list(feed(data[:1500], 1500, reader)) == []
+    reader.rest()
+    assert buffers._kept == []
+    (event,) = feed(data[1500:], 5000, reader)
+    assert facts(event)[4] == bytes(2000)
+
+
+def test_buffers_that_are_kept_are_bounded() -> None:
+    buffers = ReceiveBuffers(16)
+    for buffer in [buffers.take() for _ in range(200)]:
+        buffers.give(buffer)
+    assert len(buffers._kept) == BUFFERS_KEPT_MAX
 
 
 @pytest.mark.filterwarnings("ignore:.*_text is deprecated:DeprecationWarning")  # the library, reading its schemas

@@ -11,13 +11,24 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from totalog.gateway import apis
+from totalog.gateway import apis, start
 from totalog.gateway.apis.api import Request
 from totalog.gateway.broker import Broker
 from totalog.gateway.connection import Connection, Disconnected, Phase
 from totalog.gateway.limits import Limits
 from totalog.gateway.tests.harness import build, make_request
-from totalog.gateway.tests.peers import ECHO, FORMATS, LIMITS, PRODUCE, SLOW, MemoryTransport, Toys, answer, request
+from totalog.gateway.tests.peers import (
+    ECHO,
+    FORMATS,
+    LIMITS,
+    PRODUCE,
+    SLOW,
+    MemoryTransport,
+    Toys,
+    answer,
+    receive_answer,
+    request,
+)
 from totalog.gateway.waiting import Budget, Stopped, now
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ProtocolViolation
@@ -179,6 +190,31 @@ async def test_members_that_wait_hold_no_message(broker: Broker) -> None:
         await wait_all_tasks_blocked()
         check_nothing_is_held(4)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_that_waits_holds_no_buffer() -> None:
+    """Neither for its next request, nor in a long poll with another request behind it, nor with a few bytes of one."""
+    toys = Toys()
+    toys.service.formats = FORMATS | {SLOW: replace(FORMATS[SLOW], copies=True)}
+    async with connected(toys, 3) as peers:
+        for data in (b"", request(SLOW, b"poll") + request(ECHO, b"behind"), request(ECHO, b"x" * 100)[:50]):
+            for peer in peers:
+                await peer.stream.send_all(data)
+                await wait_all_tasks_blocked()
+                assert peer.connection._reader._buffer.nbytes == 0
+        toys.go.set()
+        for peer in peers:
+            await peer.stream.send_all(request(ECHO, b"x" * 100)[50:])
+            answers = [await receive_answer(peer.stream) for _ in range(3)]
+            assert answers == [b"poll", b"behind", b"x" * 100]
+
+
+def test_requests_whose_frames_are_read_while_they_wait_keep_them(broker: Broker) -> None:
+    """The rows of the API table say which do not: those that were decoded, and Fetch."""
+    formats = start.service(broker, Limits()).formats
+    assert {apis.TABLE[key].name for key, one in formats.items() if not one.copies} == {
+        api.name for api in apis.TABLE.values() if (api.raw or api.steps) and api.name != "Fetch"
+    }
 
 
 @pytest.mark.parametrize("wanted", [True, False], ids=["others wait", "nobody waits"])

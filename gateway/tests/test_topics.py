@@ -10,7 +10,15 @@ from totalog.gateway import view
 from totalog.gateway.broker import Broker
 from totalog.gateway.config import Config
 from totalog.gateway.tests.harness import REGION_SIZE, make_broker
-from totalog.gateway.topics import Refused, TopicHandle, Topics, pack_settings, unpack_settings
+from totalog.gateway.topics import (
+    RESERVED_PARTITIONS,
+    RESERVED_TOPICS,
+    Refused,
+    TopicHandle,
+    Topics,
+    pack_settings,
+    unpack_settings,
+)
 from totalog.gateway.wire.errors import ErrorCode
 
 
@@ -166,6 +174,34 @@ def test_a_full_region_names_the_limit(broker: Broker) -> None:
     assert "partitions" in refusal.message
     assert refused(lambda: broker.topics.add_partitions(found(broker.topics, "wide"), 70_000)).code is refusal.code
     assert broker.topics.find("more") is None
+
+
+def test_who_fills_a_region_with_topics_leaves_room_for_internal_ones(broker: Broker) -> None:
+    topics, log = broker.topics, broker.log
+    most = log.topics_max - RESERVED_TOPICS
+    for number in range(most):
+        topics.create(f"t{number}", partitions=1)
+    refusal = refused(lambda: topics.create("more", partitions=1))
+    assert refusal.code is ErrorCode.POLICY_VIOLATION
+    assert str(most) in refusal.message
+    topics.add_partitions(found(topics, "t0"), 2)
+    for number in range(RESERVED_TOPICS - 1):  # one is there since the start
+        topics.create(f"__totalog_{number}", partitions=1, internal=True)
+    topics.delete(found(topics, "t1"))
+    topics.create("more", partitions=1)
+    assert refused(lambda: topics.create("still-more", partitions=1)).code is ErrorCode.POLICY_VIOLATION
+
+
+def test_who_fills_a_region_with_partitions_leaves_room_for_internal_topics(broker: Broker) -> None:
+    topics, log = broker.topics, broker.log
+    most = log.partitions_max - RESERVED_PARTITIONS
+    topics.create("wide", partitions=most - 1)
+    assert refused(lambda: topics.create("two", partitions=2)).code is ErrorCode.POLICY_VIOLATION
+    topics.create("one", partitions=1)
+    assert refused(lambda: topics.add_partitions(found(topics, "one"), 2)).code is ErrorCode.POLICY_VIOLATION
+    topics.create("__consumer_offsets", partitions=1, internal=True)
+    topics.delete(found(topics, "wide"))
+    topics.add_partitions(found(topics, "one"), 100)
 
 
 def test_new_ids_are_random_uuids(topics: Topics) -> None:

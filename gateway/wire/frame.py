@@ -1,11 +1,13 @@
 """From the bytes of a connection to its requests: bytes in, events out, no socket and no waiting.
 
 Invariants
-- The receive buffer is made once and never grows: a frame that does not fit into it is a `LargeBody`, for which the
-  connection finds memory; so is every Produce frame of `large_body_size_min` bytes that is not complete yet.
+- The receive buffer never grows: a frame that does not fit into it is a `LargeBody`, for which the connection finds
+  memory; so is every Produce frame of `large_body_size_min` bytes that is not complete yet.
+- A connection that waits has no buffer: `rest` gives it to those that do not, unless much of a request has come.
 - A frame's size is checked when its first four bytes are there, and against the limit of its API two bytes later,
   before anything is kept or allocated for it.
-- `Request.frame` points into the buffer. It is good until the next `space()`, so a handler copies what it keeps.
+- `Request.frame` points into the buffer. It is good until the next `space()` or `rest()`, so a handler copies what it
+  keeps.
 
 Call `space()` and fill the start of what it gives, tell `received(count)`, then call `next()` until it says None. After
 a `LargeBody`, the rest of that frame is received elsewhere, and `parse` makes the request of it.
@@ -22,6 +24,13 @@ from totalog.gateway.wire.cursor import Cursor
 from totalog.gateway.wire.errors import ProtocolViolation
 
 PRODUCE: Final = 0
+
+SET_ASIDE_SIZE_MAX: Final = 1024
+"""Bytes of unfinished requests that are copied away so that the buffer can serve others."""
+
+BUFFERS_KEPT_MAX: Final = 64
+
+NO_BYTES: Final = memoryview(bytearray())
 
 _size_word = struct.Struct(">i").unpack_from
 _api_key = struct.Struct(">h").unpack_from
@@ -41,6 +50,8 @@ class Format:
     """First version whose request header ends in tagged fields (KIP-482, request header version 2)."""
     size_max: int
     """Bytes of a frame, without its size word."""
+    copies: bool = False
+    """A request's frame is not looked at any more once its answer is waited for."""
     lets_go: bool = False
     """Whoever answers such a request has let go of its frame, and of what was made of it, before it waits."""
 
@@ -56,15 +67,36 @@ class LargeBody:
     """The first bytes of the frame, as far as they have come; good until the next `space()`."""
 
 
+class ReceiveBuffers:
+    """Buffers that no connection needs now."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        """Of each."""
+        self._kept: list[memoryview] = []
+
+    def take(self) -> memoryview:
+        return self._kept.pop() if self._kept else memoryview(bytearray(self.size))
+
+    def give(self, buffer: memoryview) -> None:
+        if len(self._kept) < BUFFERS_KEPT_MAX:
+            self._kept.append(buffer)
+
+
 class FrameReader:
     """The receiving side of one connection."""
 
-    def __init__(self, formats: Mapping[int, Format], limits: Limits, client_host: str) -> None:
+    def __init__(
+        self, formats: Mapping[int, Format], limits: Limits, client_host: str, buffers: ReceiveBuffers | None = None
+    ) -> None:
         self._formats = formats
         self._size_max = max(format.size_max for format in formats.values())
         self._large_size_min = limits.large_body_size_min
         self._client_host = client_host
-        self._buffer = memoryview(bytearray(limits.receive_buffer_size))
+        self._buffers = buffers or ReceiveBuffers(limits.receive_buffer_size)
+        self._buffer = NO_BYTES
+        """Empty while the reader rests; what it holds then lies in `_set_aside`."""
+        self._set_aside = b""
         self._start = 0
         self._end = 0
 
@@ -75,11 +107,27 @@ class FrameReader:
 
     def space(self) -> memoryview:
         """Where the next bytes go: never empty. What earlier events pointed at is overwritten."""
+        self._wake()
         left = self._end - self._start
         if self._start:
             self._buffer[:left] = self._buffer[self._start : self._end]
             self._start, self._end = 0, left
         return self._buffer[left:]
+
+    def rest(self) -> None:
+        """Give the buffer back until `space` or `next` is called. What earlier events pointed at is lost."""
+        held = self._end - self._start
+        if self._buffer and held <= SET_ASIDE_SIZE_MAX:
+            self._set_aside = bytes(self._buffer[self._start : self._end])
+            self._start, self._end = 0, held
+            self._buffers.give(self._buffer)
+            self._buffer = NO_BYTES
+
+    def _wake(self) -> None:
+        if not self._buffer:
+            self._buffer = self._buffers.take()
+            self._buffer[: self._end] = self._set_aside
+            self._set_aside = b""
 
     def received(self, count: int) -> None:
         """`count` bytes have been written to the start of `space()`."""
@@ -92,6 +140,7 @@ class FrameReader:
         held = self._end - start
         if held < SIZE_WORD:
             return None
+        self._wake()
         size: int = _size_word(self._buffer, start)[0]
         if not HEADER_SIZE_MIN <= size <= self._size_max:
             raise ProtocolViolation(f"frame size {size}, allowed are {HEADER_SIZE_MIN} to {self._size_max}")
