@@ -204,6 +204,8 @@ static int mark_below(struct log *log, uint32_t page, uint32_t depth)
     if (*used & bit)
         return -1;
     *used |= bit;
+    if (depth > 0)                    /* a predecessor wrote it: what this host may hold of the page is from another life of it */
+        mem_invalidate(&log->mem, page_position(page), INDEX_PAGE_SIZE);
     for (uint64_t i = 0; depth > 0 && i < REFERENCES_PER_PAGE; i++) {
         uint32_t next = load_reference(log, page, i);
         if (next != 0 && mark_below(log, next, depth - 1) != 0)

@@ -44,6 +44,8 @@ class Part(NamedTuple):
     """Of payload, as the log counts it."""
     latest: tuple[int, int] | None = None
     """(base, timestamp) of the batch with the largest timestamp."""
+    last: tuple[int, int, bytes] = (-1, -1, b"")
+    """What a read near the end finds first: (offset that was asked for, base, payload); base -1: nothing."""
 
 
 class Topic(NamedTuple):
@@ -78,11 +80,22 @@ class Host:
         self.result = self.ffi.new("struct read_result *")
         self.info = self.ffi.new("struct topic_info *")
 
+    def leave(self) -> None:
+        """The process ends its part. What its cache still holds alone can be looked at until `end`."""
+        self.lib.log_close(self.core)
+        self.core = self.ffi.NULL
+
     def end(self) -> None:
         """The process is gone, with all that its cache held alone."""
         if self.core is not None:
             self.lib.sim_host_end(self.number, self.core)
             self.core = None
+
+    def peek(self, position: int, size: int) -> bytes:
+        """Of the region, as this host's cache has it."""
+        target = self.ffi.new("uint8_t[]", size)
+        self.lib.core_peek(self.core, position, target, size)
+        return bytes(self.ffi.buffer(target))
 
     # -- writing
 
@@ -131,9 +144,18 @@ class Host:
 
     # -- reading
 
+    def version(self) -> int:
+        """Of the table of topics."""
+        return int(self.lib.log_topics_version(self.core))
+
+    def frontiers(self) -> tuple[int, int, int]:
+        """(headers published by this broker, global positions ordered, replicated)."""
+        found = self.ffi.new("struct frontiers *")
+        self.lib.log_frontiers(self.core, found)
+        return found.written, found.ordered, found.replicated
+
     def contents(self) -> Contents:
         """Every topic, from its log starts to its ends."""
-        self.lib.log_topics_version(self.core)
         topics, slot = [], 1
         while self.lib.log_topic(self.core, slot, self.info) == 0 or self.info.generation:
             if self.info.state == self.lib.TOPIC_LIVE:
@@ -163,20 +185,45 @@ class Host:
             tuple(self.part(slot, generation, number) for number in (*range(partitions), VIEW)),
         )
 
-    def part(self, slot: int, generation: int, partition: int) -> Part:
+    def again(self, known: Topic, *, unchanged: bool) -> Topic | None:
+        """A topic that is known already, asked for at once, as a consumer does. None: there is no such.
+
+        `unchanged`: it was not altered since."""
+        settings = self.ffi.new("uint8_t[]", len(known.settings))
+        status = self.lib.log_topic_settings(self.core, known.slot, known.generation, settings, len(known.settings))
+        if status == self.lib.STATUS_OK and bytes(self.ffi.buffer(settings)) != known.settings and unchanged:
+            raise Violation(f"topic {known.slot} has other settings")
+        if status == self.lib.STATUS_INVALID_ARGUMENT and unchanged:
+            raise Violation(f"the settings of topic {known.slot} seem to have another size")
+        parts = []
+        for number, part in zip((*range(known.partition_count), VIEW), known.parts, strict=True):
+            last = self.batch_at(known.slot, known.generation, number, part.next - 1)
+            if self.result.status == self.lib.STATUS_UNKNOWN_TOPIC:
+                return None
+            parts.append(self.part(known.slot, known.generation, number, last))
+        return known._replace(parts=tuple(parts))
+
+    def batch_at(self, slot: int, generation: int, partition: int, offset: int) -> tuple[int, int, bytes]:
+        """As `Part.last`."""
+        self.read(slot, generation, partition, offset)
+        found = self.found()
+        return (offset, *found[0]) if found else (offset, -1, b"")
+
+    def part(self, slot: int, generation: int, partition: int, last: tuple[int, int, bytes] | None = None) -> Part:
         bounds = self.ffi.new("struct bounds *")
         status = self.lib.log_bounds(self.core, slot, generation, partition, bounds)
         if status != 0:
             raise Violation(f"topic {slot}/{generation} has no partition {partition}: status {status}")
-        start, end = bounds.log_start_offset, bounds.next_offset
+        start, end, kept = bounds.log_start_offset, bounds.next_offset, bounds.bytes
+        last = last or self.batch_at(slot, generation, partition, end - 1)
         self.read(slot, generation, partition, start)
         result = self.result
         if result.status != 0 or result.next_offset != end:
             raise Violation(f"a read of topic {slot}/{generation} partition {partition} at {start}: {result.status}")
-        found, kept = self.found(), bounds.bytes
+        found = self.found()
         batch = self.ffi.new("struct batch_at *")
         status = self.lib.log_find_max_timestamp(self.core, slot, generation, partition, batch)
-        return Part(start, end, found, kept, (batch.base_offset, batch.max_timestamp) if status == 0 else None)
+        return Part(start, end, found, kept, (batch.base_offset, batch.max_timestamp) if status == 0 else None, last)
 
     def read(self, slot: int, generation: int, partition: int, offset: int) -> None:
         self.lib.log_read(

@@ -84,3 +84,9 @@ def judge_part(now: Part, before: Part | None, after: Part | None, view: bool, s
     for base, payload in now.batches:
         if payload != known[base]:
             raise Violation(f"the batch at {base} holds {payload[:16].hex()}, not {known[base][:16].hex()}")
+    asked, base, payload = now.last
+    there = [base for base in bases if now.start <= asked < end_of[base]]
+    if base != (there[0] if there else -1):
+        raise Violation(f"a read at {asked} finds the batch at {base}, where batches are at {bases}")
+    if base >= 0 and payload != known[base]:
+        raise Violation(f"the batch at {base} holds {payload[:16].hex()} alone, not {known[base][:16].hex()}")

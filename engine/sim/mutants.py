@@ -1,32 +1,26 @@
-"""Mutation of the seam: each flush, fence and invalidate that the core calls is deleted, or moved to the next line, and
-a scenario has to fail; or the mutant stands in equivalents.py with the reason why nothing changes.
+"""Mutation of the seam: each flush, fence and invalidate that the core calls is deleted, or moved to the next line, or
+loses its fence (an invalidate, whose loads may then run ahead of it), and a scenario has to fail; or the mutant stands
+in equivalents.py with the reason why no one can tell.
 
 A mutant runs in a process of its own: it may crash the core, or send it round in circles (which a count of steps ends).
 """
 
-import contextlib
 import functools
-import os
-import pickle
 import re
-import resource
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from totalog.engine.sim import build
-from totalog.engine.sim.equivalents import EQUIVALENTS
+from totalog.engine.sim.child import in_child
 from totalog.engine.sim.scenarios import SCENARIOS
 from totalog.engine.sim.world import Adversary, World
 
 ADVERSARY = Adversary(seed=1, subsets_max=10, follow_one_in=5)
-CPU_SECONDS_MAX = 240
 OPERATIONS = ("flush", "fence", "invalidate")
-KINDS = {"flush": ("deleted", "redirected"), "fence": ("deleted",), "invalidate": ("deleted", "redirected")}
+KINDS = {"flush": ("deleted", "redirected"), "fence": ("deleted",), "invalidate": ("deleted", "redirected", "unfenced")}
 SWITCH = {"deleted": 1, "redirected": 2, "unfenced": 3}
 FUNCTION = re.compile(r"^[a-z][\w \*]*?(\w+)\(", re.MULTILINE)
 
@@ -51,10 +45,26 @@ class Mutant(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    mutant: Mutant
+    name: str
+    """Of the mutant."""
     killed_by: str
-    """The scenario and how it failed; empty when all of them passed."""
+    """The scenario; empty when all of them passed."""
+    how: str
+    """What it said."""
     seconds: float
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the scenarios do with the core as it is."""
+
+    hits: dict[str, list[int]]
+    """For each scenario, how often each site was reached."""
+    seconds: dict[str, float]
+
+    def reach(self, site: Site) -> list[str]:
+        """The scenarios that come by, quick ones first."""
+        return sorted((name for name in self.hits if self.hits[name][site.number]), key=lambda name: self.seconds[name])
 
 
 @functools.cache
@@ -97,32 +107,6 @@ def run_scenario(name: str) -> None:
     SCENARIOS[name](world)
 
 
-def in_child(function: Callable[[], object]) -> tuple[object, str]:
-    """(what it returned, how it failed), from a process of its own."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-            os.dup2(nowhere.fileno(), 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS_MAX, CPU_SECONDS_MAX))
-        try:
-            answer: tuple[object, str] = (function(), "")
-        except BaseException as failure:  # noqa: BLE001 - any failure kills the mutant, and says how
-            answer = (None, f"{type(failure).__name__}: {failure}")
-        os.write(write_end, pickle.dumps((answer[0], answer[1][:2000])))
-        os._exit(0)
-    os.close(write_end)
-    with open(read_end, "rb") as stream:
-        data = stream.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return None, signal.Signals(os.WTERMSIG(status)).name
-    answer = pickle.loads(data)
-    return answer
-
-
 def hits_of(name: str) -> list[int]:
     run_scenario(name)
     module = build.core()
@@ -134,17 +118,16 @@ def hits_of(name: str) -> list[int]:
     return hits
 
 
-def baseline() -> dict[str, tuple[float, list[int]]]:
-    """For each scenario, on the core as it is: seconds, and how often each site was reached."""
-    found = {}
+def baseline() -> Baseline:
+    hits, seconds = {}, {}
     for name in SCENARIOS:
         start = time.monotonic()
-        hits, failure = in_child(functools.partial(hits_of, name))
+        answer, failure = in_child(functools.partial(hits_of, name))
         if failure:
             raise SystemExit(f"scenario {name} fails without any mutant: {failure}")
-        assert isinstance(hits, list)
-        found[name] = (time.monotonic() - start, hits)
-    return dict(sorted(found.items(), key=lambda item: item[1][0]))
+        assert isinstance(answer, list)
+        hits[name], seconds[name] = answer, time.monotonic() - start
+    return Baseline(hits, seconds)
 
 
 def mutated(mutant: Mutant, scenario: str) -> None:
@@ -152,77 +135,11 @@ def mutated(mutant: Mutant, scenario: str) -> None:
     run_scenario(scenario)
 
 
-def try_mutant(mutant: Mutant, base: dict[str, tuple[float, list[int]]]) -> Outcome:
+def try_mutant(mutant: Mutant, scenarios: Sequence[str]) -> Outcome:
+    """Runs the scenarios in this order until one fails."""
     start = time.monotonic()
-    killed_by = ""
-    for scenario, (_, hits) in base.items():
-        if hits[mutant.site.number] == 0:
-            continue
+    for scenario in scenarios:
         _, failure = in_child(functools.partial(mutated, mutant, scenario))
         if failure:
-            killed_by = f"{scenario}: {failure}"
-            break
-    return Outcome(mutant, killed_by, time.monotonic() - start)
-
-
-def try_all(chosen: Sequence[Mutant]) -> Iterator[Outcome]:
-    """Each of the mutants, on all processors."""
-    base = baseline()
-    workers = len(os.sched_getaffinity(0))
-    pipes = []
-    for worker in range(workers):
-        read_end, write_end = os.pipe()
-        if os.fork() == 0:
-            with open(write_end, "wb") as stream:
-                for mutant in chosen[worker::workers]:
-                    pickle.dump(try_mutant(mutant, base), stream)
-                    stream.flush()
-            os._exit(0)
-        os.close(write_end)
-        pipes.append(os.fdopen(read_end, "rb"))
-    for pipe in pipes:
-        with pipe, contextlib.suppress(EOFError):
-            while True:
-                yield pickle.load(pipe)
-    for _ in range(workers):
-        os.wait()
-
-
-def report(outcomes: Iterable[Outcome], every: bool) -> int:
-    """Prints what survived and the score. Returns how many survived without a reason, or were listed and died."""
-    count = killed = equivalent = wrong = 0
-    for outcome in outcomes:
-        count += 1
-        name = outcome.mutant.name
-        if outcome.killed_by:
-            killed += 1
-            if name in EQUIVALENTS:
-                wrong += 1
-                print(f"listed as equivalent, but killed: {name} by {outcome.killed_by}")
-        elif name in EQUIVALENTS:
-            equivalent += 1
-        else:
-            wrong += 1
-            print(f"survived: {name} (line {outcome.mutant.site.line}, {outcome.seconds:.1f} s)", flush=True)
-    known = {mutant.name for mutant in mutants()}
-    for name in sorted(set(EQUIVALENTS) - known):
-        wrong += 1
-        print(f"listed as equivalent, but there is no such mutant: {name}")
-    whole = "all" if every else "a sample"
-    print(f"{count} mutants ({whole}): {killed} killed, {equivalent} equivalent with a reason, {wrong} wrong")
-    return wrong
-
-
-def main(arguments: Sequence[str]) -> int:
-    """No argument: all mutants. `--sample N`: every N-th. Otherwise words that the mutant's name has to hold."""
-    chosen = mutants()
-    every = not arguments
-    if arguments[:1] == ["--sample"]:
-        chosen = [mutant for mutant in chosen if mutant.name not in EQUIVALENTS][:: int(arguments[1])]
-    elif arguments:
-        chosen = [mutant for mutant in chosen if " ".join(arguments) in mutant.name]
-    return 1 if report(try_all(chosen), every) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+            return Outcome(mutant.name, scenario, failure, time.monotonic() - start)
+    return Outcome(mutant.name, "", "", time.monotonic() - start)

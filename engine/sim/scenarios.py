@@ -1,9 +1,11 @@
 """What is tried under the adversaries. Each scenario is a world of its own; `world.step` is one step of its writer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from totalog.engine.sim.host import VIEW, Answer, Batch, Host, Topic, Violation
 from totalog.engine.sim.world import World
+
+ENTRIES_PER_PAGE = 32
 
 Scenario = Callable[[World], None]
 
@@ -14,10 +16,15 @@ def topic_named(name: bytes, partitions: int = 1, **more: object) -> Topic:
     return Topic(slot=0, generation=0, name=name, id=name[:1] * 16, partition_count=partitions, parts=(), **fields)  # type: ignore[arg-type]
 
 
-def create(world: World, name: bytes, partitions: int = 1, **more: object) -> Topic:
+def create(world: World, name: bytes, partitions: int = 1, *, by_writer: bool = False, **more: object) -> Topic:
     wanted = topic_named(name, partitions, **more)
-    world.step(lambda host: accept(host.operate("create", wanted)))
+    world.step(lambda host: accept(host.operate("create", wanted)), by_writer=by_writer)
     return world.topic(name)
+
+
+def delete(world: World, topic: Topic, *, by_writer: bool = False) -> None:
+    wanted = topic._replace(settings=b"")
+    world.step(lambda host: accept(host.operate("delete", wanted)), by_writer=by_writer)
 
 
 def accept(status: int) -> None:
@@ -57,10 +64,10 @@ def operations(world: World) -> None:
     altered = topic._replace(partition_count=3, settings=b"second" * 30, retention_bytes=100_000)
     world.step(lambda host: accept(host.operate("alter", altered)))
     append(world, world.topic(b"b"), 0, 1, 2)
-    world.step(lambda host: accept(host.operate("delete", world.topic(b"a")._replace(settings=b""))))
+    delete(world, world.topic(b"a"))
     create(world, b"c", 2)
     append(world, world.topic(b"c"), 0, 1)
-    world.step(lambda host: accept(host.operate("delete", world.topic(b"c")._replace(settings=b""))))
+    delete(world, world.topic(b"c"))
 
 
 def trim(world: World, topic: Topic, partition: int, offset: int) -> None:
@@ -96,7 +103,7 @@ def reuse(world: World) -> None:
         append(world, topic, 0, size=40_000)
     other = create(world, b"b", 1)
     append(world, other, 0, 0)
-    world.step(lambda host: accept(host.operate("delete", topic._replace(settings=b""))))
+    delete(world, topic)
     append(world, other, 0, size=70_000)
 
 
@@ -121,6 +128,20 @@ def producers(world: World) -> None:
         world.answered = [(topic, batch, answer) for batch, answer in zip(group, answers, strict=True)][-10:]
 
 
+def beginnings(world: World) -> None:
+    """A page of entries is full, and all of them are gone: the index begins anew, on a page that was used before."""
+    topic = create(world, b"a")
+    accept_all(world.writer.append(topic, world.batches(*[0] * ENTRIES_PER_PAGE)))
+    accept(world.writer.operate("trim", topic._replace(settings=b""), partition=VIEW, offset=ENTRIES_PER_PAGE))
+    append(world, topic, 0)
+    append(world, topic, 0, 0)
+
+
+def accept_all(answers: Sequence[Answer]) -> None:
+    for answer in answers:
+        accept(answer.status)
+
+
 def colleagues(world: World) -> None:
     """One host is a broker, another orders what it publishes."""
     topic = create(world, b"a", 2)
@@ -131,8 +152,46 @@ def colleagues(world: World) -> None:
     append(world, world.topic(b"b"), 0, 0, size=20_000)
     append(world, world.topic(b"b"), 0, 0, 0, size=30_000)
     world.step(lambda host: accept(host.operate("trim", topic, partition=VIEW, offset=3)))
-    world.step(lambda host: accept(host.operate("delete", topic)))
+    delete(world, topic)
     append(world, world.topic(b"b"), 0)
+
+
+def elsewhere(world: World) -> None:
+    """Topics come, change and go by one host's hand, while another holds copies of what was, and uses them."""
+    create(world, b"a")
+    world.colleague = world.join(2)
+    topic = create(world, b"b", 2, by_writer=True)
+    append(world, topic, 0)
+    altered = topic._replace(partition_count=3, settings=b"changed" * 30)
+    world.step(lambda host: accept(host.operate("alter", altered)), by_writer=True)
+    append(world, world.topic(b"b"), 2)
+    before = world.writer.blocks_used()
+    append(world, world.topic(b"a"), 0, size=60_000)
+    delete(world, world.topic(b"a"), by_writer=True)
+    append(world, world.topic(b"b"), 1)
+    world.step(lambda host: host.maintain(0), by_writer=True)
+    if world.writer.blocks_used() > before:
+        raise Violation(f"{world.writer.blocks_used()} blocks are in use, and {before} were before what is deleted")
+    create(world, b"c", by_writer=True)
+    append(world, world.topic(b"c"), 0)
+
+
+def leaving(world: World) -> None:
+    """A broker ends in good order: its place is free, and its segments are nobody's."""
+    topic = create(world, b"a", 2)
+    before = world.writer.blocks_used()
+    world.colleague = leaver = world.join(2)
+    append(world, topic, 0, 1)
+    world.step(lambda host: host.leave())
+    if world.process_of(2) != 0:
+        raise Violation("a broker that has left still has its process")
+    leaver.end()
+    world.colleague = None
+    world.step(lambda _: world.order())
+    trim(world, topic, VIEW, 2)
+    world.step(lambda host: host.maintain(0))
+    if world.writer.blocks_used() > before:
+        raise Violation(f"{world.writer.blocks_used()} blocks are in use, and {before} were before the broker came")
 
 
 def slow_reader(world: World) -> None:
@@ -175,5 +234,17 @@ def slow_reader(world: World) -> None:
 
 SCENARIOS: dict[str, Scenario] = {
     function.__name__: function
-    for function in (publishing, operations, trims, retention, reuse, producers, colleagues, slow_reader)
+    for function in (
+        publishing,
+        operations,
+        trims,
+        retention,
+        reuse,
+        producers,
+        beginnings,
+        colleagues,
+        elsewhere,
+        leaving,
+        slow_reader,
+    )
 }

@@ -68,6 +68,7 @@ struct host {
     void (*hook)(void);
     uint32_t hook_when;
     int in_hook;
+    int dead;                         /* killed: its calls run to their ends, and change nothing */
 };
 
 static uint8_t *memory;
@@ -199,7 +200,7 @@ static struct host *host_new(void)
     host->used = 1;
     host->hook = next_hook;
     host->hook_when = next_hook_when;
-    host->in_hook = 0;
+    host->in_hook = host->dead = 0;
     next_hook = NULL;
     for (uint64_t i = 0; i < stale.count; i++)
         if (!coherent[stale.lines[i].line])
@@ -259,6 +260,18 @@ void sim_host_end(int32_t number, struct log *log)
     empty(&hosts[number]);
     hosts[number].used = 0;
     hosts[number].hook = NULL;
+}
+
+void sim_host_die(int32_t number)
+{
+    hosts[number].dead = 1;
+    hosts[number].hook = NULL;
+}
+
+void sim_private(int32_t fd)
+{
+    if (mmap(memory, memory_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) == MAP_FAILED)
+        abort();
 }
 
 /* ---- unfenced lines -------------------------------------------------------------------------------------------------- */
@@ -356,11 +369,22 @@ void sim_restore_cache(int32_t number)
             fill(host, host->kept.lines[i].line, host->kept.lines[i].image.bytes);
 }
 
+static void prefetch_line(struct host *host, uint64_t line)
+{
+    if (host->state[line] == ABSENT && !coherent[line])
+        fill(host, line, memory_line(line));
+}
+
 void sim_prefetch(int32_t number)
 {
     for (uint64_t i = 0; i < written_count; i++)
-        if (hosts[number].state[written_lines[i]] == ABSENT && !coherent[written_lines[i]])
-            fill(&hosts[number], written_lines[i], memory_line(written_lines[i]));
+        prefetch_line(&hosts[number], written_lines[i]);
+}
+
+void sim_prefetch_range(int32_t number, uint64_t position, uint64_t size)
+{
+    for (uint64_t line = position / LINE_SIZE; line * LINE_SIZE < position + size; line++)
+        prefetch_line(&hosts[number], line);
 }
 
 void sim_keep_stale(void)
@@ -408,7 +432,7 @@ static struct host *step(const struct mem *mem)
     struct host *host = host_of(mem);
     if (++steps == steps_max)
         abort();
-    if (evict_one_in != 0 && draw() % evict_one_in == 0)
+    if (evict_one_in != 0 && !host->dead && draw() % evict_one_in == 0)
         evict_one(host);
     return host;
 }
@@ -475,6 +499,8 @@ void mem_machine_flush(const uint8_t *first, const uint8_t *end)
 
 void mem_machine_fence(void)
 {
+    if (acting->dead)
+        return;
     for (uint32_t i = acting->unfenced_count; i > 0; i--)
         if (acting->unfenced[i - 1].flushed > 0)
             reached(acting, i - 1, acting->unfenced[i - 1].flushed, CLEAN);
@@ -648,6 +674,7 @@ static uint8_t *atomic_at(struct mem *mem, uint64_t position)
     struct host *host = step(mem);
     uint64_t line = position / LINE_SIZE;
     call_hook(host, SIM_AT_FENCES);
+    acting = host;
     if (!coherent[line]) {
         coherent[line] = 1;
         for (struct host *other = hosts; other < hosts + HOSTS_MAX; other++)
@@ -667,6 +694,8 @@ static uint64_t *atomic_word(struct mem *mem, uint64_t position)
 
 static void replace_bytes(const uint8_t *at, const void *value, uint64_t size)
 {
+    if (acting->dead)
+        return;
     uint8_t bytes[LINE_SIZE];
     uint64_t position = (uint64_t)(at - memory);
     memcpy(bytes, memory_line(position / LINE_SIZE), LINE_SIZE);

@@ -23,6 +23,10 @@ void sim_begin(uint64_t memory, uint64_t size);
 int32_t sim_newest_host(void);
 /* The host is gone as by a kill: what its cache held alone is lost. `log`: its handle, or NULL where it has none (any more). */
 void sim_host_end(int32_t host, struct log *log);
+/* The host is killed while its call is still on the stack: from here on nothing that it does reaches memory or a hook. */
+void sim_host_die(int32_t host);
+/* In a child process: what is done to memory stays in this process. `fd` is the file behind it. */
+void sim_private(int32_t fd);
 /* Called where a host waits for another (a pause, a sleep), not while it runs already; without it a wait ends the process. */
 void sim_wait_hook(void (*hook)(void));
 
@@ -41,6 +45,8 @@ void sim_keep_cache(int32_t host);
 void sim_restore_cache(int32_t host);
 /* The host holds a copy of every line that has been written so far (as a prefetcher may have left it). */
 void sim_prefetch(int32_t host);
+/* And of these lines, written or not. */
+void sim_prefetch_range(int32_t host, uint64_t position, uint64_t size);
 /* The same for hosts that are made later: they begin with copies as lines are now. The second adds lines that nobody wrote yet. */
 void sim_keep_stale(void);
 void sim_keep_stale_range(uint64_t position, uint64_t size);

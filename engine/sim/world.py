@@ -19,7 +19,12 @@ from totalog.engine.sim.judge import judge, judge_complete
 
 BLOCKS = 192
 """Of the region, so few that all have memory from the start (no committer thread)."""
+REGION_ID = b"sixteen bytes id"
 UNFENCED_MAX = 4096
+BROKERS = (0, 2, 3)
+"""That publish; 1 is the reader."""
+TOPICS_AHEAD, HEADERS_AHEAD = 4, 24
+"""How far a prefetcher goes beyond what was written."""
 STEPS_MAX = 60_000_000
 STEP_SIZE = 72
 """Bytes of a payload where nothing else is asked for: two lines."""
@@ -58,6 +63,8 @@ class World:
         self.random = random.Random(adversary.seed)
         self.payloads = itertools.count(1)
         self.states = 0
+        self.topic_size = self.ffi.sizeof("struct topic_entry")
+        self.topic_size += self.lib.BROKERS_MAX * self.ffi.sizeof("struct topic_counter")
         blocks = BLOCKS + 1
         self.size = (self.lib.FIXED_SIZE // self.lib.BLOCK_SIZE + blocks + 4) * self.lib.BLOCK_SIZE
         self.descriptor = os.memfd_create("totalog-sim", os.MFD_CLOEXEC)
@@ -97,7 +104,9 @@ class World:
         if core == self.ffi.NULL:
             raise Violation(f"a broker cannot join: OPEN_* {error[0]}")
         self.lib.sim_wait_hook(self.waiting)
-        return Host(core, self.lib.sim_newest_host())
+        host = Host(core, self.lib.sim_newest_host())
+        self.check_nothing_unfenced(host)
+        return host
 
     def order(self) -> None:
         self.lib.log_sequence(self.writer.core, 0)
@@ -113,32 +122,38 @@ class World:
         for position in (self.lib.TOPIC_TABLE_POSITION, self.lib.PARTITION_TABLE_POSITION):
             self.lib.sim_keep_stale_range(position, self.lib.LINE_SIZE * 10)
         status = self.lib.region_format(
-            self.descriptor, self.size, self.lib.COHERENCE_NONCOHERENT, LAYOUT_ID, b"sixteen bytes id"
+            self.descriptor, self.size, self.lib.COHERENCE_NONCOHERENT, LAYOUT_ID, REGION_ID
         )
         self.lib.sim_host_end(self.lib.sim_newest_host(), self.ffi.NULL)
         self.raise_failure()
         assert status == self.lib.OPEN_OK
         writer = self.open()
         self.lib.sim_forget_stale()
-        if writer.blocks_used() != 1 + self.lib.SIM_RESERVE:
-            raise Violation(f"a new log uses {writer.blocks_used()} blocks")
+        self.check_new(writer)
+        self.check_nothing_unfenced(writer)
         return writer, self.open_reader()
+
+    def check_new(self, host: Host) -> None:
+        """Of a host that has opened a region without topics."""
+        if host.blocks_used() != 1 + self.lib.SIM_RESERVE:
+            raise Violation(f"a new log uses {host.blocks_used()} blocks")
+        if host.peek(self.ffi.offsetof("struct region_header", "region_id"), len(REGION_ID)) != REGION_ID:
+            raise Violation("a new log has another id")
+        self.expect(host.contents(), (), "of a new region")
+        records = host.part(0, 1, 0)
+        if (records.start, records.next, records.batches) != (0, 0, ()):
+            raise Violation(f"the records of a new log are {records}")
 
     def look_at_format(self) -> None:
         """A region half formatted is no region, or a whole one."""
         formatter = self.lib.sim_newest_host()
         for _ in self.memory_states([formatter], self.adversary.subsets_max):
             if int.from_bytes(self.map[0:8], "little") != 0:
-                self.expect(self.open_contents(), (), "of a new region")
-
-    def open_contents(self) -> Contents:
-        host = self.open()
-        try:
-            if host.blocks_used() != 1 + self.lib.SIM_RESERVE:
-                raise Violation(f"a new log uses {host.blocks_used()} blocks")
-            return host.contents()
-        finally:
-            host.end()
+                host = self.open()
+                try:
+                    self.check_new(host)
+                finally:
+                    host.end()
 
     # -- states of memory
 
@@ -182,6 +197,10 @@ class World:
         """Global positions that memory shows as decided."""
         return self.word(self.lib.CONTROL_POSITION, "control", "ordered")
 
+    def process_of(self, broker: int) -> int:
+        """The process that memory shows in that broker's place."""
+        return self.word(broker_position(self, broker), "broker_entry", "process_id") & 0xFFFFFFFF
+
     # -- hooks
 
     def callback(self, function: Callable[[], None]) -> Any:
@@ -216,23 +235,41 @@ class World:
     def topic(self, name: bytes) -> Topic:
         return next(topic for topic in self.writer.contents() if topic.name == name)
 
-    def step(self, action: Callable[[Host], object], *, published_counts: bool = False) -> None:
+    def prefetch(self) -> None:
+        """Every host holds copies of what there is, and of lines that will be written next."""
+        lib = self.lib
+        for host in filter(None, (self.writer, self.reader, self.colleague)):
+            lib.sim_prefetch(host.number)
+            lib.sim_prefetch_range(host.number, lib.TOPIC_TABLE_POSITION, TOPICS_AHEAD * self.topic_size)
+            lib.sim_prefetch_range(
+                host.number, lib.PARTITION_TABLE_POSITION, TOPICS_AHEAD * self.ffi.sizeof("struct partition_entry")
+            )
+            for broker in BROKERS:
+                ahead = self.word(broker_position(self, broker), "broker_entry", "written") % lib.RING_SLOTS
+                first = (broker * lib.RING_SLOTS + ahead) * lib.LINE_SIZE
+                for position in (lib.BATCH_RING_POSITION, lib.COMPLETION_POSITION):
+                    lib.sim_prefetch_range(host.number, position + first, HEADERS_AHEAD * lib.LINE_SIZE)
+
+    def step(
+        self, action: Callable[[Host], object], *, published_counts: bool = False, by_writer: bool = False
+    ) -> None:
         """Runs the action on A (on its colleague, where it has one), under the adversary, and judges.
 
         What is ordered has to be found by a successor.
 
         `published_counts`: so has what is only published. (It may be dropped where it is the first of its segment.)
+        `by_writer`: A does it itself, while its colleague looks on.
         """
         writer, reader, lib = self.writer, self.reader, self.lib
         step = Step(writer.contents())
-        lib.sim_prefetch(reader.number)
+        self.prefetch()
         lib.sim_keep_stale()
         published, ordered = self.published(), self.ordered()
         storing = [writer] if self.colleague is None else [writer, self.colleague]
         look = self.callback(lambda: self.look(step, [host.number for host in storing]))
         for host in storing:
             lib.sim_hook(host.number, lib.SIM_AT_FENCES, look)
-        action(self.colleague or writer)
+        action(writer if by_writer else self.colleague or writer)
         for host in storing:
             lib.sim_hook(host.number, 0, self.ffi.NULL)
         self.raise_failure()
@@ -250,7 +287,12 @@ class World:
             except Violation as problem:
                 who = "a successor" if settled else "a reader"
                 raise Violation(f"{who}, {headers} headers published, {positions} ordered: {problem}") from None
-        self.expect(reader.contents(), after, "that a reader sees when it is done")
+        self.expect_reader(after, "that a reader sees when it is done")
+        with self.cache_kept():
+            frontiers = reader.frontiers()
+        if reader.version() != writer.version() or frontiers[1:] != writer.frontiers()[1:]:
+            raise Violation("a reader sees an older version of the topics, or an older frontier, when it is done")
+        reader.contents()
         self.check_nothing_unfenced(reader)
         with self.branch():
             self.follow(after, "done")
@@ -268,11 +310,10 @@ class World:
         for number, _ in enumerate(self.memory_states(storing, self.adversary.subsets_max)):
             step.states += 1
             stands = self.published(), self.ordered()
-            self.lib.sim_keep_cache(self.reader.number)
-            try:
+            with self.cache_kept():
                 step.seen.setdefault((False, *stands, self.reader.contents()))
-            finally:
-                self.lib.sim_restore_cache(self.reader.number)
+            with self.cache_kept():
+                step.seen.setdefault((False, *stands, self.known_to_reader(step.before)))
             found = self.take_over()
             step.seen.setdefault((True, *stands, found))
             if self.adversary.follow_one_in and number % self.adversary.follow_one_in == 0:
@@ -345,12 +386,25 @@ class World:
         if used > 1 + self.lib.SIM_RESERVE + 3:
             raise Violation(f"{used} blocks are in use when everything is deleted")
 
-    def expect_reader(self, expected: Contents, what: str) -> None:
+    @contextlib.contextmanager
+    def cache_kept(self) -> Iterator[None]:
+        """What the reader's cache holds after this is what it held before: it may have looked now, or not."""
         self.lib.sim_keep_cache(self.reader.number)
         try:
-            self.expect(self.reader.contents(), expected, what)
+            yield
         finally:
             self.lib.sim_restore_cache(self.reader.number)
+
+    def known_to_reader(self, known: Contents, *, unchanged: bool = False) -> Contents:
+        """Those of these topics that there are, as the reader finds them without looking for topics first."""
+        found = (self.reader.again(topic, unchanged=unchanged) for topic in known)
+        return tuple(topic for topic in found if topic is not None)
+
+    def expect_reader(self, expected: Contents, what: str) -> None:
+        with self.cache_kept():
+            self.expect(self.reader.contents(), expected, what)
+        with self.cache_kept():
+            self.expect(self.known_to_reader(expected, unchanged=True), expected, f"{what} who knows the topics")
 
     def expect(self, found: Contents, expected: Contents, what: str) -> None:
         if found != expected:
@@ -377,6 +431,10 @@ class World:
         host = self.open()
         host.end()
         self.raise_failure()
+
+
+def broker_position(world: World, broker: int) -> int:
+    return int(world.lib.BROKER_TABLE_POSITION) + broker * int(world.ffi.sizeof("struct broker_entry"))
 
 
 def next_free_host(world: World) -> int:

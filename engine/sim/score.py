@@ -1,0 +1,213 @@
+"""The mutation run: all mutants on all processors, what became of each, and the score in the README.
+
+`make mutants` runs those of which nothing is known. Results are kept under build/mutants, in a file named by what they
+depend on (the core and the simulation), so a run that was ended goes on where it was; and a mutant of a core that has
+changed meets first the scenario that killed it last time.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from totalog.engine import core_build
+from totalog.engine.sim import build
+from totalog.engine.sim.equivalents import EQUIVALENTS
+from totalog.engine.sim.mutants import KINDS, Baseline, Mutant, Outcome, baseline, mutants, sites, try_mutant
+from totalog.engine.sim.scenarios import SCENARIOS
+
+RESULTS = core_build.ROOT / "build/mutants"
+README = core_build.ROOT / "engine/README.md"
+BEGIN = "<!-- mutants: written by make mutants -->"
+END = "<!-- /mutants -->"
+RESULTS_KEPT = 4
+"""Files of results of older sources: hints of what kills."""
+NOT_SOURCES = ("equivalents.py", "score.py")
+INDEX = struct.Struct("=I")
+
+
+# ---- what is known already ----
+
+
+def sources_hash() -> str:
+    """Over everything that a result depends on."""
+    files = sorted((core_build.ROOT / "engine/core").glob("*.[ch]")) + sorted(build.HERE.glob("*.*"))
+    digest = hashlib.sha256()
+    for file in files:
+        if file.name not in NOT_SOURCES and file.is_file():
+            digest.update(f"{file.name}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def results_file() -> Path:
+    return RESULTS / f"{sources_hash()}.jsonl"
+
+
+def read_results(file: Path) -> dict[str, Outcome]:
+    """By mutant. A line that a kill cut short does not count."""
+    found = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            outcome = Outcome(**json.loads(line))
+        except ValueError:
+            continue
+        found[outcome.name] = outcome
+    return found
+
+
+def hints() -> dict[str, str]:
+    """Mutant: the scenario that killed it, in any core there was."""
+    found = {}
+    for file in sorted(RESULTS.glob("*.jsonl"), key=lambda file: file.stat().st_mtime):
+        found |= {name: outcome.killed_by for name, outcome in read_results(file).items() if outcome.killed_by}
+    return found
+
+
+def keep_newest() -> None:
+    files = sorted(RESULTS.glob("*.jsonl"), key=lambda file: file.stat().st_mtime)
+    for file in files[:-RESULTS_KEPT]:
+        file.unlink()
+
+
+# ---- running ----
+
+
+def order_of(mutant: Mutant, base: Baseline, known: dict[str, str], kills: collections.Counter[str]) -> list[str]:
+    """The scenarios that come by the mutant's site: what killed it before, then what kills most for its time."""
+    reach = base.reach(mutant.site)
+    reach.sort(key=lambda name: -(kills[name] + 1) / base.seconds[name])
+    hint = known.get(mutant.name)
+    return sorted(reach, key=lambda name: name != hint)
+
+
+def try_all(chosen: Sequence[Mutant], base: Baseline) -> Iterator[Outcome]:
+    """Each of the mutants; the workers take the next one from a pipe."""
+    known = hints()
+    kills = collections.Counter(known.values())
+    orders = [order_of(mutant, base, known, kills) for mutant in chosen]
+    queue_end, fill_end = os.pipe()
+    read_end, write_end = os.pipe()
+    workers = []
+    for _ in os.sched_getaffinity(0):
+        child = os.fork()
+        if child == 0:
+            os.close(fill_end)
+            os.close(read_end)
+            work(chosen, orders, queue_end, write_end)
+            os._exit(0)
+        workers.append(child)
+    os.close(queue_end)
+    os.close(write_end)
+    with open(fill_end, "wb") as queue:
+        for index in range(len(chosen)):
+            queue.write(INDEX.pack(index))
+    with open(read_end) as answers:
+        for line in answers:
+            yield Outcome(**json.loads(line))
+    for child in workers:
+        os.waitpid(child, 0)
+
+
+def work(chosen: Sequence[Mutant], orders: list[list[str]], queue: int, answers: int) -> None:
+    while index := os.read(queue, INDEX.size):
+        (number,) = INDEX.unpack(index)
+        outcome = try_mutant(chosen[number], orders[number])
+        outcome = dataclasses.replace(outcome, how=outcome.how[:500], seconds=round(outcome.seconds, 2))
+        os.write(answers, json.dumps(dataclasses.asdict(outcome)).encode() + b"\n")
+
+
+def run(chosen: Sequence[Mutant]) -> dict[str, Outcome]:
+    """What is known of the mutants, and what is not known yet."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    file = results_file()
+    known = read_results(file)
+    missing = [mutant for mutant in chosen if mutant.name not in known]
+    print(f"{len(chosen)} mutants, of {len(chosen) - len(missing)} the result is known ({file})", flush=True)
+    if missing:
+        base = baseline()
+        unreached = [site.name for site in sites() if not base.reach(site)]
+        print("".join(f"no scenario comes by {name}\n" for name in unreached), end="", flush=True)
+        start = time.monotonic()
+        with open(file, "a") as kept:
+            for number, outcome in enumerate(try_all(missing, base), 1):
+                known[outcome.name] = outcome
+                kept.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+                kept.flush()
+                if not outcome.killed_by and outcome.name not in EQUIVALENTS:
+                    print(f"survived: {outcome.name} ({outcome.seconds:.1f} s)", flush=True)
+                if number % 50 == 0:
+                    print(f"{number} of {len(missing)} in {time.monotonic() - start:.0f} s", flush=True)
+        keep_newest()
+    return {mutant.name: known[mutant.name] for mutant in chosen}
+
+
+# ---- the score ----
+
+
+def problems(outcomes: Iterable[Outcome]) -> list[str]:
+    """Mutants that survived without a reason, or have a reason and died."""
+    found = []
+    for outcome in outcomes:
+        if outcome.killed_by and outcome.name in EQUIVALENTS:
+            found.append(f"has a reason to survive, but was killed: {outcome.name}, by {outcome.killed_by}: {outcome.how}")
+        elif not outcome.killed_by and outcome.name not in EQUIVALENTS:
+            found.append(f"survived: {outcome.name}")
+    return found
+
+
+def gone() -> list[str]:
+    """Reasons without a mutant."""
+    return sorted(set(EQUIVALENTS) - {mutant.name for mutant in mutants()})
+
+
+def facts() -> str:
+    """What stands in the README and can be counted without running anything."""
+    return f"{len(sites())} sites, {len(mutants())} mutants, {len(EQUIVALENTS)} of them with a reason to survive"
+
+
+def table(outcomes: dict[str, Outcome]) -> str:
+    """What became of the mutants, by what was done to them."""
+    rows = []
+    for operation, kinds in KINDS.items():
+        for kind in kinds:
+            of_kind = [mutant.name for mutant in mutants() if mutant.site.operation == operation and mutant.kind == kind]
+            rows.append((f"{operation} {kind}", of_kind))
+    rows.append(("all", [mutant.name for mutant in mutants()]))
+    lines = ["| mutants | number | killed | survive, with a reason | survive |", "|---|--:|--:|--:|--:|"]
+    for title, names in rows:
+        killed = sum(bool(outcomes[name].killed_by) for name in names)
+        reasoned = sum(not outcomes[name].killed_by and name in EQUIVALENTS for name in names)
+        lines.append(f"| {title} | {len(names)} | {killed} | {reasoned} | {len(names) - killed - reasoned} |")
+    kills = collections.Counter(outcome.killed_by for outcome in outcomes.values() if outcome.killed_by)
+    by = ", ".join(f"{name} {count}" for name, count in kills.most_common())
+    unused = [name for name in SCENARIOS if name not in kills]
+    return "\n".join(lines) + f"\n\nFirst to kill: {by}{'; none left for ' + ', '.join(unused) if unused else ''}."
+
+
+def with_score(readme: str, outcomes: dict[str, Outcome]) -> str:
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{facts()}.\n\n{table(outcomes)}\n{END}{after}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """No argument: all mutants, and the score into the README. Otherwise words that the mutant's name has to hold."""
+    chosen = [mutant for mutant in mutants() if " ".join(arguments) in mutant.name]
+    outcomes = run(chosen)
+    wrong = problems(outcomes.values()) + [f"has a reason to survive, but is no mutant: {name}" for name in gone()]
+    print("".join(f"{line}\n" for line in wrong), end="")
+    killed = sum(bool(outcome.killed_by) for outcome in outcomes.values())
+    print(f"{len(chosen)} mutants: {killed} killed, {len(chosen) - killed} survive, {len(wrong)} wrong")
+    if not arguments:
+        README.write_text(with_score(README.read_text(), outcomes))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
