@@ -597,8 +597,8 @@ static void forget_dead(struct log *log)
 
 void recover_bury(struct log *log, uint32_t dead)
 {
-    while (sequencer_pass(log) > 0)
-        ;
+    while (sequencer_headers_wait(log))   /* also in a ring that nobody had looked at yet: its first headers */
+        sequencer_pass(log);
     log->sequencer->dead = dead;
     settle_blocks(log, 0);
     forget_dead(log);

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
+from totalog.engine.sim import kills
 from totalog.engine.sim.host import VIEW, Answer, Batch, Host, Topic, Violation
-from totalog.engine.sim.world import World
+from totalog.engine.sim.world import COLLEAGUE, World
 
 ENTRIES_PER_PAGE = 32
 
@@ -145,7 +146,7 @@ def accept_all(answers: Sequence[Answer]) -> None:
 def colleagues(world: World) -> None:
     """One host is a broker, another orders what it publishes."""
     topic = create(world, b"a", 2)
-    world.colleague = world.join(2)
+    world.colleague = world.join(COLLEAGUE)
     append(world, topic, 0)
     append(world, topic, 1, 0, 1, records=2)
     create(world, b"b", 1, settings=b"of b")
@@ -159,7 +160,7 @@ def colleagues(world: World) -> None:
 def elsewhere(world: World) -> None:
     """Topics come, change and go by one host's hand, while another holds copies of what was, and uses them."""
     create(world, b"a")
-    world.colleague = world.join(2)
+    world.colleague = world.join(COLLEAGUE)
     topic = create(world, b"b", 2, by_writer=True)
     append(world, topic, 0)
     altered = topic._replace(partition_count=3, settings=b"changed" * 30)
@@ -180,10 +181,10 @@ def leaving(world: World) -> None:
     """A broker ends in good order: its place is free, and its segments are nobody's."""
     topic = create(world, b"a", 2)
     before = world.writer.blocks_used()
-    world.colleague = leaver = world.join(2)
+    world.colleague = leaver = world.join(COLLEAGUE)
     append(world, topic, 0, 1)
     world.step(lambda host: host.leave())
-    if world.process_of(2) != 0:
+    if world.process_of(COLLEAGUE) != 0:
         raise Violation("a broker that has left still has its process")
     leaver.end()
     world.colleague = None
@@ -194,42 +195,84 @@ def leaving(world: World) -> None:
         raise Violation(f"{world.writer.blocks_used()} blocks are in use, and {before} were before the broker came")
 
 
+def burial(world: World) -> None:
+    """A broker is killed while it publishes, and the sequencer, which lives, buries it."""
+    topic = create(world, b"a", 2)
+    broker = world.colleague = world.join(COLLEAGUE)
+    kills.publish(world, broker, topic, world.batches(0))
+    kills.publish(world, broker, topic, world.batches(1, 0, 1, size=30_000))
+
+
+def succession(world: World) -> None:
+    """The sequencer is killed while a broker waits for it: another host takes over, and the broker is answered."""
+    topic = create(world, b"a", 2)
+    broker = world.colleague = world.join(COLLEAGUE)
+    kills.lose_sequencer(world, broker, topic, world.batches(0))
+    kills.lose_sequencer(world, broker, topic, world.batches(1, 0, 1, size=30_000))
+
+
+def promotion(world: World) -> None:
+    """The sequencer is killed at its own work: a broker that has looked on takes over."""
+    topic = create(world, b"a", 2, retention_bytes=100_000)
+    broker = world.colleague = world.join(COLLEAGUE)
+    kills.lose_writer(world, broker, lambda: accept_all(world.writer.append(topic, world.batches(0, 1))))
+    accept_all(broker.append(topic, world.batches(0, 1, size=30_000)))
+    kills.lose_writer(world, broker, lambda: accept_all(world.writer.append(topic, world.batches(0, 1, size=60_000))))
+    wanted = topic_named(b"b", 2)
+    kills.lose_writer(world, broker, lambda: accept(world.writer.operate("create", wanted)))
+    trimming = topic._replace(settings=b"")
+    kills.lose_writer(
+        world, broker, lambda: accept(world.writer.operate("trim", trimming, partition=VIEW, offset=5))
+    )
+
+
 def slow_reader(world: World) -> None:
     """A reader in the middle of a read, while the writer takes away what it reads and uses its memory again."""
     topic = create(world, b"a", 2)
-    lib, ffi = world.lib, world.ffi
     for turn in range(60):
-        batches = world.batches(0, 1, 0, 1, size=30_000)
-        known = {batch.payload for batch in batches}
-        world.writer.append(topic, batches)
-        starts = world.writer.contents()[0]
-        partition = (0, 1, VIEW)[turn % 3]
-        offset = starts.parts[2 if partition == VIEW else partition].start
-        end = starts.parts[-1].next
-        left = [turn // 3 * 2]
+        meet_slow_reader(world, topic, turn)
 
-        def meanwhile(left: list[int] = left, end: int = end) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                accept(world.writer.operate("trim", topic._replace(settings=b""), partition=VIEW, offset=end))
-                world.writer.append(topic, world.batches(0, 1, 0, 1, size=30_000))
 
-        lib.sim_prefetch(world.reader.number)
-        lib.sim_hook(world.reader.number, lib.SIM_AT_INVALIDATES, world.callback(meanwhile))
-        world.reader.read(topic.slot, topic.generation, partition, offset)
-        lib.sim_hook(world.reader.number, 0, ffi.NULL)
-        world.raise_failure()
-        status = world.reader.result.status
-        found = world.reader.found()
-        if status not in (lib.STATUS_OK, lib.STATUS_OFFSET_OUT_OF_RANGE):
-            raise Violation(f"a slow reader is answered with status {status}")
-        for base, payload in found:
-            if base < end // 2 and partition != VIEW and payload not in known:
-                raise Violation(f"a slow reader at {offset} gets other bytes at {base}: {payload[:8].hex()}")
-            if payload != payload[:8] * (len(payload) // 8):
-                raise Violation(f"a slow reader gets bytes of two batches at {base}")
-        world.check_nothing_unfenced(world.reader)
-        accept(world.writer.operate("trim", topic._replace(settings=b""), partition=VIEW, offset=end))
+def unpinned_reader(world: World) -> None:
+    """The same, when all pins of the reader's broker are taken."""
+    topic = create(world, b"a", 2)
+    for _ in range(world.lib.PINS_MAX):
+        assert world.lib.core_pin(world.reader.core, 1) >= 0
+    for turn in range(60):
+        meet_slow_reader(world, topic, turn)
+
+
+def meet_slow_reader(world: World, topic: Topic, turn: int) -> None:
+    lib = world.lib
+    trimming = topic._replace(settings=b"")
+    batches = world.batches(0, 1, 0, 1, size=30_000)
+    accept_all(world.writer.append(topic, batches))
+    before = world.topic(b"a")
+    number = (0, 1, 2)[turn % 3]
+    left = turn // 3 * 2
+
+    def meanwhile() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            accept(world.writer.operate("trim", trimming, partition=VIEW, offset=before.parts[-1].next))
+            accept_all(world.writer.append(topic, world.batches(0, 1, 0, 1, size=30_000)))
+
+    world.prefetch()
+    offset = before.parts[number].start
+    lib.sim_hook(world.reader.number, lib.SIM_AT_INVALIDATES, world.callback(meanwhile))
+    world.reader.read(topic.slot, topic.generation, VIEW if number == 2 else number, offset)
+    lib.sim_hook(world.reader.number, 0, world.ffi.NULL)
+    world.raise_failure()
+    status = world.reader.result.status
+    if status not in (lib.STATUS_OK, lib.STATUS_OFFSET_OUT_OF_RANGE):
+        raise Violation(f"a slow reader is answered with status {status}")
+    known = dict(before.parts[number].batches) | dict(world.topic(b"a").parts[number].batches)
+    for base, payload in world.reader.found():
+        if payload != known.get(base):
+            raise Violation(f"a slow reader at {offset} gets other bytes at {base}: {payload[:8].hex()}")
+    world.check_nothing_unfenced(world.reader)
+    accept(world.writer.operate("trim", trimming, partition=VIEW, offset=world.topic(b"a").parts[-1].next))
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -245,6 +288,10 @@ SCENARIOS: dict[str, Scenario] = {
         colleagues,
         elsewhere,
         leaving,
+        burial,
+        succession,
+        promotion,
         slow_reader,
+        unpinned_reader,
     )
 }

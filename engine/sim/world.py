@@ -21,7 +21,8 @@ BLOCKS = 192
 """Of the region, so few that all have memory from the start (no committer thread)."""
 REGION_ID = b"sixteen bytes id"
 UNFENCED_MAX = 4096
-BROKERS = (0, 2, 3)
+COLLEAGUE, SUCCESSOR = 2, 3
+BROKERS = (0, COLLEAGUE, SUCCESSOR)
 """That publish; 1 is the reader."""
 TOPICS_AHEAD, HEADERS_AHEAD = 4, 24
 """How far a prefetcher goes beyond what was written."""
@@ -79,6 +80,9 @@ class World:
         """The newest batches of idempotent producers."""
         self.lib.sim_evict(adversary.seed, adversary.evict_one_in)
         self.colleague: Host | None = None
+        self.ordering = False
+        self.dead: set[int] = set()
+        """Hosts that were killed, and whose numbers are not used again."""
         self.writer, self.reader = self.format()
 
     def close(self) -> None:
@@ -109,7 +113,32 @@ class World:
         return host
 
     def order(self) -> None:
+        """Whoever has the sequencer's part works; where it was killed, a new host takes its part first."""
+        if self.ordering:
+            return                    # it waits itself, for more
+        self.ordering = True
+        if self.writer.number in self.dead:
+            self.take_part(self.join(SUCCESSOR))
         self.lib.log_sequence(self.writer.core, 0)
+        self.ordering = False
+
+    def take_part(self, host: Host) -> None:
+        """The host becomes the sequencer while the colleague lives."""
+        alive = 0 if self.colleague is None else 1 << COLLEAGUE
+        error = self.lib.log_take_over(host.core, 0xFFFFFFFF & ~alive)
+        if error != self.lib.OPEN_OK:
+            raise Violation(f"a living host cannot take over: OPEN_* {error}")
+        self.writer = host
+
+    def living(self) -> list[int]:
+        """The hosts that store."""
+        return [host.number for host in (self.writer, self.colleague) if host is not None]
+
+    def fall_back_on_own_memory(self, victim: Host) -> None:
+        """In a child process: nothing changes the world of the parent, and the victim changes nothing at all."""
+        self.lib.sim_private(self.descriptor)
+        self.lib.sim_host_die(victim.number)
+        self.dead.add(victim.number)
 
     def open_reader(self) -> Host:
         core = self.lib.sim_reader(self.descriptor, self.size, 1)
