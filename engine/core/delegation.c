@@ -24,7 +24,10 @@ void ring_publish(struct log *log)
 {
     mem_fence(&log->mem);
     fail_point(log, FAIL_HEADERS);
-    mem_publish64(&log->mem, FIELD(broker_position(log->broker), struct broker_entry, written), log->ring_next);
+    /* Its fence comes with what follows: the wake-up of the sequencer, or the pass, where this handle is that as well. */
+    uint64_t written = FIELD(broker_position(log->broker), struct broker_entry, written);
+    mem_store64(&log->mem, written, log->ring_next);
+    mem_flush(&log->mem, written, sizeof(uint64_t));
     fail_point(log, FAIL_WRITTEN);
 }
 

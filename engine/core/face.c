@@ -45,8 +45,7 @@ static void write_record_topic(struct log *log)
     mem_store32(&log->mem, FIELD(CONTROL_POSITION, struct control, partition_slots), 1);
     mem_flush(&log->mem, topic_position(0), sizeof topic);
     mem_flush(&log->mem, partition_position(0), sizeof partition);
-    mem_flush(&log->mem, CONTROL_POSITION, sizeof(struct control));
-    mem_fence(&log->mem);
+    mem_flush(&log->mem, FIELD(CONTROL_POSITION, struct control, topic_slots), 2 * sizeof(uint32_t));
 }
 
 static int commit_start(struct log *log)
@@ -520,7 +519,7 @@ int32_t log_maintain(struct log *log, int64_t now_ms)
 
 void log_frontiers(struct log *log, struct frontiers *frontiers)
 {
-    frontiers->written = mem_observe64(&log->mem, FIELD(broker_position(log->broker), struct broker_entry, written));
+    frontiers->written = mem_load64(&log->mem, FIELD(broker_position(log->broker), struct broker_entry, written));
     frontiers->ordered = mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered));
     int durable = mem_load32(&log->mem, FIELD(CONTROL_POSITION, struct control, directories)) != 0;
     frontiers->replicated = durable ? mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, replicated)) : frontiers->ordered;

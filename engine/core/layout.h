@@ -332,7 +332,7 @@ struct producer_entry {
 struct snapshot_header {
     uint64_t position;              /* the snapshot holds every global position below it */
     uint64_t producer_count;
-    uint64_t checksum;              /* over position, count and entries; written last */
+    uint64_t checksum;              /* over position, count and entries: the snapshot is whole where it is right */
     uint64_t padding[5];
 };
 

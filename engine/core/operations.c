@@ -146,8 +146,7 @@ static void raise_slots(struct log *log, uint64_t field, uint32_t count)
     if (mem_load32(&log->mem, field) >= count)
         return;
     mem_store32(&log->mem, field, count);
-    mem_flush(&log->mem, field, sizeof(uint32_t));
-    mem_fence(&log->mem);
+    mem_flush(&log->mem, field, sizeof(uint32_t));   /* fenced with the entry of the operation, before `ordered` */
 }
 
 /* Memory behind the table entries, and the marks up to which a successor has to look. */

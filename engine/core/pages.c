@@ -4,7 +4,8 @@
  *  - Which pages of a block are in use is private memory (a successor finds out by walking the indexes). A block goes back to the bitmap with
  *    its last page.
  *  - An inner page is zeroed and visible before it is referenced; a reference is cleared and visible before its page can be
- *    used again. The same holds for the root in its topic or partition line, which is visible before `ordered` moves.
+ *    used again. The root in its topic or partition line is visible with the next fence, which comes before `ordered` moves, and before
+ *    anything is put on a page that it referred to (sequencer_publish_lines, segment_return).
  *  - A few blocks are kept in reserve, so that a topic can be deleted when memory is full.
  */
 #include "sequencer.h"
@@ -100,7 +101,6 @@ static void store_root(struct log *log, struct index *index, uint64_t root)
     index->root = root;
     mem_store64(&log->mem, index->root_position, root);
     mem_flush(&log->mem, index->root_position, sizeof root);
-    mem_fence(&log->mem);
 }
 
 static int grow(struct log *log, struct index *index, uint64_t leaf)

@@ -1,8 +1,8 @@
 /* What the sequencer remembers of idempotent producers: epoch and last five batches per producer and partition (KIP-98, and
  * Kafka's ProducerStateManager). A hash table with chains, bounded; the pair that was quiet for longest goes first.
  *
- * Snapshots stand in two areas in turn: header invalid, entries, then the header with its checksum, so that a crash in the middle leaves the
- * other one. A successor restores the newer valid one and folds what was ordered after it.
+ * Snapshots stand in two areas in turn, so that a crash in the middle leaves the other one: an area is whole where its checksum is right,
+ * in whatever order its lines reach memory. A successor restores the newer whole one and folds what was ordered after it.
  */
 #include "sequencer.h"
 
@@ -185,11 +185,7 @@ int producers_snapshot(struct log *log, struct producer_table *table, uint64_t p
     uint64_t size = sizeof(struct snapshot_header) + (uint64_t)table->used * sizeof(struct producer_entry);
     if (commit_area(log, area == 0 ? AREA_SNAPSHOT_0 : AREA_SNAPSHOT_1, size) != 0)
         return -1;
-    struct snapshot_header header = {0};
-    mem_write(&log->mem, at, &header, sizeof header);
-    mem_flush(&log->mem, at, sizeof header);
-    mem_fence(&log->mem);
-    uint64_t entry_at = at + sizeof header;
+    uint64_t entry_at = at + sizeof(struct snapshot_header);
     uint64_t sum = mix(position, &(uint64_t){table->used}, 8);
     for (uint32_t number = table->oldest; number != NONE; number = table->slots[number].newer) {
         const struct producer_entry *entry = &table->slots[number].entry;
@@ -197,13 +193,9 @@ int producers_snapshot(struct log *log, struct producer_table *table, uint64_t p
         sum = mix(sum, entry, sizeof *entry);
         entry_at += sizeof *entry;
     }
-    mem_flush(&log->mem, at + sizeof header, size - sizeof header);
-    mem_fence(&log->mem);
-    header.position = position;
-    header.producer_count = table->used;
-    header.checksum = sum | 1;
+    struct snapshot_header header = {.position = position, .producer_count = table->used, .checksum = sum | 1};
     mem_write(&log->mem, at, &header, sizeof header);
-    mem_flush(&log->mem, at, sizeof header);
+    mem_flush(&log->mem, at, size);
     mem_fence(&log->mem);
     table->area = area;
     return 0;

@@ -33,7 +33,14 @@ def accept(status: int) -> None:
         raise Violation(f"an operation is answered with status {status}")
 
 
-def append(world: World, topic: Topic, *partitions: int, published_counts: bool = False, **more: int) -> None:
+def append(
+    world: World,
+    topic: Topic,
+    *partitions: int,
+    published_counts: bool = False,
+    thorough: bool = False,
+    **more: int,
+) -> None:
     batches = world.batches(*partitions, **more)
 
     def run(host: Host) -> None:
@@ -41,7 +48,7 @@ def append(world: World, topic: Topic, *partitions: int, published_counts: bool 
         if [answer.status for answer in answers] != [0] * len(batches):
             raise Violation(f"batches are answered {answers}")
 
-    world.step(run, published_counts=published_counts)
+    world.step(run, published_counts=published_counts, thorough=thorough)
 
 
 def publishing(world: World) -> None:
@@ -130,12 +137,16 @@ def producers(world: World) -> None:
 
 
 def beginnings(world: World) -> None:
-    """A page of entries is full, and all of them are gone: the index begins anew, on a page that was used before."""
+    """A page of entries is full, and all of them are gone: the index begins anew, on a page that was used before.
+    Or it is full, and none is gone: the index grows."""
     topic = create(world, b"a")
     accept_all(world.writer.append(topic, world.batches(*[0] * ENTRIES_PER_PAGE)))
     accept(world.writer.operate("trim", topic._replace(settings=b""), partition=VIEW, offset=ENTRIES_PER_PAGE))
-    append(world, topic, 0)
+    append(world, topic, 0, thorough=True)
     append(world, topic, 0, 0)
+    other = create(world, b"b")
+    accept_all(world.writer.append(other, world.batches(*[0] * ENTRIES_PER_PAGE)))
+    append(world, other, 0, thorough=True)
 
 
 def accept_all(answers: Sequence[Answer]) -> None:

@@ -26,6 +26,7 @@
 #include "sequencer.h"
 
 #define HOSTS_MAX 64
+#define LINES_AHEAD 12
 
 enum { ABSENT = 0, CLEAN = 1, UNFENCED = 2, DROPPING = 3 };
 
@@ -375,11 +376,18 @@ static void prefetch_line(struct host *host, uint64_t line)
         fill(host, line, memory_line(line));
 }
 
-void sim_prefetch(int32_t number)
+/* Written lines, and those after the last one of each run of them: prefetchers go ahead. */
+static void each_likely_line(void (*take)(struct host *, uint64_t), struct host *host)
 {
-    for (uint64_t i = 0; i < written_count; i++)
-        prefetch_line(&hosts[number], written_lines[i]);
+    for (uint64_t i = 0; i < written_count; i++) {
+        uint64_t line = written_lines[i];
+        take(host, line);
+        for (uint64_t ahead = line + 1; ahead <= line + LINES_AHEAD && ahead < line_count && !written[ahead]; ahead++)
+            take(host, ahead);
+    }
 }
+
+void sim_prefetch(int32_t number) { each_likely_line(prefetch_line, &hosts[number]); }
 
 void sim_prefetch_range(int32_t number, uint64_t position, uint64_t size)
 {
@@ -387,11 +395,16 @@ void sim_prefetch_range(int32_t number, uint64_t position, uint64_t size)
         prefetch_line(&hosts[number], line);
 }
 
+static void keep_stale_line(struct host *host, uint64_t line)
+{
+    (void)host;
+    list_add(&stale, line, memory_line(line));
+}
+
 void sim_keep_stale(void)
 {
     stale.count = 0;
-    for (uint64_t i = 0; i < written_count; i++)
-        list_add(&stale, written_lines[i], memory_line(written_lines[i]));
+    each_likely_line(keep_stale_line, NULL);
 }
 
 void sim_keep_stale_range(uint64_t position, uint64_t size)

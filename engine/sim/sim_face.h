@@ -43,7 +43,7 @@ void sim_undo(uint64_t mark);
 /* The caches of living hosts, kept and restored; one level. The unfenced lines of a host must be the same at both times. */
 void sim_keep_cache(int32_t host);
 void sim_restore_cache(int32_t host);
-/* The host holds a copy of every line that has been written so far (as a prefetcher may have left it). */
+/* The host holds a copy of every line that has been written so far, and of some after these (as a prefetcher may have left it). */
 void sim_prefetch(int32_t host);
 /* And of these lines, written or not. */
 void sim_prefetch_range(int32_t host, uint64_t position, uint64_t size);

@@ -27,6 +27,7 @@ BROKERS = (0, COLLEAGUE, SUCCESSOR)
 TOPICS_AHEAD, HEADERS_AHEAD = 4, 24
 """How far a prefetcher goes beyond what was written."""
 STEPS_MAX = 60_000_000
+THOROUGH = 6
 STEP_SIZE = 72
 """Bytes of a payload where nothing else is asked for: two lines."""
 
@@ -280,7 +281,12 @@ class World:
                     lib.sim_prefetch_range(host.number, position + first, HEADERS_AHEAD * lib.LINE_SIZE)
 
     def step(
-        self, action: Callable[[Host], object], *, published_counts: bool = False, by_writer: bool = False
+        self,
+        action: Callable[[Host], object],
+        *,
+        published_counts: bool = False,
+        by_writer: bool = False,
+        thorough: bool = False,
     ) -> None:
         """Runs the action on A (on its colleague, where it has one), under the adversary, and judges.
 
@@ -288,6 +294,7 @@ class World:
 
         `published_counts`: so has what is only published. (It may be dropped where it is the first of its segment.)
         `by_writer`: A does it itself, while its colleague looks on.
+        `thorough`: more states are tried than elsewhere, since one of few lines matters.
         """
         writer, reader, lib = self.writer, self.reader, self.lib
         step = Step(writer.contents())
@@ -295,7 +302,8 @@ class World:
         lib.sim_keep_stale()
         published, ordered = self.published(), self.ordered()
         storing = [writer] if self.colleague is None else [writer, self.colleague]
-        look = self.callback(lambda: self.look(step, [host.number for host in storing]))
+        limit = self.adversary.subsets_max * (THOROUGH if thorough else 1)
+        look = self.callback(lambda: self.look(step, [host.number for host in storing], limit))
         for host in storing:
             lib.sim_hook(host.number, lib.SIM_AT_FENCES, look)
         action(writer if by_writer else self.colleague or writer)
@@ -334,9 +342,9 @@ class World:
     def nested(self) -> bool:
         return self.adversary.nested_one_in > 0
 
-    def look(self, step: Step, storing: list[int]) -> None:
+    def look(self, step: Step, storing: list[int], limit: int) -> None:
         """At a fence of A: each state that memory may be in, seen by B and found by C."""
-        for number, _ in enumerate(self.memory_states(storing, self.adversary.subsets_max)):
+        for number, _ in enumerate(self.memory_states(storing, limit)):
             step.states += 1
             stands = self.published(), self.ordered()
             with self.cache_kept():
