@@ -40,7 +40,7 @@ class Part(NamedTuple):
     next: int
     batches: tuple[tuple[int, bytes], ...]
     """(base offset or total order, payload) from the log start to the end."""
-    bytes: int = 0
+    size: int = 0
     """Of payload, as the log counts it."""
     latest: tuple[int, int] | None = None
     """(base, timestamp) of the batch with the largest timestamp."""
@@ -185,16 +185,8 @@ class Host:
             tuple(self.part(slot, generation, number) for number in (*range(partitions), VIEW)),
         )
 
-    def again(self, known: Topic, *, unchanged: bool) -> Topic | None:
-        """A topic that is known already, asked for at once, as a consumer does. None: there is no such.
-
-        `unchanged`: it was not altered since."""
-        settings = self.ffi.new("uint8_t[]", len(known.settings))
-        status = self.lib.log_topic_settings(self.core, known.slot, known.generation, settings, len(known.settings))
-        if status == self.lib.STATUS_OK and bytes(self.ffi.buffer(settings)) != known.settings and unchanged:
-            raise Violation(f"topic {known.slot} has other settings")
-        if status == self.lib.STATUS_INVALID_ARGUMENT and unchanged:
-            raise Violation(f"the settings of topic {known.slot} seem to have another size")
+    def again(self, known: Topic) -> Topic | None:
+        """A topic that is known already, its batches asked for at once, as a consumer does. None: there is no such."""
         parts = []
         for number, part in zip((*range(known.partition_count), VIEW), known.parts, strict=True):
             last = self.batch_at(known.slot, known.generation, number, part.next - 1)
@@ -202,6 +194,12 @@ class Host:
                 return None
             parts.append(self.part(known.slot, known.generation, number, last))
         return known._replace(parts=tuple(parts))
+
+    def settings_of(self, known: Topic) -> bytes | None:
+        """Of a topic whose size of settings is known already. None: there is no such topic, or it is another size."""
+        settings = self.ffi.new("uint8_t[]", len(known.settings))
+        status = self.lib.log_topic_settings(self.core, known.slot, known.generation, settings, len(known.settings))
+        return bytes(self.ffi.buffer(settings)) if status == self.lib.STATUS_OK else None
 
     def batch_at(self, slot: int, generation: int, partition: int, offset: int) -> tuple[int, int, bytes]:
         """As `Part.last`."""

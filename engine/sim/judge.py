@@ -79,8 +79,8 @@ def judge_part(now: Part, before: Part | None, after: Part | None, view: bool, s
     bases = [base for base, _ in now.batches]
     if bases != sorted(set(bases)) or not stays <= set(bases) <= in_range:
         raise Violation(f"batches at {bases}, where {sorted(stays)} have to be, and {sorted(in_range)} may")
-    if settled and now.bytes != sum(len(payload) for _, payload in now.batches):
-        raise Violation(f"{now.bytes} bytes are counted, where batches are {[len(batch) for _, batch in now.batches]}")
+    if settled and now.size != sum(len(payload) for _, payload in now.batches):
+        raise Violation(f"{now.size} bytes are counted, where batches are {[len(batch) for _, batch in now.batches]}")
     for base, payload in now.batches:
         if payload != known[base]:
             raise Violation(f"the batch at {base} holds {payload[:16].hex()}, not {known[base][:16].hex()}")

@@ -15,7 +15,9 @@ from totalog.engine.sim.world import COLLEAGUE, World
 Sent = Sequence[tuple[Topic, Batch]]
 
 
-def each_kill(world: World, victim: Host, act: Callable[[], object], go_on: Callable[[], object], *, ghost: bool) -> None:
+def each_kill(
+    world: World, victim: Host, act: Callable[[], object], go_on: Callable[[], object], *, ghost: bool
+) -> None:
     """Runs `act`, and for each moment at which the victim may be killed meanwhile, `go_on` in a child: right there, or,
     where the victim is to be a ghost, when `act` has ended."""
     lib = world.lib
@@ -87,7 +89,7 @@ def lose_sequencer(world: World, broker: Host, topic: Topic, batches: Sequence[B
         accept_all(answers)
 
     def go_on() -> None:
-        world.order()                 # the broker may have had its answers before the kill
+        world.order()  # the broker may have had its answers before the kill
         after = world.writer.contents()
         check_answers(after, topic, batches, answers)
         world.check_nothing_unfenced(world.writer)

@@ -232,9 +232,7 @@ def promotion(world: World) -> None:
     wanted = topic_named(b"b", 2)
     kills.lose_writer(world, broker, lambda: accept(world.writer.operate("create", wanted)))
     trimming = topic._replace(settings=b"")
-    kills.lose_writer(
-        world, broker, lambda: accept(world.writer.operate("trim", trimming, partition=VIEW, offset=5))
-    )
+    kills.lose_writer(world, broker, lambda: accept(world.writer.operate("trim", trimming, partition=VIEW, offset=5)))
 
 
 def slow_reader(world: World) -> None:

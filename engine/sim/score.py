@@ -51,7 +51,7 @@ def results_file() -> Path:
 
 def read_results(file: Path) -> dict[str, Outcome]:
     """By mutant. A line that a kill cut short does not count."""
-    found = {}
+    found: dict[str, Outcome] = {}
     for line in file.read_text().splitlines() if file.exists() else ():
         try:
             outcome = Outcome(**json.loads(line))
@@ -63,7 +63,7 @@ def read_results(file: Path) -> dict[str, Outcome]:
 
 def hints() -> dict[str, str]:
     """Mutant: the scenario that killed it, in any core there was."""
-    found = {}
+    found: dict[str, str] = {}
     for file in sorted(RESULTS.glob("*.jsonl"), key=lambda file: file.stat().st_mtime):
         found |= {name: outcome.killed_by for name, outcome in read_results(file).items() if outcome.killed_by}
     return found
@@ -155,7 +155,9 @@ def problems(outcomes: Iterable[Outcome]) -> list[str]:
     found = []
     for outcome in outcomes:
         if outcome.killed_by and outcome.name in EQUIVALENTS:
-            found.append(f"has a reason to survive, but was killed: {outcome.name}, by {outcome.killed_by}: {outcome.how}")
+            found.append(
+                f"has a reason to survive, but was killed: {outcome.name}, by {outcome.killed_by}: {outcome.how}"
+            )
         elif not outcome.killed_by and outcome.name not in EQUIVALENTS:
             found.append(f"survived: {outcome.name}")
     return found
@@ -176,7 +178,9 @@ def table(outcomes: dict[str, Outcome]) -> str:
     rows = []
     for operation, kinds in KINDS.items():
         for kind in kinds:
-            of_kind = [mutant.name for mutant in mutants() if mutant.site.operation == operation and mutant.kind == kind]
+            of_kind = [
+                mutant.name for mutant in mutants() if mutant.site.operation == operation and mutant.kind == kind
+            ]
             rows.append((f"{operation} {kind}", of_kind))
     rows.append(("all", [mutant.name for mutant in mutants()]))
     lines = ["| mutants | number | killed | survive, with a reason | survive |", "|---|--:|--:|--:|--:|"]

@@ -116,7 +116,7 @@ class World:
     def order(self) -> None:
         """Whoever has the sequencer's part works; where it was killed, a new host takes its part first."""
         if self.ordering:
-            return                    # it waits itself, for more
+            return  # it waits itself, for more
         self.ordering = True
         if self.writer.number in self.dead:
             self.take_part(self.join(SUCCESSOR))
@@ -432,16 +432,18 @@ class World:
         finally:
             self.lib.sim_restore_cache(self.reader.number)
 
-    def known_to_reader(self, known: Contents, *, unchanged: bool = False) -> Contents:
+    def known_to_reader(self, known: Contents) -> Contents:
         """Those of these topics that there are, as the reader finds them without looking for topics first."""
-        found = (self.reader.again(topic, unchanged=unchanged) for topic in known)
-        return tuple(topic for topic in found if topic is not None)
+        return tuple(topic for topic in map(self.reader.again, known) if topic is not None)
 
     def expect_reader(self, expected: Contents, what: str) -> None:
         with self.cache_kept():
             self.expect(self.reader.contents(), expected, what)
         with self.cache_kept():
-            self.expect(self.known_to_reader(expected, unchanged=True), expected, f"{what} who knows the topics")
+            self.expect(self.known_to_reader(expected), expected, f"{what} who knows the topics")
+        with self.cache_kept():
+            if [self.reader.settings_of(topic) for topic in expected] != [topic.settings for topic in expected]:
+                raise Violation(f"settings are not those {what}")
 
     def expect(self, found: Contents, expected: Contents, what: str) -> None:
         if found != expected:
@@ -520,4 +522,4 @@ def difference(found: Contents, expected: Contents) -> str:
 
 def describe(part: Part) -> str:
     held = [(base, payload[:2].hex()) for base, payload in part.batches]
-    return f"{part.start}..{part.next} with {held}, {part.bytes}, {part.latest}"
+    return f"{part.start}..{part.next} with {held}, {part.size}, {part.latest}"
