@@ -60,6 +60,7 @@ CORE_DECLARATIONS = (
     "engine/core/layout.h",
     "engine/core/core.h",
     "engine/core/journal_format.h",
+    "engine/core/store.h",
 )
 MODULES = (
     Module("totalog.engine._core", "engine/core/*.c", CORE_DECLARATIONS, keeps_gil=True),

@@ -340,3 +340,28 @@ int operation_apply(struct log *log, const struct topic_operation *operation, co
     sequencer_touch_topic(log->sequencer, operation->topic_slot);
     return STATUS_OK;
 }
+
+/* ---- from a journal, into a new region ---- */
+
+int operation_restore(struct log *log, const struct topic_operation *operation, const struct order_entry *entry, uint64_t number)
+{
+    struct topic_entry none = {0};
+    int status = check_partitions(log, operation->topic_slot, &none, operation->partition_count);
+    if (status != STATUS_OK)
+        return status;
+    apply_create(log, operation, entry, number);
+    log->sequencer->topics[operation->topic_slot].identity_dirty = 1;
+    sequencer_touch_topic(log->sequencer, operation->topic_slot);
+    return STATUS_OK;
+}
+
+int operation_restore_free(struct log *log, uint32_t topic_slot, uint32_t generation)
+{
+    struct topic_entry none = {0};
+    if (claim_table_room(log, topic_slot, &none) != 0)
+        return STATUS_OUT_OF_MEMORY;
+    log->sequencer->topics[topic_slot].entry = (struct topic_entry){.state = TOPIC_FREE, .generation = generation};
+    log->sequencer->topics[topic_slot].identity_dirty = 1;
+    sequencer_touch_topic(log->sequencer, topic_slot);
+    return STATUS_OK;
+}

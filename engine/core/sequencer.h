@@ -138,6 +138,9 @@ uint64_t producers_restore(struct log *log, struct producer_table *table);      
 /* operations.c */
 int operation_check(struct log *log, struct topic_operation *operation);        /* STATUS_*; chooses the slot of a new topic */
 int operation_apply(struct log *log, const struct topic_operation *operation, const struct order_entry *entry, uint64_t number);
+/* A topic as a journal describes it, in a slot that was never used; or a free slot, of which only the generation is known. STATUS_*. */
+int operation_restore(struct log *log, const struct topic_operation *operation, const struct order_entry *entry, uint64_t number);
+int operation_restore_free(struct log *log, uint32_t topic_slot, uint32_t generation);
 uint32_t topic_by_name(struct sequencer *sequencer, const uint8_t *name, uint32_t size);    /* TOPICS_MAX: none */
 void topic_name_add(struct sequencer *sequencer, uint32_t slot);
 void topic_name_remove(struct sequencer *sequencer, uint32_t slot);

@@ -22,7 +22,8 @@ enum {
     STATUS_UNSUPPORTED_CODEC = 14,
     STATUS_BAD_TIMESTAMP = 15,
     STATUS_INVALID_ARGUMENT = 16,
-    STATUS_ON_DISK = 17               /* at or above the log start, and only in the archive */
+    STATUS_ON_DISK = 17,              /* at or above the log start, and only in the archive */
+    STATUS_ARCHIVE_FAILED = 18        /* a journal file cannot be read, or is damaged */
 };
 
 /* One batch on its way in. The first part is the caller's, the second the log's answer. */
