@@ -31,7 +31,7 @@ static int halted(const struct replica *replica, uint32_t point)
     if (__builtin_expect(replica->fail_at != point, 1))
         return 0;
     if (!replica->fail_halts)
-        die_here();
+        fail_here(replica->view);
     return 1;
 }
 
