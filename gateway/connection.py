@@ -286,7 +286,9 @@ class Connection:
             self._share.give()  # what is stored now is counted anew where its answer is owed
         for request, answer in zip(group, answers, strict=True):
             if isinstance(answer, Owed):
-                self._outbox.owe(answer, len(request.frame), self._helpers.start)
+                held = request.reservation
+                size = len(request.frame) if held is None else held.size
+                self._outbox.owe(answer, size, self._helpers.start)
             elif answer is not None:
                 self._outbox.add(answer)
         if self._outbox.full:

@@ -1,4 +1,5 @@
-"""Asks a broker whether it serves: one ApiVersions and one Metadata request over a plain socket, nothing imported.
+"""Asks a broker whether it serves: one ApiVersions, one Metadata and one DescribeLogDirs request over a plain socket,
+nothing imported. A broker that has lost a data directory is not healthy, though it may still serve much.
 
 For `totalog healthcheck HOST:PORT`, as containers and scripts call it every few seconds.
 """
@@ -9,6 +10,7 @@ from typing import Final
 
 API_VERSIONS: Final = 18
 METADATA: Final = 3
+DESCRIBE_LOG_DIRS: Final = 35
 CLIENT_ID: Final = b"healthcheck"
 ANSWER_SIZE_MAX: Final = 1024 * 1024
 """Bytes of an answer that is believed: a list of brokers and one of API versions are far smaller."""
@@ -24,8 +26,11 @@ def check(host: str, port: int, timeout_s: float) -> str:
         with socket.create_connection((host, port), timeout_s) as sock:
             apis = _api_count(_ask(sock, API_VERSIONS, 0, b""))
             brokers = _brokers(_ask(sock, METADATA, 1, struct.pack(">i", 0)))
+            failed = _failed_directories(_ask(sock, DESCRIBE_LOG_DIRS, 1, struct.pack(">i", 0)))
     except (OSError, struct.error, IndexError, UnicodeDecodeError) as fault:
         raise Unhealthy(f"{host}:{port}: {fault or type(fault).__name__}") from fault
+    if failed:
+        raise Unhealthy(f"{host}:{port}: not written any more: {', '.join(failed)}")
     return f"serves {apis} APIs, clients are told to connect to {', '.join(brokers)}"
 
 
@@ -71,3 +76,16 @@ def _brokers(body: bytes) -> list[str]:
         at += 6 + max(rack_size, 0)
         brokers.append(f"{host}:{port}")
     return brokers
+
+
+def _failed_directories(body: bytes) -> list[str]:
+    """Directories with an error in a DescribeLogDirs answer of version 1 that was asked for no topics."""
+    (count,) = struct.unpack_from(">i", body, 4)
+    failed, at = [], 8
+    for _ in range(count):
+        error_code, size = struct.unpack_from(">hh", body, at)
+        directory = body[at + 4 : at + 4 + size].decode()
+        at += 4 + size + 4
+        if error_code:
+            failed.append(f"{directory} (error code {error_code})")
+    return failed

@@ -18,5 +18,9 @@ class Counters:
     """Bytes taken from clients."""
     sent_size: int = 0
     """Bytes of answers that the network took."""
+    directories_open: int = 0
+    """Data directories that are written. Fewer than there are: the broker is not ready."""
+    directories_failed: int = 0
+    """Times that one stopped being written."""
     bodies_without_room: int = 0
     """Large bodies received into ordinary memory because the log had none free."""

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import trio
@@ -339,14 +340,14 @@ class Server:
         descriptor = broker.log.replica_descriptor
         if descriptor is None:
             return
-        broker.replication.moved()  # what happened before anybody listened
+        replication, counters = broker.replication, self.service.counters
         while True:
+            replication.moved()  # the first time: what happened before anybody listened
+            counters.directories_open = replication.live
+            counters.directories_failed = replication.failed
             await trio.lowlevel.wait_readable(descriptor)
-            try:
+            with suppress(BlockingIOError):
                 os.eventfd_read(descriptor)
-            except BlockingIOError:
-                continue
-            broker.replication.moved()
 
 
 def run_until_signal(server: Server, ready: Callable[[], None], afterwards: Callable[[], object]) -> None:

@@ -1,8 +1,11 @@
 """DescribeLogDirs (key 35), versions 1-5.
 
 Behaviour
-- One directory: the region. The size of a partition is the payload that it keeps; total and usable bytes are the
-  region's.
+- The region is one directory; it lists the topics that are in memory only, on a broker without data directories all of
+  them. Each data directory is one, with all other topics, since each holds all of them, and with the space of its file
+  system. One that is not written any more is KAFKA_STORAGE_ERROR and lists nothing, as an offline directory in Kafka:
+  so `totalog healthcheck`, and everyone who watches brokers by this request, learns of it.
+- The size of a partition is the payload that it keeps.
 - Null asks for all topics; topics and partitions that there are not are left out, as in Kafka, and so are total-order
   views, which store nothing of their own.
 
@@ -10,6 +13,7 @@ Version notes: 2: compact lengths, tagged fields. 3: top-level error. 4: total a
 directories (KIP-1066); there are none.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
@@ -18,6 +22,7 @@ from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
+    from totalog.engine import Replica
     from totalog.gateway.broker import Broker
 
 
@@ -27,6 +32,7 @@ PARTITIONS_A_STEP = 512
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     version, memory = request.version, broker.log.memory()
     topics: list[Any] = []
+    in_memory: list[Any] = []
     count = 0
     for name, asked in _asked(broker, message):
         topic = broker.topics.find(name)
@@ -41,7 +47,7 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
                 count = len(chunk)
                 yield
             rows += _rows(broker, version, name, chunk)
-        topics.append(
+        (in_memory if topic.topic.memory or not broker.replication.durable else topics).append(
             codec.DescribeLogDirsResponse.DescribeLogDirsResult.DescribeLogDirsTopic(
                 version=version, name=name, partitions=rows
             )
@@ -50,12 +56,30 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
         version=version,
         error_code=ErrorCode.NONE,
         log_dir=str(broker.log.region.path or "memory"),
-        topics=topics,
+        topics=in_memory,
     )
     if version >= 4:
         result.total_bytes = memory.blocks_total * memory.block_size
         result.usable_bytes = memory.blocks_free * memory.block_size
-    return codec.DescribeLogDirsResponse(version=version, error_code=ErrorCode.NONE, results=[result])
+    results = [result, *(_directory(version, replica, topics) for replica in broker.log.replicas())]
+    return codec.DescribeLogDirsResponse(version=version, error_code=ErrorCode.NONE, results=results)
+
+
+def _directory(version: int, replica: "Replica", topics: list[Any]) -> Any:
+    fenced = replica.failure is not None
+    result = codec.DescribeLogDirsResponse.DescribeLogDirsResult(
+        version=version,
+        error_code=ErrorCode.KAFKA_STORAGE_ERROR if fenced else ErrorCode.NONE,
+        log_dir=str(replica.path),
+        topics=[] if fenced else topics,
+    )
+    if version >= 4 and not fenced:
+        try:
+            space = os.statvfs(replica.path)
+        except OSError:
+            return result
+        result.total_bytes, result.usable_bytes = space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
+    return result
 
 
 def _asked(broker: "Broker", message: Any) -> list[tuple[str, list[int] | None]]:
