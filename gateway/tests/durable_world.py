@@ -134,9 +134,9 @@ class World:
         self.broker.replication.moved()
         await wait_all_tasks_blocked()
 
-    def create(self, name: str, partitions: int = 1, replication: int = 1, **config: str) -> None:
+    def create(self, name: str, partitions: int = 1, replication: int = 1, **config: Any) -> None:
         """A topic, stored already."""
-        own = {key.replace("__", "."): value for key, value in config.items()}
+        own = {key.replace("__", "."): str(value) for key, value in config.items()}
         self.broker.topics.create(name, partitions=partitions, replication=replication, config=own)
         for directory, replica in enumerate(self.log.replicas()):
             if replica.failure is None:

@@ -1,6 +1,7 @@
 """acks=all: when the answer leaves, in which order, and what it says when the data directories do not get on."""
 
 from random import Random
+from typing import Any
 
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -169,8 +170,9 @@ async def test_replication_factor_2_waits_for_both_and_goes_on_with_one(autojump
 @pytest.mark.parametrize("where", ["topic", "broker"])
 async def test_min_insync_replicas(where: str, autojump_clock: MockClock) -> None:
     settings = {"min.insync.replicas": "2"} if where == "broker" else {}
+    own: dict[str, Any] = {"min__insync__replicas": 2} if where == "topic" else {}
     async with world(2, settings) as w:
-        w.create("orders", replication=1, **({"min__insync__replicas": "2"} if where == "topic" else {}))
+        w.create("orders", replication=1, **own)
         client = w.connect()
         await client.produce(("orders", 0, batch(1)))
         await w.store(0)
