@@ -8,6 +8,7 @@ Invariants
   the kernel.
 - All complete consecutive Produce requests of one receive buffer are handled as one group. Answers are gathered, and
   leave in one `send` before the connection waits for anything.
+- Produce requests that are like the one before them are handed over unread, as many as the buffer holds (`Runs`).
 - While too many answers of all connections together have not been taken, no request is answered (`Unsent`).
 - Other connections get their turn after each group and each other request, however many more have come.
 - The reservation of a large body is closed and its share of its budget given back on every way out: answered, refused,
@@ -22,10 +23,10 @@ connection calls `overdue` now and then, which sees what has moved since.
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from totalog.engine import LimitReached, OutOfMemory
-from totalog.gateway.apis.api import Request
+from totalog.gateway.apis.api import Request, Run
 from totalog.gateway.limits import Limits
 from totalog.gateway.metrics import Counters
 from totalog.gateway.outbox import Bytes, Disconnected, Outbox, Owed
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
 __all__ = ["Answered", "Bytes", "Connection", "Disconnected", "Phase", "Service", "Transport"]
+
+LEARN_MAX: Final = 8
+"""Kinds of Produce requests that are looked at in a row though none came again; then one in the square of that."""
 
 Answered: TypeAlias = Bytes | Answer | Owed | None
 
@@ -68,6 +72,13 @@ class Transport(Protocol):
         """True when the peer has closed its side and nothing it sent is left to receive."""
 
 
+class Runs(Protocol):
+    """The short way for requests that are alike; see `apis.produce_runs`."""
+
+    def repeat_of(self, broker: "Broker", request: Request) -> Any | None: ...
+    def append(self, broker: "Broker", repeat: Any, held: memoryview) -> Run | None: ...
+
+
 @dataclass(slots=True)
 class Service:
     """What all connections of a server share."""
@@ -88,6 +99,8 @@ class Service:
     budget_others: Budget
     """Of all other large requests."""
     buffers: ReceiveBuffers
+    runs: "Runs | None" = None
+    """Answers Produce requests that are alike (`apis.produce_runs`)."""
     counters: Counters = field(default_factory=Counters)
     stopping: bool = False
 
@@ -145,6 +158,10 @@ class Connection:
         self._outbox = Outbox(transport, service.limits, service.broker.unsent, service.budget)
         self._helpers = Helpers()
         self._share: Share | None = None
+        self._repeat: Any = None
+        """The kind of Produce requests that has come before."""
+        self._learned = 0
+        """How often one was looked for since one came again."""
         self._pace = Pace()
         self._send_pace = Pace()
 
@@ -247,6 +264,8 @@ class Connection:
         violation: ProtocolViolation | None = None
         group: list[Request] = []
         while True:
+            if self._repeat is not None and not group and await self._answer_run():
+                continue
             try:
                 event = self._reader.next()
             except ProtocolViolation as fault:
@@ -293,6 +312,36 @@ class Connection:
                 self._outbox.add(answer)
         if self._outbox.full:
             await self._flush()
+
+        self._learn(group[-1])
+
+    def _learn(self, request: Request) -> None:
+        """Look whether requests like this one can be answered as runs, unless that was in vain again and again."""
+        runs = self.service.runs
+        self._learned += 1
+        often = self._learned <= LEARN_MAX or not self._learned % LEARN_MAX**2
+        if runs is not None and often and request.reservation is None:
+            self._repeat = runs.repeat_of(self.service.broker, request)
+
+    async def _answer_run(self) -> bool:
+        """Have requests answered that are like an earlier one; False: the next is another, or not complete."""
+        runs, held = self.service.runs, self._reader.held
+        if runs is None or not held:
+            return False
+        await self._room()
+        run = runs.append(self.service.broker, self._repeat, held)
+        if run is None:
+            return False
+        self._learned = 0
+        self._reader.skip(run.size)
+        self._count(run.count)
+        if isinstance(run.answer, Owed):
+            self._outbox.owe(run.answer, run.size, self._helpers.start)
+        else:
+            self._outbox.add(run.answer)
+        if self._outbox.full:
+            await self._flush()
+        return True
 
     async def _answer_one(self, request: Request) -> None:
         await self._room()

@@ -13,7 +13,7 @@ from pathlib import Path
 from totalog.engine import EngineError, Log
 from totalog.engine.region import SIZE_MIN
 from totalog.gateway import apis
-from totalog.gateway.apis import produce
+from totalog.gateway.apis import produce, produce_runs
 from totalog.gateway.broker import Broker, SystemClock
 from totalog.gateway.config import Config
 from totalog.gateway.connection import Service
@@ -78,6 +78,7 @@ def service(broker: Broker, limits: Limits) -> Service:
         broker=broker,
         dispatch=apis.dispatch,
         produce=produce.handle_group,
+        runs=produce_runs,
         formats={
             api.key: Format(
                 api.flexible_from,

@@ -65,6 +65,17 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Requests that were answered together."""
+
+    count: int
+    size: int
+    """Bytes of their frames."""
+    answer: "Frame | Owed"
+    """All their answers, one behind the other."""
+
+
+@dataclass(frozen=True, slots=True)
 class Api:
     """One row of the API table. Versions are inclusive, and are those really served."""
 

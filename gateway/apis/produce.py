@@ -251,7 +251,7 @@ class Group:
             batch = batches[index]
             status = batch.status
             if status not in STORED:
-                rows[row] = (topic, partition, _code(status, topic), -1, -1, -1, None)
+                rows[row] = (topic, partition, refusal_code(status, topic), -1, -1, -1, None)
                 continue
             rows[row] = (topic, partition, 0, batch.base_offset, -1, batch.log_start_offset, None)
             if target.visible_level == 0:
@@ -302,17 +302,19 @@ class OwedAnswer(Owed):
         for row, position, target in self._debts:
             code = await self._replication.stored(position, target.ack_level, target.insync, self._deadline)
             if code is not ErrorCode.NONE:
-                self._rows[row] = self._failed(self._rows[row], code, target)
+                topic, partition, *_ = self._rows[row]
+                message = uncertain(self._replication, code, self._timeout_ms, target)
+                self._rows[row] = (topic, partition, code, -1, -1, -1, message)
 
     def answer(self) -> bytes:
         return wire.encode(self._version, self._correlation_id, self._rows)
 
-    def _failed(self, row: wire.PartitionAnswer, code: ErrorCode, target: Target) -> wire.PartitionAnswer:
-        if code is ErrorCode.REQUEST_TIMED_OUT:
-            message = f"not durable within {self._timeout_ms} ms: it may become so, or be lost"
-        else:
-            message = f"min.insync.replicas is {target.insync}, {self._replication.live} data directories are written"
-        return row[0], row[1], code, -1, -1, -1, message
+
+def uncertain(replication: "Replication", code: ErrorCode, timeout_ms: int, target: Target) -> str:
+    """What is said with an error after which nothing is certain."""
+    if code is ErrorCode.REQUEST_TIMED_OUT:
+        return f"not durable within {timeout_ms} ms: it may become so, or be lost"
+    return f"min.insync.replicas is {target.insync}, {replication.live} data directories are written"
 
 
 def _no_errors(rows: Rows) -> None:
@@ -323,7 +325,8 @@ def _no_errors(rows: Rows) -> None:
             raise ProtocolViolation(f"produce with acks=0 to {name}-{partition}: error {int(code)}")
 
 
-def _code(status: int, topic: wire.TopicKey) -> ErrorCode:
+def refusal_code(status: int, topic: wire.TopicKey) -> ErrorCode:
+    """What a batch is answered that the log refused."""
     code = error_code(status)
     if code is ErrorCode.UNKNOWN_TOPIC_OR_PARTITION and isinstance(topic, bytes):
         return ErrorCode.UNKNOWN_TOPIC_ID  # deleted while the batch was on its way

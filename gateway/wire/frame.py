@@ -105,6 +105,16 @@ class FrameReader:
         """True when some bytes have come that no event covers yet."""
         return self._start < self._end
 
+    @property
+    def held(self) -> memoryview:
+        """The bytes that no event covers yet; good until the next `space()`."""
+        return self._buffer[self._start : self._end]
+
+    def skip(self, size: int) -> None:
+        """The first so many bytes of `held`, whole frames, have been read elsewhere."""
+        self._start += size
+        assert self._start <= self._end
+
     def space(self) -> memoryview:
         """Where the next bytes go: never empty. What earlier events pointed at is overwritten."""
         self._wake()

@@ -1,0 +1,136 @@
+"""Produce, the short way: runs of requests that are alike (`wire/alike.py`) are checked, ordered and answered by a few
+calls of C for all of them.
+
+A connection asks `repeat_of` about a request that `produce.py` has answered, and then hands what it receives to
+`append` first. Whatever is not plainly of the same kind, or has any fault, is left for `produce.py`: only there errors
+are answered, but for those that the log alone can see.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from totalog.gateway import waiting
+from totalog.gateway.apis import produce
+from totalog.gateway.apis.api import Run
+from totalog.gateway.outbox import Owed
+from totalog.gateway.wire import produce as wire
+from totalog.gateway.wire.alike import Destination, Pattern
+from totalog.gateway.wire.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from totalog.gateway.apis.api import Request
+    from totalog.gateway.broker import Broker
+    from totalog.gateway.replication import Replication
+
+RUN_COUNT_MAX: Final = 512
+"""Requests of one run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A kind of request that a connection sends again and again, as the topics are now."""
+
+    pattern: Pattern
+    version: int
+    topic: wire.TopicKey
+    target: produce.Target
+    acks: int
+    timeout_ms: int
+    topics_version: int
+
+
+def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
+    """The kind of a request that was answered just now; None where it is not one that can be repeated the short way."""
+    message = wire.parse(request.version, request.frame, request.body_at)
+    if len(message.partitions) != 1 or message.acks not in (1, produce.ACKS_ALL):
+        return None
+    topic = message.partitions[0][0]
+    target = broker.appender.target(broker, topic)
+    if target.partitions == 0:
+        return None
+    destination = Destination(target.slot, target.generation, target.partitions, target.size_max)
+    pattern = Pattern.of(request.version, request.frame, message, destination, RUN_COUNT_MAX)
+    if pattern is None:
+        return None
+    return Repeat(pattern, request.version, topic, target, message.acks, message.timeout_ms, broker.log.topics_version)
+
+
+def append(broker: "Broker", repeat: Repeat, held: memoryview) -> Run | None:
+    """Answers the complete requests at the start of `held` that are of the kind; None where the first is not, or where
+    the kind is not what it was."""
+    target, pattern, batches = repeat.target, repeat.pattern, broker.appender.batches
+    acks_all = repeat.acks == produce.ACKS_ALL
+    if repeat.topics_version != broker.log.topics_version or (acks_all and broker.replication.live < target.insync):
+        return None
+    timestamp_max = min(broker.clock.wall_ms() + target.ahead_ms_max, produce.INT64_MAX)
+    count, size = pattern.take(held, batches.address, timestamp_max)
+    if count == 0:
+        return None
+    broker.log.append(batches, count)
+    stored, position = pattern.stored(batches.address, count)
+    answers = pattern.answers(batches.address, stored)
+    if stored < count:
+        position = max(position, *(batches[index].global_position for index in range(stored, count)))
+        answers += _answer_others(broker, repeat, stored, count)
+    if target.visible_level == 0:
+        broker.appended.ring(target.slot)
+    elif position >= 0:
+        broker.replication.hide(target.slot, target.visible_level, batches[0].global_position, position)
+    if position >= 0 and acks_all and not broker.replication.reached(position, target.ack_level):
+        return Run(count, size, OwedRun(broker, repeat, answers, count, position))
+    return Run(count, size, answers)
+
+
+def _answer_others(broker: "Broker", repeat: Repeat, first: int, end: int) -> bytes:
+    """The answers from the first request on that the log refused."""
+    batches, answers = broker.appender.batches, []
+    for index, correlation_id in enumerate(repeat.pattern.correlation_ids(end)[first:], first):
+        batch = batches[index]
+        row: wire.PartitionAnswer
+        if batch.status in produce.STORED:
+            row = (repeat.topic, batch.partition, 0, batch.base_offset, -1, batch.log_start_offset, None)
+        else:
+            row = (repeat.topic, batch.partition, produce.refusal_code(batch.status, repeat.topic), -1, -1, -1, None)
+        answers.append(wire.encode(repeat.version, correlation_id, [row]))
+    return b"".join(answers)
+
+
+class OwedRun(Owed):
+    """The answers to a run whose batches are ordered and have to become durable: they share one write to disk, so they
+    leave together."""
+
+    def __init__(self, broker: "Broker", repeat: Repeat, answers: bytearray, count: int, position: int) -> None:
+        self._replication: Replication = broker.replication
+        self._repeat = repeat
+        self._answers = answers
+        self._position = position
+        self._deadline = waiting.now() + repeat.timeout_ms / 1000
+        batches = broker.appender.batches
+        self._requests = [
+            (correlation_id, batches[index].partition)
+            for index, correlation_id in enumerate(repeat.pattern.correlation_ids(count))
+        ]
+
+    @property
+    def ready(self) -> bool:
+        return self._replication.reached(self._position, self._repeat.target.ack_level)
+
+    async def wait(self) -> None:
+        target = self._repeat.target
+        code = await self._replication.stored(self._position, target.ack_level, target.insync, self._deadline)
+        if code is not ErrorCode.NONE:
+            self._fail(code)
+
+    def answer(self) -> bytearray:
+        return self._answers
+
+    def _fail(self, code: ErrorCode) -> None:
+        message = produce.uncertain(self._replication, code, self._repeat.timeout_ms, self._repeat.target)
+        self._answers = bytearray().join(
+            wire.encode(
+                self._repeat.version,
+                correlation_id,
+                [(self._repeat.topic, partition, code, -1, -1, -1, message)],
+            )
+            for correlation_id, partition in self._requests
+        )

@@ -1,0 +1,278 @@
+"""Runs of Produce requests are answered byte by byte as the general path answers them, however they arrive."""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from totalog.engine import Log
+from totalog.gateway import start
+from totalog.gateway.apis import produce, produce_runs
+from totalog.gateway.apis.api import Run
+from totalog.gateway.broker import Broker
+from totalog.gateway.connection import Connection
+from totalog.gateway.limits import Limits
+from totalog.gateway.outbox import Bytes, Owed
+from totalog.gateway.tests import batches
+from totalog.gateway.tests.harness import NOW_MS, build, encode_request, make_broker, parse_request
+from totalog.gateway.tests.replicas import ReplicaLog
+from totalog.gateway.wire import codec
+from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
+
+TOPIC = "orders"
+PARTITIONS = 3
+SMALL = 64 * 1024 * 1024
+
+
+class Script:
+    """`connection.Transport` that hands out what the client sent, in these pieces, and keeps what it gets."""
+
+    peer, host = "client:1", "client"
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self.moved = 0
+        self.got = b""
+        self._pieces = list(pieces)
+
+    async def receive_into(self, target: memoryview) -> int:
+        if not self._pieces:
+            return 0
+        piece = self._pieces.pop(0)
+        if len(piece) > len(target):
+            piece, rest = piece[: len(target)], piece[len(target) :]
+            self._pieces.insert(0, rest)
+        target[: len(piece)] = piece
+        return len(piece)
+
+    async def send(self, parts: Sequence[Bytes]) -> None:
+        self.got += b"".join(bytes(part) for part in parts)
+
+    def end_receiving(self) -> None:
+        self._pieces = []
+
+    def closed_by_peer(self) -> bool:
+        return False
+
+
+def frame(
+    version: int, partition: int, records: bytes | None, correlation_id: int, *, acks: int = 1, topic: Any = TOPIC
+) -> bytes:
+    key = {"topic_id": topic} if version >= 13 else {"name": topic}
+    data = [key | {"partition_data": [{"index": partition, "records": records}]}]
+    fields = {"transactional_id": None, "acks": acks, "timeout_ms": 1000, "topic_data": data}
+    made = bytearray(encode_request(build(codec.ProduceRequest, version, fields)))
+    struct.pack_into(">i", made, 4, correlation_id)
+    return struct.pack(">i", len(made)) + made
+
+
+def batch(number: int, **options: Any) -> bytes:
+    return batches.build([(NOW_MS, None, b"%d" % number * (1 + number % 7), [])], **options)
+
+
+def broken(number: int) -> bytes:
+    made = bytearray(batch(number))
+    made[-1] ^= 1
+    return bytes(made)
+
+
+class World:
+    """A broker, and what a client of it got."""
+
+    def __init__(self) -> None:
+        self.log = Log.create(None, size=SMALL)
+        self.broker = make_broker(self.log)
+        self.broker.topics.create(TOPIC, partitions=PARTITIONS)
+        self.runs: list[int] = []
+
+    def repeat_of(self, broker: Broker, request: Any) -> Any:
+        return produce_runs.repeat_of(broker, request)
+
+    def append(self, broker: Broker, repeat: Any, held: memoryview) -> Run | None:
+        run = produce_runs.append(broker, repeat, held)
+        if run is not None:
+            self.runs.append(run.count)
+        return run
+
+    def serve(self, pieces: Sequence[bytes], *, short_way: bool) -> tuple[bytes, str]:
+        """What the client got, and how the connection ended."""
+        service = replace(start.service(self.broker, Limits()), runs=self if short_way else None)
+        transport = Script(pieces)
+
+        async def serve() -> str:
+            try:
+                await Connection(service, transport).run()
+            except ProtocolViolation as fault:
+                return str(fault)
+            return ""
+
+        end = trio.run(serve, clock=MockClock(autojump_threshold=0))
+        return transport.got, end
+
+    def ends(self) -> list[int]:
+        handle = self.broker.topics.find(TOPIC)
+        assert handle is not None
+        return [self.log.bounds(handle.topic, partition).next_offset for partition in range(PARTITIONS)]
+
+
+def compare(pieces: Sequence[bytes]) -> list[int]:
+    """How many requests each run had."""
+    short, general = World(), World()
+    try:
+        assert short.serve(pieces, short_way=True) == general.serve(pieces, short_way=False)
+        assert short.ends() == general.ends()
+    finally:
+        short.log.close()
+        general.log.close()
+    return short.runs
+
+
+@pytest.mark.parametrize("version", range(3, 13))
+@pytest.mark.parametrize("acks", [1, -1])
+def test_what_is_alike_is_answered_together(version: int, acks: int) -> None:
+    frames = [frame(version, number % PARTITIONS, batch(number), number, acks=acks) for number in range(40)]
+    assert compare([frames[0], b"".join(frames[1:])]) == [39]
+
+
+@pytest.mark.parametrize("version", [3, 8, 12])
+def test_what_the_log_refuses_is_answered_in_its_place(version: int) -> None:
+    """A gap in a producer's sequence, in the middle of a run, with good batches behind it."""
+
+    def of(sequence: int) -> bytes:
+        return batch(sequence, producer_id=7, producer_epoch=0, base_sequence=sequence)
+
+    sequences = [0, 1, 2, 9, 10, 3, 2, 4]
+    frames = [frame(version, 0, of(sequence), number) for number, sequence in enumerate(sequences)]
+    assert compare([frames[0], b"".join(frames[1:])]) == [7]
+
+
+def test_a_deleted_topic_ends_the_kind() -> None:
+    world = World()
+    request = frame(8, 0, batch(0), 1)
+    repeat = produce_runs.repeat_of(world.broker, parse_request(request[4:]))
+    assert repeat is not None
+    assert produce_runs.append(world.broker, repeat, memoryview(bytearray(request))) is not None
+    handle = world.broker.topics.find(TOPIC)
+    assert handle is not None
+    world.log.delete_topic(handle.topic)
+    assert produce_runs.append(world.broker, repeat, memoryview(bytearray(request))) is None
+    world.log.close()
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_any_mixture_is_answered_as_by_the_general_path(data: st.DataObject) -> None:
+    versions = data.draw(st.lists(st.sampled_from([3, 8, 9, 12]), min_size=1, max_size=2))
+    stream = b""
+    for number in range(data.draw(st.integers(1, 25))):
+        version, acks = data.draw(st.sampled_from(versions)), data.draw(st.sampled_from([1, 1, 1, 1, 1, -1, 0, 2]))
+        partition = data.draw(st.sampled_from([0, 0, 1, 2, 3, -1]))
+        records = data.draw(st.sampled_from([batch, batch, batch, batch, broken]))(number)
+        topic = data.draw(st.sampled_from([TOPIC, TOPIC, TOPIC, TOPIC, "none"]))
+        stream += frame(version, partition, records, number, acks=acks, topic=topic)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    pieces = [stream[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    compare([piece for piece in pieces if piece])
+
+
+def test_a_client_that_never_repeats_itself_is_not_looked_at_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(World, "repeat_of", lambda self, broker, request: looked.append(1))
+    world = World()
+    pieces = [frame(8, 0, batch(number), number) for number in range(200)]
+    world.serve(pieces, short_way=True)
+    assert len(looked) == 8 + 200 // 64
+    world.log.close()
+
+
+@pytest.fixture
+def durable() -> Iterator[tuple[ReplicaLog, Broker]]:
+    log = ReplicaLog.make()
+    broker = make_broker(log)
+    broker.topics.create(TOPIC, partitions=PARTITIONS)
+    log.store()
+    broker.replication.moved()
+    yield log, broker
+    log.close()
+
+
+def owed(broker: Broker, frames: Sequence[bytes]) -> Owed:
+    repeat = produce_runs.repeat_of(broker, parse_request(frames[0][4:]))
+    assert repeat is not None
+    run = produce_runs.append(broker, repeat, memoryview(bytearray(b"".join(frames))))
+    assert run is not None
+    assert run.count == len(frames)
+    assert isinstance(run.answer, Owed)
+    return run.answer
+
+
+async def test_acks_all_waits_until_the_whole_run_is_durable(durable: tuple[ReplicaLog, Broker]) -> None:
+    log, broker = durable
+    frames = [frame(8, number % PARTITIONS, batch(number), number, acks=-1) for number in range(5)]
+    answer = owed(broker, frames)
+    assert not answer.ready
+    log.store(position=log.frontiers().ordered - 1)
+    broker.replication.moved()
+    assert not answer.ready
+    log.store()
+    broker.replication.moved()
+    assert answer.ready
+    await answer.wait()
+    general = produce.handle_group(broker, [parse_request(each[4:]) for each in frames])
+    after = b"".join(bytes(each.answer()) if isinstance(each, Owed) else bytes(each or b"") for each in general)
+    sent = bytes(answer.answer())
+    assert len(sent) == len(after)
+    assert [sent[at : at + 8] for at in range(0, len(sent), len(sent) // 5)] == [
+        after[at : at + 8] for at in range(0, len(after), len(after) // 5)
+    ]
+
+
+async def test_a_run_that_does_not_become_durable_in_time_says_so(
+    durable: tuple[ReplicaLog, Broker], autojump_clock: MockClock
+) -> None:
+    _, broker = durable
+    answer = owed(broker, [frame(8, 0, batch(number), number, acks=-1) for number in range(3)])
+    await answer.wait()
+    sent, errors = bytes(answer.answer()), []  # type: ignore[arg-type]
+    while sent:
+        (size,) = struct.unpack_from(">i", sent)
+        decoded = codec.ProduceResponse.decode(sent[4 : 4 + size], version=8, header=True)
+        errors.append(decoded.responses[0].partition_responses[0].error_code)
+        sent = sent[4 + size :]
+    assert errors == [ErrorCode.REQUEST_TIMED_OUT] * 3
+
+
+def test_too_few_directories_leave_acks_all_to_the_general_path(durable: tuple[ReplicaLog, Broker]) -> None:
+    log, broker = durable
+    request = frame(8, 0, batch(0), 1, acks=-1)
+    repeat = produce_runs.repeat_of(broker, parse_request(request[4:]))
+    assert repeat is not None
+    log.fail()
+    broker.replication.moved()
+    assert produce_runs.append(broker, repeat, memoryview(bytearray(request))) is None
+
+
+async def test_what_a_run_stored_is_shown_once_it_is_durable(
+    durable: tuple[ReplicaLog, Broker], autojump_clock: MockClock
+) -> None:
+    log, broker = durable
+    handle = broker.topics.find(TOPIC)
+    assert handle is not None
+    request = frame(8, 0, batch(0), 1)
+    repeat = produce_runs.repeat_of(broker, parse_request(request[4:]))
+    assert repeat is not None
+    assert produce_runs.append(broker, repeat, memoryview(bytearray(request))) is not None
+    async with trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            assert await broker.appended.wait([handle.topic.slot], 5.0)
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        log.store()
+        broker.replication.moved()
