@@ -1,7 +1,7 @@
 """Runs of Produce requests are answered byte by byte as the general path answers them, however they arrive."""
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +49,10 @@ class Script:
             self._pieces.insert(0, rest)
         target[: len(piece)] = piece
         return len(piece)
+
+    async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
+        rest()
+        return await self.receive_into(space())
 
     async def send(self, parts: Sequence[Bytes]) -> None:
         self.got += b"".join(bytes(part) for part in parts)

@@ -108,6 +108,9 @@ class FrameReader:
     @property
     def held(self) -> memoryview:
         """The bytes that no event covers yet; good until the next `space()`."""
+        if not self.unfinished:
+            return NO_BYTES
+        self._wake()
         return self._buffer[self._start : self._end]
 
     def skip(self, size: int) -> None:
