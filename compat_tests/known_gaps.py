@@ -13,8 +13,6 @@ class Gap(NamedTuple):
 GAPS: tuple[Gap, ...] = (
     Gap("test_transactions.py::test_a_committed_transaction_is_read", "transactions are not served yet"),
     Gap("test_transactions.py::test_an_aborted_transaction_is_not_read", "transactions are not served yet"),
-    Gap("test_topics.py::test_settings_of_a_topic_are_changed", "IncrementalAlterConfigs is not served yet"),
-    Gap("test_topics.py::test_records_are_deleted_up_to_an_offset", "DeleteRecords is not served yet"),
     Gap("test_groups.py::test_a_group_of_the_new_protocol", "the consumer protocol of KIP-848 is not served yet"),
 )
 

@@ -234,6 +234,27 @@ class Topics:
         self._changed(handle.topic, topic)
         return self._by_name[handle.name]
 
+    def alter(self, handle: TopicHandle, config: Mapping[str, str]) -> TopicHandle:
+        """Gives the topic these settings, checked ones, in place of those it has of its own."""
+        self._check_directories(handle.name)
+        retention_bytes, retention_ms = self._config.topic_retention(config)
+        with _refusals(handle.name):
+            topic = self._log.alter_topic(
+                handle.topic,
+                retention_bytes=retention_bytes,
+                retention_ms=retention_ms,
+                settings=pack_settings(config),
+            )
+        self._changed(handle.topic, topic)
+        return self._by_name[handle.name]
+
+    def trim(self, handle: TopicHandle, partition: int, offset: int) -> None:
+        """Moves the log start of a partition up to `offset`. Raises OffsetOutOfRange besides."""
+        self._check_directories(handle.name)
+        with _refusals(handle.name):
+            self._log.trim(handle.topic, partition, offset)
+        self._promise(handle.topic.replication)
+
     def delete(self, handle: TopicHandle) -> None:
         self._check_directories(handle.name)
         with _refusals(handle.name):

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from totalog.gateway import lane
 from totalog.gateway.apis import (
+    alter_configs,
     api_versions,
     create_partitions,
     create_topics,
     delete_groups,
+    delete_records,
     delete_topics,
     describe_cluster,
     describe_configs,
@@ -21,6 +23,7 @@ from totalog.gateway.apis import (
     fetch,
     find_coordinator,
     heartbeat,
+    incremental_alter_configs,
     init_producer_id,
     join_group,
     leave_group,
@@ -29,6 +32,7 @@ from totalog.gateway.apis import (
     metadata,
     offset_commit,
     offset_fetch,
+    offset_for_leader_epoch,
     produce,
     sync_group,
 )
@@ -42,10 +46,12 @@ if TYPE_CHECKING:
     from totalog.gateway.lane import Steps
 
 _MODULES = (
+    alter_configs,
     api_versions,
     create_partitions,
     create_topics,
     delete_groups,
+    delete_records,
     delete_topics,
     describe_cluster,
     describe_configs,
@@ -54,6 +60,7 @@ _MODULES = (
     fetch,
     find_coordinator,
     heartbeat,
+    incremental_alter_configs,
     init_producer_id,
     join_group,
     leave_group,
@@ -62,6 +69,7 @@ _MODULES = (
     metadata,
     offset_commit,
     offset_fetch,
+    offset_for_leader_epoch,
     produce,
     sync_group,
 )

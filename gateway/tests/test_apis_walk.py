@@ -29,13 +29,13 @@ EACH = pytest.mark.parametrize(("api", "version"), VERSIONS, ids=lambda value: g
 KAFKAS_VERSIONS = {
     0: (0, 13), 1: (4, 18), 2: (1, 11), 3: (0, 13), 8: (2, 10), 9: (1, 10), 10: (0, 6), 11: (0, 9), 12: (0, 4),
     13: (0, 5), 14: (0, 5), 15: (0, 6), 16: (0, 5), 18: (0, 4), 19: (2, 7), 20: (1, 6), 22: (0, 5), 32: (1, 4),
-    35: (1, 5), 37: (0, 3), 42: (0, 2), 60: (0, 2),
+    21: (0, 2), 23: (2, 4), 33: (0, 2), 35: (1, 5), 37: (0, 3), 42: (0, 2), 44: (0, 1), 60: (0, 2),
 }  # fmt: skip
 """What Apache Kafka 4.3 advertises for the APIs that are served here."""
 
 HIGHEST_MINIMUM = {
     0: 7, 1: 4, 2: 1, 3: 1, 8: 2, 9: 1, 10: 0, 11: 2, 12: 0, 13: 0, 14: 0, 15: 2, 16: 1, 18: 0, 19: 2, 20: 1, 22: 0,
-    32: 1, 35: 2, 37: 1, 42: 2, 60: 0,
+    21: 2, 23: 2, 32: 1, 33: 1, 44: 0, 35: 2, 37: 1, 42: 2, 60: 0,
 }  # fmt: skip
 """The lowest version that any of ten stock clients was seen to send: a minimum above it breaks that client."""
 
@@ -84,7 +84,7 @@ def test_versions_that_are_not_served_end_the_connection(shared: Broker, api: Ap
             dispatch(shared, make_request(api.key, version, b""))
 
 
-@pytest.mark.parametrize("key", [-1, 4, 23, 24, 68, 1000])
+@pytest.mark.parametrize("key", [-1, 4, 24, 68, 1000])
 def test_apis_that_are_not_served_end_the_connection(shared: Broker, key: int) -> None:
     with pytest.raises(ProtocolViolation, match=f"API key {key} is not served"):
         dispatch(shared, make_request(key, 0, b""))
