@@ -54,6 +54,7 @@ struct log_counters {
     uint64_t commit_steps;
     uint64_t commit_steps_inline; /* fresh memory that a writer had to wait for */
     uint64_t released_batches;
+    uint64_t evicted_batches;     /* those of them that are still kept, by the archive */
     uint64_t released_segments;
     uint64_t pinned_releases;     /* a segment that waited for its readers */
     uint64_t snapshots;
@@ -160,20 +161,26 @@ int32_t log_topic(struct log *log, uint32_t slot, struct topic_info *info);
 int32_t log_topic_settings(struct log *log, uint32_t slot, uint32_t generation, uint8_t *target, uint32_t size);
 
 int32_t log_bounds(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, struct bounds *bounds);
-/* Whole batches, first the one that holds `offset`, to `target`. */
+/* Whole batches, first the one that holds `offset`, to `target`. STATUS_ON_DISK: it is only in the archive. */
 void log_read(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t offset, uint64_t target, uint64_t size_max,
               int32_t whole_first, uint64_t batches, uint32_t batches_max, struct read_result *result);
-/* Bytes from the batch that holds `offset` to the end; -1: out of range or unknown. */
+/* Visible bytes from the batch that holds `offset` to the end; -1: out of range or unknown. Of what is only in the archive nothing is counted, but
+   then at least 1 is answered. */
 int64_t log_available(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t offset);
-/* The first batch whose largest timestamp is at least `timestamp`. STATUS_OFFSET_OUT_OF_RANGE: none. */
+/* The first batch in memory whose largest timestamp is at least `timestamp`. STATUS_OFFSET_OUT_OF_RANGE: none. */
 int32_t log_find_timestamp(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t timestamp, struct batch_at *found);
 int32_t log_find_max_timestamp(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, struct batch_at *found);
 /* Copies order entries [first, first + count) of a topic; returns how many, up to the first that is missing or not ordered. */
 uint32_t log_entries(struct log *log, uint32_t slot, uint32_t generation, uint64_t first, uint32_t count, uint8_t *target);
 void log_entry_range(struct log *log, uint32_t slot, uint32_t generation, uint64_t *first, uint64_t *end);
 
-/* Retention, sweeping of deleted topics, release of segments that readers let go. Returns 1 while there is more to do. */
+/* Retention, sweeping of deleted topics, release of segments that readers let go; where memory is short, eviction. Returns 1 while there is
+   more to do. */
 int32_t log_maintain(struct log *log, int64_t now_ms);
+
+/* Batches that the archive holds leave memory, the oldest first, until so many blocks are free that were not, or none is left that may go.
+   Returns how many came free. */
+uint32_t log_evict(struct log *log, uint32_t blocks_wanted);
 
 void log_frontiers(struct log *log, struct frontiers *frontiers);
 void log_counters(struct log *log, struct log_counters *counters);

@@ -260,22 +260,16 @@ static int place_reserved(struct log *log, struct append *append, struct batch_h
     return STATUS_OK;
 }
 
-/* Only the sequencer can free what was published; another broker has to wait until it does. */
-static int relieve(struct log *log)
-{
-    return log->sequencer != NULL && retention_relieve(log);
-}
-
-/* Room in the topic's open segment; where memory is short, once more after it was relieved, which is tried once for a call. */
+/* Room in the topic's open segment; where memory is short, again as long as it can be relieved. That it cannot is found out once for a call. */
 static int place(struct log *log, uint32_t topic_slot, uint32_t topic_generation, struct batch_header *header, int *relieved)
 {
-    int status = delegation_place(log, topic_slot, topic_generation, header->size, &header->segment, &header->segment_position);
-    if (status != STATUS_OUT_OF_MEMORY || *relieved)
-        return status;
-    *relieved = 1;
-    if (!relieve(log))
-        return status;
-    return delegation_place(log, topic_slot, topic_generation, header->size, &header->segment, &header->segment_position);
+    uint32_t blocks = (uint32_t)(round_up(header->size, BLOCK_SIZE) / BLOCK_SIZE);
+    for (;;) {
+        int status = delegation_place(log, topic_slot, topic_generation, header->size, &header->segment, &header->segment_position);
+        if (status != STATUS_OUT_OF_MEMORY || *relieved)
+            return status;
+        *relieved = !relieve(log, blocks);
+    }
 }
 
 static int place_copy(struct log *log, struct append *append, struct batch_header *header, int *relieved)
@@ -410,9 +404,10 @@ uint32_t log_reserve(struct log *log, uint64_t size, uint64_t *address)
     *address = 0;
     if (blocks == 0 || blocks > RUN_BLOCKS_MAX)
         return 0;
-    uint32_t segment = segment_claim(log, BLOCK_RUN, (uint32_t)blocks, 0, 0);
-    if (segment == 0 && relieve(log))
+    uint32_t segment;
+    do
         segment = segment_claim(log, BLOCK_RUN, (uint32_t)blocks, 0, 0);
+    while (segment == 0 && relieve(log, (uint32_t)blocks));
     if (segment != 0)
         *address = (uint64_t)(uintptr_t)mem_reserved(&log->mem, block_position(log, segment), size);
     return segment;
@@ -510,9 +505,12 @@ int32_t log_maintain(struct log *log, int64_t now_ms)
     if (log->sequencer == NULL)
         return 0;
     retention_all(log, now_ms);
-    int more = retention_sweep(log, SWEEP_ENTRIES);
     sequencer_publish_lines(log);
-    retention_free_waiting(log);
+    release_pass(log);
+    int more = release_sweep(log, SWEEP_ENTRIES);
+    sequencer_publish_lines(log);
+    release_free_waiting(log);
+    more |= evict_below_mark(log);
     pages_refill_reserve(log);
     return more;
 }

@@ -28,6 +28,16 @@ uint64_t index_find(struct log *log, const struct index *index, uint64_t number)
     return 0;
 }
 
+int element_read(struct log *log, const struct index *index, uint64_t number, uint64_t *entry)
+{
+    uint64_t position = index_find(log, index, number);
+    if (position == 0)
+        return 0;
+    mem_invalidate(&log->mem, position, sizeof(struct partition_element));
+    *entry = mem_load64(&log->mem, FIELD(position, struct partition_element, entry));
+    return 1;
+}
+
 int entry_read(struct log *log, const struct index *index, uint64_t number, struct order_entry *entry)
 {
     uint64_t position = index_find(log, index, number);

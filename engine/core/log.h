@@ -192,6 +192,7 @@ static inline struct index partition_index(uint32_t table_slot, uint64_t root)
     return (struct index){root, FIELD(partition_position(table_slot), struct partition_entry, index_root), sizeof(struct partition_element), ELEMENTS_PER_PAGE};
 }
 
+int element_read(struct log *log, const struct index *index, uint64_t number, uint64_t *entry);    /* 0: no page there */
 int entry_read(struct log *log, const struct index *index, uint64_t number, struct order_entry *entry);    /* 0: no page there */
 
 #endif

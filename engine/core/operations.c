@@ -212,8 +212,25 @@ static int check_alter(struct log *log, const struct topic_operation *operation)
     return check_partitions(log, operation->topic_slot, topic, operation->partition_count - topic->partition_count);
 }
 
-static int check_trim(const struct topic_state *topic, const struct topic_operation *operation)
+/* What the archive says of partitions can be, as far as memory tells. */
+static int rows_valid(struct log *log, const struct topic_state *topic, const struct topic_operation *operation, uint64_t rows)
 {
+    if (operation->settings_size % sizeof(struct trim_row) != 0)
+        return 0;
+    for (uint32_t at = 0; at < operation->settings_size; at += sizeof(struct trim_row)) {
+        struct trim_row row;
+        mem_read(&log->mem, rows + at, &row, sizeof row);
+        if (row.partition >= topic->entry.partition_count || row.log_start_offset > topic->partitions[row.partition].next_offset ||
+            row.bytes > topic->partitions[row.partition].bytes_appended)
+            return 0;
+    }
+    return 1;
+}
+
+static int check_trim(struct log *log, const struct topic_state *topic, const struct topic_operation *operation, uint64_t rows)
+{
+    if (!rows_valid(log, topic, operation, rows))
+        return STATUS_INVALID_ARGUMENT;
     if (operation->trim_partition == PARTITION_VIEW)
         return operation->trim_offset <= topic->entry.next_total_order ? STATUS_OK : STATUS_OFFSET_OUT_OF_RANGE;
     if (operation->trim_partition >= topic->entry.partition_count)
@@ -221,7 +238,7 @@ static int check_trim(const struct topic_state *topic, const struct topic_operat
     return operation->trim_offset <= topic->partitions[operation->trim_partition].next_offset ? STATUS_OK : STATUS_OFFSET_OUT_OF_RANGE;
 }
 
-int operation_check(struct log *log, struct topic_operation *operation)
+int operation_check(struct log *log, struct topic_operation *operation, uint64_t settings)
 {
     if (operation->settings_size > SETTINGS_SIZE_MAX)
         return limit(log->sequencer, LIMIT_SETTINGS);
@@ -235,7 +252,7 @@ int operation_check(struct log *log, struct topic_operation *operation)
     switch (operation->operation) {
     case OPERATION_ALTER: return check_alter(log, operation);
     case OPERATION_DELETE: return STATUS_OK;
-    case OPERATION_TRIM: return check_trim(topic, operation);
+    case OPERATION_TRIM: return check_trim(log, topic, operation, settings);
     default: return STATUS_INVALID_ARGUMENT;
     }
 }
@@ -324,6 +341,18 @@ static void apply_delete(struct log *log, const struct topic_operation *operatio
     topic_name_remove(log->sequencer, operation->topic_slot);
 }
 
+struct trim trim_of(struct log *log, const struct topic_operation *operation, const struct order_entry *entry)
+{
+    return (struct trim){
+        .wanted = 1,
+        .topic_slot = operation->topic_slot,
+        .partition = operation->trim_partition,
+        .offset = operation->trim_offset,
+        .rows = block_position(log, entry->segment) + entry->segment_position + sizeof *operation,
+        .row_count = operation->settings_size / (uint32_t)sizeof(struct trim_row),
+    };
+}
+
 int operation_apply(struct log *log, const struct topic_operation *operation, const struct order_entry *entry, uint64_t number)
 {
     switch (operation->operation) {
@@ -332,7 +361,7 @@ int operation_apply(struct log *log, const struct topic_operation *operation, co
     case OPERATION_DELETE: apply_delete(log, operation, entry, number); break;
     case OPERATION_TRIM:
         log->sequencer->record_spent = number + 1;
-        log->sequencer->trim = (struct trim){1, operation->topic_slot, operation->trim_partition, operation->trim_offset};
+        log->sequencer->trim = trim_of(log, operation, entry);
         break;
     default: return STATUS_INVALID_ARGUMENT;
     }

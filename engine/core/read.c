@@ -2,10 +2,13 @@
  *
  * Invariants
  *  - Nothing loaded from the region is believed before it was checked: numbers against the sizes of what they index, segments against the
- *    block table, and everything once more against the log start after the copy. The log start moves before memory goes back,
- *    so what is still above it was not overwritten while it was read.
- *  - Payload is copied under a pin of its segment (segment.c); where no pin is free, the second look alone decides.
- *  - Only what `entry_count` and `element_count` cover is read: both are stored after `ordered`.
+ *    block table, and everything once more against log start and memory start after the copy. Both move before memory goes back,
+ *    so what is still above them was not overwritten while it was read.
+ *  - That does not hold of what a search passes on its way, nor of holes in the view: there an index page is found again after it was read. Its
+ *    reference is cleared, visibly, before it is used for something else.
+ *  - Payload is copied under a pin of its segment (segment.c); where no pin is free, a look after the copy decides.
+ *  - Only what `entry_count` and `element_count` cover is read: both are stored after `ordered`. Of topics on disk, readers see what is
+ *    durable on as many data directories as the topic asks for; the rest is ordered, and not visible yet.
  *
  * A `cursor` is one place in one log: a partition, or the topic in total order (the view).
  */
@@ -18,8 +21,11 @@ struct cursor {
     uint64_t table_position;          /* of the partition's entry */
     struct index order;
     struct index elements;            /* of a partition */
-    uint64_t first, count;            /* elements, or order entries */
-    uint64_t log_start, next;
+    int careful;                      /* index pages are found again after they were read */
+    uint64_t first, count;            /* elements, or order entries; those that are visible */
+    uint64_t log_start, memory_start;
+    uint64_t next, end;               /* of what is visible, and of what is ordered */
+    uint64_t bytes_end;               /* payload before `next`, since the topic was made */
     uint32_t leader_epoch;
 };
 
@@ -42,7 +48,8 @@ static uint32_t table_slot(struct log *log, uint32_t slot, uint32_t partition)
     return PARTITIONS_MAX;
 }
 
-static int open_cursor(struct log *log, struct cursor *cursor, uint32_t slot, uint32_t generation, uint32_t partition)
+/* Everything that is ordered. */
+static int open_ordered(struct log *log, struct cursor *cursor, uint32_t slot, uint32_t generation, uint32_t partition)
 {
     struct mem *mem = &log->mem;
     if (slot >= TOPICS_MAX || !topic_alive(log, slot, generation))
@@ -52,6 +59,7 @@ static int open_cursor(struct log *log, struct cursor *cursor, uint32_t slot, ui
     cursor->slot = slot;
     cursor->generation = generation;
     cursor->view = partition == PARTITION_VIEW;
+    cursor->careful = 1;
     uint64_t entry_count = mem_load64(mem, FIELD(topic, struct topic_entry, entry_count));
     cursor->leader_epoch = 0;
     if (cursor->view) {
@@ -59,6 +67,8 @@ static int open_cursor(struct log *log, struct cursor *cursor, uint32_t slot, ui
         cursor->next = mem_load64(mem, FIELD(topic, struct topic_entry, next_total_order));
         cursor->first = mem_load64(mem, FIELD(topic, struct topic_entry, entry_first));
         cursor->log_start = mem_load64(mem, FIELD(topic, struct topic_entry, log_start_total_order));
+        cursor->memory_start = mem_load64(mem, FIELD(topic, struct topic_entry, memory_start_total_order));
+        cursor->bytes_end = mem_load64(mem, FIELD(topic, struct topic_entry, bytes_appended));
     } else {
         if (partition >= mem_load32(mem, FIELD(topic, struct topic_entry, partition_count)))
             return STATUS_UNKNOWN_TOPIC;
@@ -71,6 +81,8 @@ static int open_cursor(struct log *log, struct cursor *cursor, uint32_t slot, ui
         cursor->next = mem_load64(mem, FIELD(at, struct partition_entry, next_offset));
         cursor->first = mem_load64(mem, FIELD(at, struct partition_entry, element_first));
         cursor->log_start = mem_load64(mem, FIELD(at, struct partition_entry, log_start_offset));
+        cursor->memory_start = mem_load64(mem, FIELD(at, struct partition_entry, memory_start_offset));
+        cursor->bytes_end = mem_load64(mem, FIELD(at, struct partition_entry, bytes_appended));
         cursor->leader_epoch = mem_load32(mem, FIELD(at, struct partition_entry, leader_epoch));
         cursor->elements = partition_index(row, mem_load64(mem, FIELD(at, struct partition_entry, index_root)));
         if (mem_load32(mem, FIELD(at, struct partition_entry, topic_slot)) != slot ||
@@ -78,22 +90,36 @@ static int open_cursor(struct log *log, struct cursor *cursor, uint32_t slot, ui
             return STATUS_UNKNOWN_TOPIC;
     }
     cursor->order = order_index(slot, mem_load64(mem, FIELD(topic, struct topic_entry, index_root)));
+    cursor->end = cursor->next;
     return STATUS_OK;
+}
+
+/* Whether the number is still found where it was. */
+static int found_again(struct log *log, const struct index *index, uint64_t number, uint64_t position)
+{
+    struct index now = *index;
+    now.root = mem_observe64(&log->mem, index->root_position);
+    return index_find(log, &now, number) == position;
 }
 
 /* Element `number` of the cursor, as its order entry. 0: no page there (released). */
 static int entry_at(struct log *log, const struct cursor *cursor, uint64_t number, struct order_entry *entry)
 {
+    uint64_t position;
     if (!cursor->view) {
-        struct partition_element element;
-        uint64_t position = index_find(log, &cursor->elements, number);
-        if (position == 0)
+        uint64_t element = number;
+        if ((position = index_find(log, &cursor->elements, element)) == 0)
             return 0;
-        mem_invalidate(&log->mem, position, sizeof element);
-        mem_read(&log->mem, position, &element, sizeof element);
-        number = element.entry;
+        mem_invalidate(&log->mem, position, sizeof(struct partition_element));
+        number = mem_load64(&log->mem, FIELD(position, struct partition_element, entry));
+        if (cursor->careful && !found_again(log, &cursor->elements, element, position))
+            return 0;
     }
-    return entry_read(log, &cursor->order, number, entry);
+    if ((position = index_find(log, &cursor->order, number)) == 0)
+        return 0;
+    mem_invalidate(&log->mem, position, sizeof *entry);
+    mem_read(&log->mem, position, entry, sizeof *entry);
+    return !cursor->careful || found_again(log, &cursor->order, number, position);
 }
 
 /* The first element at or after `number` whose batch is still there; the cursor's count where there is none. */
@@ -150,18 +176,78 @@ static int ends_after(const struct cursor *cursor, const struct order_entry *ent
     return (int64_t)end_of(cursor, entry) > offset;
 }
 
+static int lies_at(const struct cursor *cursor, const struct order_entry *entry, int64_t position)
+{
+    (void)cursor;
+    return (int64_t)entry->global_position >= position;
+}
+
 static int is_as_late(const struct cursor *cursor, const struct order_entry *entry, int64_t timestamp)
 {
     return running_max(cursor, entry) >= timestamp;
 }
 
-/* The log start may have passed what was just read; then it may have been anything. */
-static uint64_t log_start_now(struct log *log, const struct cursor *cursor)
+/* Global position from which on batches of the topic are not visible yet. */
+static uint64_t visible_end(struct log *log, uint32_t slot)
 {
+    struct mem *mem = &log->mem;
+    uint32_t flags = mem_load32(mem, FIELD(topic_position(slot), struct topic_entry, flags));
+    if (flags & (TOPIC_FLAG_MEMORY | TOPIC_FLAG_VISIBLE_ORDERED))
+        return UINT64_MAX;
+    mem_invalidate(mem, FIELD(CONTROL_POSITION, struct control, directories), sizeof(uint32_t));
+    uint32_t directories = mem_load32(mem, FIELD(CONTROL_POSITION, struct control, directories));
+    if (directories == 0)
+        return UINT64_MAX;
+    uint32_t wanted = flags >> TOPIC_REPLICATION_SHIFT & TOPIC_REPLICATION_MASK;
+    wanted = wanted == 0 ? 1 : wanted < directories ? wanted : directories;
+    wanted = wanted < DIRECTORIES_MAX ? wanted : DIRECTORIES_MAX;
+    return mem_observe64(mem, FIELD(CONTROL_POSITION, struct control, replicated) + (wanted - 1) * sizeof(uint64_t));
+}
+
+/* What is not visible yet is left out. The last entry alone is looked at where all is. */
+static void leave_out(struct log *log, struct cursor *cursor, uint64_t from)
+{
+    struct order_entry entry;
+    if (cursor->count == cursor->first || !entry_at(log, cursor, cursor->count - 1, &entry) || entry.global_position < from)
+        return;
+    uint64_t number = search(log, cursor, lies_at, (int64_t)from);
+    while (number < cursor->count && !entry_at(log, cursor, number, &entry))
+        number++;
+    if (number == cursor->count)
+        return;                       /* released meanwhile, and so durable */
+    cursor->count = number;
+    cursor->next = start_of(cursor, &entry);
+    cursor->bytes_end = cursor->view ? entry.topic_bytes : entry.partition_bytes;
+    if (cursor->next < cursor->log_start)
+        cursor->next = cursor->log_start;    /* trimmed before it was seen */
+}
+
+static int open_cursor(struct log *log, struct cursor *cursor, uint32_t slot, uint32_t generation, uint32_t partition)
+{
+    int status = open_ordered(log, cursor, slot, generation, partition);
+    uint64_t end = status == STATUS_OK ? visible_end(log, slot) : UINT64_MAX;
+    if (end != UINT64_MAX && end < mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered)))
+        leave_out(log, cursor, end);
+    return status;
+}
+
+/* Log start and memory start may have passed what was just read; then it may have been anything. STATUS_OK: they have not passed `offset`. */
+static int look_again(struct log *log, const struct cursor *cursor, uint64_t offset, uint64_t *log_start)
+{
+    struct mem *mem = &log->mem;
     if (!topic_alive(log, cursor->slot, cursor->generation))
-        return ~0ull;
-    return cursor->view ? mem_observe64(&log->mem, FIELD(topic_position(cursor->slot), struct topic_entry, log_start_total_order))
-                        : mem_observe64(&log->mem, FIELD(cursor->table_position, struct partition_entry, log_start_offset));
+        return STATUS_UNKNOWN_TOPIC;
+    uint64_t topic = topic_position(cursor->slot), memory_start;
+    if (cursor->view) {
+        mem_invalidate(mem, FIELD(topic, struct topic_entry, next_total_order), 2 * LINE_SIZE);
+        *log_start = mem_load64(mem, FIELD(topic, struct topic_entry, log_start_total_order));
+        memory_start = mem_load64(mem, FIELD(topic, struct topic_entry, memory_start_total_order));
+    } else {
+        mem_invalidate(mem, cursor->table_position, sizeof(struct partition_entry));
+        *log_start = mem_load64(mem, FIELD(cursor->table_position, struct partition_entry, log_start_offset));
+        memory_start = mem_load64(mem, FIELD(cursor->table_position, struct partition_entry, memory_start_offset));
+    }
+    return offset < *log_start ? STATUS_OFFSET_OUT_OF_RANGE : offset < memory_start ? STATUS_ON_DISK : STATUS_OK;
 }
 
 /* All partitions have the same one. */
@@ -186,9 +272,9 @@ int32_t log_bounds(struct log *log, uint32_t slot, uint32_t generation, uint32_t
                                     : FIELD(cursor.table_position, struct partition_entry, bytes_released);
     *bounds = (struct bounds){
         .log_start_offset = (int64_t)cursor.log_start,
-        .memory_start_offset = (int64_t)cursor.log_start,
+        .memory_start_offset = (int64_t)(cursor.memory_start > cursor.log_start ? cursor.memory_start : cursor.log_start),
         .next_offset = (int64_t)cursor.next,
-        .end_offset = (int64_t)cursor.next,
+        .end_offset = (int64_t)cursor.end,
         .bytes = mem_load64(&log->mem, appended) - mem_load64(&log->mem, released),
         .leader_epoch = cursor.view ? view_leader_epoch(log, slot) : cursor.leader_epoch,
     };
@@ -212,10 +298,16 @@ static void let_go(struct log *log, struct copy *copy)
     copy->pinned = 0;
 }
 
-/* Pins the segment, then looks whether the entry still stands: 1 it does, 0 it was released meanwhile. */
-static int hold(struct log *log, struct copy *copy, const struct cursor *cursor, uint64_t number, const struct order_entry *entry)
+static int stands(struct log *log, const struct cursor *cursor, uint64_t number, const struct order_entry *entry)
 {
     struct order_entry again;
+    return entry_at(log, cursor, number, &again) && again.global_position == entry->global_position && again.state == ENTRY_LIVE;
+}
+
+/* Pins the segment, then looks whether the entry still stands: 1 it does, 0 it was released meanwhile. An entry that was read under the pin has
+ * been looked at already. */
+static int hold(struct log *log, struct copy *copy, const struct cursor *cursor, uint64_t number, const struct order_entry *entry)
+{
     if (entry->segment == copy->pinned)
         return 1;
     let_go(log, copy);
@@ -223,7 +315,7 @@ static int hold(struct log *log, struct copy *copy, const struct cursor *cursor,
         return 0;
     copy->pin = segment_pin(log, entry->segment);
     copy->pinned = entry->segment;
-    return entry_at(log, cursor, number, &again) && again.global_position == entry->global_position && again.state == ENTRY_LIVE;
+    return stands(log, cursor, number, entry);
 }
 
 static int copy_batch(struct log *log, struct copy *copy, const struct cursor *cursor, const struct order_entry *entry, struct read_result *result)
@@ -249,6 +341,11 @@ static void copy_run(struct log *log, struct copy *copy, const struct cursor *cu
         }
         if (!hold(log, copy, cursor, number, &entry) || !copy_batch(log, copy, cursor, &entry, result))
             return;
+        if (copy->pin < 0 && !stands(log, cursor, number, &entry)) {
+            result->count--;
+            result->size -= entry.size;
+            return;
+        }
     }
 }
 
@@ -262,21 +359,20 @@ void log_read(struct log *log, uint32_t slot, uint32_t generation, uint32_t part
         return;
     result->log_start_offset = (int64_t)cursor.log_start;
     result->next_offset = (int64_t)cursor.next;
-    if (offset < (int64_t)cursor.log_start || offset > (int64_t)cursor.next) {
+    if (offset < (int64_t)cursor.log_start || offset > (int64_t)cursor.end)
         result->status = STATUS_OFFSET_OUT_OF_RANGE;
-        return;
-    }
-    if (offset == (int64_t)cursor.next)
+    else if (offset < (int64_t)cursor.memory_start)
+        result->status = STATUS_ON_DISK;
+    if (result->status != STATUS_OK || offset >= (int64_t)cursor.next)
         return;
     struct copy copy = {target, size_max, (struct read_batch *)(uintptr_t)batches, batches_max, 0, -1};
-    uint64_t number = search(log, &cursor, ends_after, offset);
+    uint64_t number = search(log, &cursor, ends_after, offset), start = UINT64_MAX;
+    cursor.careful = cursor.view;
     copy_run(log, &copy, &cursor, number, whole_first, result);
     let_go(log, &copy);
-    uint64_t start = log_start_now(log, &cursor);
-    if ((uint64_t)offset < start) {
-        *result = (struct read_result){.status = start == ~0ull ? STATUS_UNKNOWN_TOPIC : STATUS_OFFSET_OUT_OF_RANGE,
-                                       .log_start_offset = start == ~0ull ? -1 : (int64_t)start,
-                                       .next_offset = (int64_t)cursor.next};
+    int status = look_again(log, &cursor, (uint64_t)offset, &start);
+    if (status != STATUS_OK) {
+        *result = (struct read_result){.status = status, .log_start_offset = (int64_t)start, .next_offset = (int64_t)cursor.next};
         return;
     }
     log->counters.read_batches += result->count;
@@ -288,15 +384,14 @@ int64_t log_available(struct log *log, uint32_t slot, uint32_t generation, uint3
     struct cursor cursor;
     struct order_entry entry;
     if (open_cursor(log, &cursor, slot, generation, partition) != STATUS_OK || offset < (int64_t)cursor.log_start ||
-        offset > (int64_t)cursor.next)
+        offset > (int64_t)cursor.end)
         return -1;
-    uint64_t total = cursor.view ? mem_load64(&log->mem, FIELD(topic_position(slot), struct topic_entry, bytes_appended))
-                                 : mem_load64(&log->mem, FIELD(cursor.table_position, struct partition_entry, bytes_appended));
-    uint64_t number = offset == (int64_t)cursor.next ? cursor.count : search(log, &cursor, ends_after, offset);
-    if (next_live(log, &cursor, number, &entry) >= cursor.count)
-        return 0;
-    uint64_t before = cursor.view ? entry.topic_bytes : entry.partition_bytes;
-    return total > before ? (int64_t)(total - before) : 0;
+    uint64_t number = offset >= (int64_t)cursor.next ? cursor.count : search(log, &cursor, ends_after, offset);
+    uint64_t before = cursor.bytes_end;
+    if (next_live(log, &cursor, number, &entry) < cursor.count)
+        before = cursor.view ? entry.topic_bytes : entry.partition_bytes;
+    uint64_t found = cursor.bytes_end > before ? cursor.bytes_end - before : 0;
+    return (int64_t)(offset < (int64_t)cursor.memory_start && found == 0 ? 1 : found);
 }
 
 static void describe_batch(const struct cursor *cursor, const struct order_entry *entry, struct batch_at *found)
@@ -315,9 +410,9 @@ static int32_t find_from(struct log *log, const struct cursor *cursor, int64_t t
 {
     struct order_entry entry;
     /* The running maximum leads to the first batch that is late enough, or to a later one where that one was released. */
-    uint64_t number = search(log, cursor, is_as_late, timestamp);
+    uint64_t number = search(log, cursor, is_as_late, timestamp), start;
     for (; (number = next_live(log, cursor, number, &entry)) < cursor->count; number++) {
-        if (entry.max_timestamp < timestamp || end_of(cursor, &entry) <= log_start_now(log, cursor))
+        if (entry.max_timestamp < timestamp || look_again(log, cursor, end_of(cursor, &entry) - 1, &start) != STATUS_OK)
             continue;
         describe_batch(cursor, &entry, found);
         return STATUS_OK;
@@ -358,7 +453,7 @@ void log_entry_range(struct log *log, uint32_t slot, uint32_t generation, uint64
 {
     struct cursor cursor;
     *first = *end = 0;
-    if (open_cursor(log, &cursor, slot, generation, PARTITION_VIEW) != STATUS_OK)
+    if (open_ordered(log, &cursor, slot, generation, PARTITION_VIEW) != STATUS_OK)
         return;
     *first = cursor.first;
     *end = cursor.count;
@@ -368,7 +463,7 @@ uint32_t log_entries(struct log *log, uint32_t slot, uint32_t generation, uint64
 {
     struct cursor cursor;
     uint32_t copied = 0;
-    if (open_cursor(log, &cursor, slot, generation, PARTITION_VIEW) != STATUS_OK)
+    if (open_ordered(log, &cursor, slot, generation, PARTITION_VIEW) != STATUS_OK)
         return 0;
     while (copied < count && first + copied < cursor.count) {
         struct order_entry entry;

@@ -45,6 +45,8 @@ void sequencer_release(struct log *log)
     free(sequencer->page_used);
     free(sequencer->page_blocks);
     free(sequencer->waiting);
+    free(sequencer->releases);
+    free(sequencer->records);
     free(sequencer->pending);
     free(sequencer->handled);
     free(sequencer->dirty_partitions);
@@ -69,6 +71,7 @@ static void load_partition(struct log *log, struct topic_state *topic, uint32_t 
         .index_root = entry.index_root,
         .bytes_appended = entry.bytes_appended,
         .bytes_released = entry.bytes_released,
+        .memory_start_offset = entry.memory_start_offset,
         .max_timestamp = entry.max_timestamp,
     };
 }
@@ -249,106 +252,237 @@ static int mark_pages(struct log *log, uint32_t slot)
 static int numbers_valid(const struct sequencer *sequencer, const struct topic_state *topic)
 {
     const struct topic_entry *entry = &topic->entry;
-    if (entry->entry_count > sequencer->ordered || entry->log_start_total_order > entry->next_total_order || entry->next_total_order > INT64_MAX)
+    if (entry->entry_count > sequencer->ordered || entry->log_start_total_order > entry->next_total_order ||
+        entry->memory_start_total_order > entry->next_total_order || entry->next_total_order > INT64_MAX)
         return 0;
     for (uint32_t partition = 0; partition < entry->partition_count; partition++) {
         const struct partition_state *state = &topic->partitions[partition];
         if (state->element_first > state->element_count || state->element_count > entry->entry_count ||
-            state->log_start_offset > state->next_offset || state->next_offset > INT64_MAX)
+            state->log_start_offset > state->next_offset || state->memory_start_offset > state->next_offset || state->next_offset > INT64_MAX)
             return 0;
     }
     return 1;
 }
 
-/* What is left of one partition. */
+/* What the walk over a topic's entries has found of one partition. */
 struct left {
-    uint64_t count;                   /* live entries */
-    uint64_t base_offset;             /* of the first of them */
-    uint64_t bytes;                   /* of the batches before it */
+    uint64_t element;                 /* of the first entry that is left */
+    uint64_t count;                   /* entries that are not released */
+    uint64_t gone;                    /* the first of them, which are gone for readers */
+    uint64_t kept_bytes;              /* of the batches before the first that is kept */
+    uint64_t next_offset;             /* after the last entry that was met */
 };
 
-/* A kill may have come between the release of entries and the lines that say so. Releases go from a partition's head on, so what is left
- * tells where the head is. The operations' own topic is other: its records go in any order, its partition follows the topic. */
-static void settle_partition(struct sequencer *sequencer, uint32_t slot, uint32_t partition, const struct left *left)
+/* And of the topic. */
+struct walk {
+    struct topic_state *topic;
+    struct left *left;
+    uint64_t first, kept_first;       /* entries: the first that is left, the first that is kept */
+    uint64_t kept_start;              /* total order of that one */
+    uint64_t count, bytes;            /* entries that are left */
+    uint64_t position, total_order;   /* the least that the next entry may have */
+};
+
+/* The first element of the partition that names the entry, or a later one. */
+static uint64_t find_element(struct log *log, const struct partition_state *partition, const struct index *elements, uint64_t number)
 {
-    struct topic_state *topic = &sequencer->topics[slot];
-    struct partition_state *state = &topic->partitions[partition];
-    uint64_t first = slot == 0 ? topic->entry.entry_first : state->element_count - left->count;
-    uint64_t start = slot == 0 ? first : left->count > 0 ? left->base_offset : state->next_offset;
-    uint64_t released = slot == 0 ? 0 : left->count > 0 ? left->bytes : state->bytes_appended;
-    if (state->element_first >= first && state->bytes_released == released)
-        return;                       /* both are looked at: they stand in two lines */
-    topic->settle_pages = 1;
-    state->element_first = first;
-    state->bytes_released = released;
-    if (state->log_start_offset < start)
-        state->log_start_offset = start;
+    uint64_t low = partition->element_first, high = partition->element_count, entry;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (element_read(log, elements, middle, &entry) && entry >= number)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+/* Each element names the entry that belongs to it: what is read from an index page by retention was looked at once. */
+static int element_valid(struct log *log, const struct walk *walk, uint64_t number, const struct order_entry *entry)
+{
+    struct left *left = &walk->left[entry->partition];
+    const struct partition_state *partition = &walk->topic->partitions[entry->partition];
+    struct index elements = partition_index(partition->slot, partition->index_root);
+    uint64_t named;
+    if (left->count == 0)
+        left->element = find_element(log, partition, &elements, number);
+    return left->element + left->count < partition->element_count &&
+           element_read(log, &elements, left->element + left->count, &named) && named == number;
+}
+
+static int fits(uint64_t first, uint64_t count, uint64_t end) { return first <= end && count <= end - first; }
+
+static int entry_valid(struct log *log, const struct walk *walk, const struct order_entry *entry)
+{
+    const struct topic_entry *topic = &walk->topic->entry;
+    if (entry->partition >= topic->partition_count || entry->global_position < walk->position || entry->global_position >= log->sequencer->ordered)
+        return 0;
+    const struct partition_state *partition = &walk->topic->partitions[entry->partition];
+    return entry->total_order >= walk->total_order && entry->base_offset >= walk->left[entry->partition].next_offset &&
+           fits(entry->total_order, (uint64_t)entry->last_offset_delta + 1, topic->next_total_order) &&
+           fits(entry->base_offset, (uint64_t)entry->last_offset_delta + 1, partition->next_offset) &&
+           fits(entry->topic_bytes, entry->size, topic->bytes_appended) && fits(entry->partition_bytes, entry->size, partition->bytes_appended);
+}
+
+static void raise(struct sequencer *sequencer, uint32_t slot, uint32_t partition, uint64_t *word, uint64_t value)
+{
+    if (*word >= value)
+        return;
+    *word = value;
+    sequencer_touch_topic(sequencer, slot);
     sequencer_touch_partition(sequencer, slot, partition);
 }
 
-static void settle_topic(struct sequencer *sequencer, uint32_t slot, uint64_t first, uint64_t total_order, uint64_t live, uint64_t bytes)
+/* Whether the batch is no longer for readers: cut, or left to the archive. A kill may have come between the lines of the topic and those of
+ * its partitions, so one tells what the other may not say yet. */
+static int gone(struct sequencer *sequencer, uint32_t slot, const struct order_entry *entry)
 {
     struct topic_entry *topic = &sequencer->topics[slot].entry;
-    uint64_t holes = topic->entry_count - first - live;
-    if (topic->entry_first == first && topic->holes == holes && topic->bytes_released == topic->bytes_appended - bytes)
-        return;
-    sequencer->topics[slot].settle_pages = 1;
-    topic->entry_first = first;
-    topic->holes = holes;
-    topic->bytes_released = topic->bytes_appended - bytes;
-    if (topic->log_start_total_order < total_order)
-        topic->log_start_total_order = total_order;
-    sequencer_touch_topic(sequencer, slot);
+    struct partition_state *partition = &sequencer->topics[slot].partitions[entry->partition];
+    uint64_t end = entry->base_offset + entry->last_offset_delta + 1, total_end = entry->total_order + entry->last_offset_delta + 1;
+    if (total_end <= topic->log_start_total_order)
+        raise(sequencer, slot, entry->partition, &partition->log_start_offset, end);
+    if (end <= partition->log_start_offset)
+        return 1;
+    if (end <= partition->memory_start_offset)
+        raise(sequencer, slot, entry->partition, &topic->memory_start_total_order, total_end);
+    if (total_end <= topic->memory_start_total_order)
+        raise(sequencer, slot, entry->partition, &partition->memory_start_offset, end);
+    return end <= partition->memory_start_offset;
 }
 
-/* Walks the topic's entries: counts the batches of each segment, and finds the heads. */
-static int count_live(struct log *log, uint32_t slot, struct left *left)
+static int count_entry(struct log *log, struct walk *walk, uint32_t slot, uint64_t number, const struct order_entry *entry)
 {
-    struct topic_state *topic = &log->sequencer->topics[slot];
-    struct index index = order_index(slot, topic->entry.index_root);
-    uint64_t first = topic->entry.entry_count, total_order = topic->entry.next_total_order, live = 0, bytes = 0;
-    for (uint64_t number = topic->entry.entry_first; number < topic->entry.entry_count; number++) {
+    struct left *left = &walk->left[entry->partition];
+    if (!segment_valid(log, entry->segment, entry->segment_position, entry->size) || (slot != 0 && !element_valid(log, walk, number, entry)))
+        return 0;
+    log->sequencer->live[entry->segment]++;
+    walk->bytes += entry->size;
+    if (walk->count++ == 0)
+        walk->first = number;
+    if (slot != 0 && gone(log->sequencer, slot, entry))
+        return left->gone++ == left->count++;    /* what is kept has the higher offsets */
+    if (walk->kept_first == walk->topic->entry.entry_count) {
+        walk->kept_first = number;
+        walk->kept_start = entry->total_order;
+    }
+    if (left->count++ == left->gone)
+        left->kept_bytes = entry->partition_bytes;
+    return 1;
+}
+
+/* Walks the topic's entries: looks whether each can be, counts the batches of each segment, and finds what is left, and what is kept. */
+static int walk_entries(struct log *log, uint32_t slot, struct walk *walk)
+{
+    const struct topic_entry *topic = &walk->topic->entry;
+    struct index index = order_index(slot, topic->index_root);
+    for (uint64_t number = topic->entry_first; number < topic->entry_count; number++) {
         struct order_entry entry;
         if (!entry_read(log, &index, number, &entry)) {
             number += ENTRIES_PER_PAGE - 1 - number % ENTRIES_PER_PAGE;
             continue;
         }
-        if (entry.state != ENTRY_LIVE)
-            continue;
-        if (entry.segment == 0 || entry.segment >= log->block_count || entry.partition >= topic->entry.partition_count)
+        if (entry.state > ENTRY_CUT || !entry_valid(log, walk, &entry))
             return OPEN_DAMAGED;
-        log->sequencer->live[entry.segment]++;
-        if (live++ == 0) {
-            first = number;
-            total_order = entry.total_order;
-        }
-        bytes += entry.size;
-        if (left[entry.partition].count++ == 0) {
-            left[entry.partition].base_offset = entry.base_offset;
-            left[entry.partition].bytes = entry.partition_bytes;
-        }
+        walk->position = entry.global_position + 1;
+        walk->total_order = entry.total_order + entry.last_offset_delta + 1;
+        walk->left[entry.partition].next_offset = entry.base_offset + entry.last_offset_delta + 1;
+        if (entry.state != ENTRY_RELEASED && !count_entry(log, walk, slot, number, &entry))
+            return OPEN_DAMAGED;
     }
-    if (topic->entry.state == TOPIC_LIVE)
-        settle_topic(log->sequencer, slot, first, total_order, live, bytes);
     return OPEN_OK;
+}
+
+/* The lines that release was about to write. Releases go from a partition's head on, so what is left tells where the head is. The bytes before
+ * what is kept are known from the first batch that is, unless the archive has it: then they stood in the line before it was evicted. */
+static int settle_partition(struct log *log, uint32_t slot, uint32_t number, const struct left *left)
+{
+    struct topic_state *topic = &log->sequencer->topics[slot];
+    struct partition_state *state = &topic->partitions[number];
+    if (left->count > state->element_count || (left->count > 0 && left->element + left->count != state->element_count))
+        return 0;
+    uint64_t first = state->element_count - left->count, released = state->bytes_released;
+    if (first < state->element_first)
+        return 0;
+    if (state->log_start_offset >= state->memory_start_offset)
+        released = left->gone < left->count ? left->kept_bytes : state->bytes_appended;
+    state->kept_first = first + left->gone;
+    if (left->gone > 0)
+        release_want(log, slot, number);
+    if (state->element_first == first && state->bytes_released == released)
+        return 1;                     /* both are looked at: they stand in two lines */
+    topic->settle_pages = 1;
+    state->element_first = first;
+    state->bytes_released = released;
+    sequencer_touch_partition(log->sequencer, slot, number);
+    return 1;
+}
+
+static int settle_topic(struct log *log, uint32_t slot, const struct walk *walk)
+{
+    struct topic_state *topic = walk->topic;
+    struct topic_entry *entry = &topic->entry, before = *entry;
+    entry->entry_first = walk->first;
+    entry->holes = entry->entry_count - walk->first - walk->count;
+    topic->kept_first = walk->kept_first;
+    if (walk->first < walk->kept_first)
+        release_want(log, slot, PARTITION_VIEW);
+    entry->bytes_released = 0;
+    for (uint32_t partition = 0; partition < entry->partition_count; partition++) {
+        if (!settle_partition(log, slot, partition, &walk->left[partition]))
+            return OPEN_DAMAGED;
+        entry->bytes_released += topic->partitions[partition].bytes_released;
+    }
+    if (entry->log_start_total_order >= entry->memory_start_total_order && walk->kept_start > entry->log_start_total_order)
+        entry->log_start_total_order = walk->kept_start;
+    if (memcmp(entry, &before, sizeof before) != 0) {
+        topic->settle_pages = 1;
+        sequencer_touch_topic(log->sequencer, slot);
+    }
+    return entry->bytes_released <= entry->bytes_appended ? OPEN_OK : OPEN_DAMAGED;
+}
+
+/* The operations' own topic is other: its records go in any order, and its partition follows the topic. */
+static void settle_records(struct sequencer *sequencer, const struct walk *walk)
+{
+    struct topic_entry *topic = &walk->topic->entry;
+    struct partition_state *partition = &walk->topic->partitions[0];
+    uint64_t holes = topic->entry_count - walk->first - walk->count, released = topic->bytes_appended - walk->bytes;
+    if (topic->entry_first == walk->first && topic->holes == holes && topic->bytes_released == released && partition->element_first == walk->first)
+        return;
+    walk->topic->settle_pages = 1;
+    topic->entry_first = partition->element_first = partition->log_start_offset = walk->first;
+    topic->holes = holes;
+    topic->bytes_released = released;
+    if (topic->log_start_total_order < walk->kept_start)
+        topic->log_start_total_order = walk->kept_start;
+    sequencer_touch_topic(sequencer, 0);
+    sequencer_touch_partition(sequencer, 0, 0);
 }
 
 static int settle_heads(struct log *log, uint32_t slot)
 {
-    struct topic_state *topic = &log->sequencer->topics[slot];
+    struct sequencer *sequencer = log->sequencer;
+    struct topic_state *topic = &sequencer->topics[slot];
     if (topic->entry.state == TOPIC_FREE)
         return OPEN_OK;
-    if ((topic->entry.state == TOPIC_LIVE && !numbers_valid(log->sequencer, topic)) || mark_pages(log, slot) != 0)
+    if (!numbers_valid(sequencer, topic) || mark_pages(log, slot) != 0)
         return OPEN_DAMAGED;
     struct left *left = calloc(topic->entry.partition_count, sizeof *left);
     if (left == NULL)
         return OPEN_NO_MEMORY;
-    int result = count_live(log, slot, left);
-    for (uint32_t partition = 0; topic->entry.state == TOPIC_LIVE && partition < topic->entry.partition_count && result == OPEN_OK; partition++)
-        if (left[partition].count <= topic->partitions[partition].element_count)
-            settle_partition(log->sequencer, slot, partition, &left[partition]);
-        else
-            result = OPEN_DAMAGED;
+    struct walk walk = {
+        .topic = topic,
+        .left = left,
+        .first = topic->entry.entry_count,
+        .kept_first = topic->entry.entry_count,
+        .kept_start = topic->entry.next_total_order,
+    };
+    int result = walk_entries(log, slot, &walk);
+    if (result == OPEN_OK && slot == 0)
+        settle_records(sequencer, &walk);
+    else if (result == OPEN_OK && topic->entry.state == TOPIC_LIVE)
+        result = settle_topic(log, slot, &walk);
     free(left);
     return result;
 }
@@ -410,9 +544,9 @@ static uint32_t settle_run(struct log *log, uint32_t block, int taking_over)
     case BLOCK_SEGMENT:
     case BLOCK_RUN:
         if (owner_dead(log, &entry))
-            retention_seal(log, block);
+            release_seal(log, block);
         else if (taking_over && entry.sealed)
-            retention_seal(log, block);
+            release_seal(log, block);
         return count;
     case BLOCK_INDEX:
         if (taking_over && sequencer->page_used[block] == 0)
@@ -442,7 +576,7 @@ static void drop_settled_pages(struct log *log, uint32_t slot)
     if (!topic->settle_pages)
         return;
     topic->settle_pages = 0;
-    retention_drop_pages(log, slot, topic->settle_from);
+    release_drop_pages(log, slot, topic->settle_from);
     for (uint32_t partition = 0; partition < topic->entry.partition_count; partition++) {
         struct partition_state *state = &topic->partitions[partition];
         struct index elements = partition_index(state->slot, state->index_root);
@@ -459,13 +593,16 @@ static void finish_trim(struct log *log, const struct order_entry *entry)
     uint64_t at = block_position(log, entry->segment) + entry->segment_position;
     if (entry->size < sizeof operation || !segment_valid(log, entry->segment, entry->segment_position, entry->size))
         return;
-    mem_invalidate(&log->mem, at, sizeof operation);
+    mem_invalidate(&log->mem, at, entry->size);
     mem_read(&log->mem, at, &operation, sizeof operation);
+    operation.topic_slot = (uint32_t)entry->base_sequence;
+    operation.topic_generation = (uint32_t)entry->producer_id;
     const struct topic_entry *topic = &log->sequencer->topics[entry->base_sequence].entry;
-    if (operation.operation != OPERATION_TRIM || topic->state != TOPIC_LIVE || topic->generation != (uint32_t)entry->producer_id ||
-        (operation.trim_partition != PARTITION_VIEW && operation.trim_partition >= topic->partition_count))
+    if (operation.operation != OPERATION_TRIM || topic->state != TOPIC_LIVE || topic->generation != operation.topic_generation ||
+        operation.settings_size != entry->size - sizeof operation || operation_check(log, &operation, at + sizeof operation) != STATUS_OK)
         return;
-    retention_trim(log, (uint32_t)entry->base_sequence, operation.trim_partition, operation.trim_offset);
+    struct trim trim = trim_of(log, &operation, entry);
+    retention_trim(log, &trim);
     sequencer_publish_lines(log);
 }
 
@@ -484,7 +621,7 @@ static void release_old_records(struct log *log)
         if (topic->state == TOPIC_LIVE && topic->record_entry == number)
             continue;
         finish_trim(log, &entry);
-        retention_release_record(log, number);
+        release_want_record(log, number);
     }
 }
 
@@ -602,7 +739,7 @@ void recover_bury(struct log *log, uint32_t dead)
     log->sequencer->dead = dead;
     settle_blocks(log, 0);
     forget_dead(log);
-    retention_free_waiting(log);
+    release_free_waiting(log);
 }
 
 int sequencer_take(struct log *log, uint32_t dead)
@@ -625,8 +762,9 @@ int sequencer_take(struct log *log, uint32_t dead)
         drop_settled_pages(log, slot);
     sequencer_release_after(log);
     release_old_records(log);
+    release_pass(log);
     sequencer_publish_lines(log);
-    retention_free_waiting(log);
+    release_free_waiting(log);
     pages_refill_reserve(log);
     /* Whoever waits for the predecessor looks again. */
     wait_wake_brokers(log, (1ull << BROKERS_MAX) - 1);

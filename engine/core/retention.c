@@ -1,210 +1,151 @@
-/* Retention: batches leave, memory comes back.
+/* Retention: what is no longer kept. Log starts move; release.c then takes what lies below them out of memory.
  *
  * Invariants
  *  - Log starts only grow. A topic of order level 5 is cut at one total-order position, so its view stays a dense suffix; a trim of one
  *    partition (and retention at order level 0) makes holes, which the view skips.
- *  - An entry is released once: marked in the index, taken from its partition's head, and from its segment's count. The topic's own head moves
- *    over released entries. A page goes with its last entry.
- *  - A segment goes back when it is sealed, holds no live batch, and, after its generation was raised, no pin. Lines that say "released" are
- *    published before any segment goes back (sequencer.c).
+ *  - Bytes released are absolute: of a partition, all that lay before the first batch that is kept; of a topic, the sum over its partitions.
+ *  - Size and time cut only what may be released at once. A trim moves the log start in any case; what may not be released yet waits in memory.
+ *  - While a part of a topic is kept by the archive alone, size and time leave the topic alone: the archive finds where to cut, and trims.
  */
 #include "sequencer.h"
 
-void retention_drop(struct log *log, uint32_t segment)
-{
-    struct sequencer *sequencer = log->sequencer;
-    if (segment == 0 || segment >= log->block_count || sequencer->live[segment] == 0)
-        abort();
-    if (--sequencer->live[segment] == 0 && sequencer->sealed[segment])
-        sequencer->waiting[sequencer->waiting_count++] = segment;
-}
+static uint64_t offset_end(const struct order_entry *entry) { return entry->base_offset + entry->last_offset_delta + 1; }
+static uint64_t total_end(const struct order_entry *entry) { return entry->total_order + entry->last_offset_delta + 1; }
 
-void retention_seal(struct log *log, uint32_t segment)
-{
-    struct sequencer *sequencer = log->sequencer;
-    if (!segment_valid(log, segment, 0, 0) || sequencer->sealed[segment])
-        return;
-    uint64_t at = FIELD(block_entry_position(log, segment), struct block_entry, sealed);
-    mem_store32(&log->mem, at, 1);
-    mem_flush(&log->mem, at, sizeof(uint32_t));
-    sequencer->sealed[segment] = 1;
-    if (sequencer->live[segment] == 0)
-        sequencer->waiting[sequencer->waiting_count++] = segment;
-}
+/* Whether the archive alone keeps a part of it. */
+static int archived(const struct topic_entry *topic) { return topic->log_start_total_order < topic->memory_start_total_order; }
+static int archived_part(const struct partition_state *partition) { return partition->log_start_offset < partition->memory_start_offset; }
 
-void retention_free_waiting(struct log *log)
-{
-    struct sequencer *sequencer = log->sequencer;
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < sequencer->waiting_count; i++) {
-        uint32_t segment = sequencer->waiting[i];
-        uint64_t at = block_entry_position(log, segment);
-        if (sequencer->sealed[segment] == 1) {
-            sequencer->sealed[segment] = 2;
-            uint64_t generation = mem_load64(&log->mem, FIELD(at, struct block_entry, generation));
-            mem_store64(&log->mem, FIELD(at, struct block_entry, generation), generation + 1);
-            mem_flush(&log->mem, FIELD(at, struct block_entry, generation), sizeof generation);
-            mem_full_fence(&log->mem);
-        }
-        if (segment_pinned(log, segment)) {
-            log->counters.pinned_releases++;
-            sequencer->waiting[kept++] = segment;
-            continue;
-        }
-        sequencer->sealed[segment] = 0;
-        mem_store32(&log->mem, FIELD(at, struct block_entry, sealed), 0);
-        mem_flush(&log->mem, FIELD(at, struct block_entry, sealed), sizeof(uint32_t));
-        segment_return(log, segment);
-        log->counters.released_segments++;
-    }
-    sequencer->waiting_count = kept;
-}
-
-static int page_released(struct log *log, const struct index *index, uint64_t number)
-{
-    uint64_t first = number - number % ENTRIES_PER_PAGE;
-    struct order_entry entry;
-    for (uint64_t i = first; i < first + ENTRIES_PER_PAGE; i++)
-        if (!entry_read(log, index, i, &entry) || entry.state != ENTRY_RELEASED)
-            return 0;
-    return 1;
-}
-
-/* The head of the topic passes what was released before: single entries, and whole pages that are gone. */
-static void advance_head(struct log *log, struct topic_entry *topic, const struct index *index)
-{
-    struct order_entry entry;
-    while (topic->holes > 0 && topic->entry_first < topic->entry_count) {
-        uint64_t step = 1;
-        if (!entry_read(log, index, topic->entry_first, &entry))
-            step = ENTRIES_PER_PAGE - topic->entry_first % ENTRIES_PER_PAGE;
-        else if (entry.state != ENTRY_RELEASED)
-            break;
-        topic->holes -= step;
-        topic->entry_first += step;
-    }
-    if (topic->entry_first == topic->entry_count)
-        topic->log_start_total_order = topic->next_total_order;
-    else if (entry_read(log, index, topic->entry_first, &entry) && entry.total_order > topic->log_start_total_order)
-        topic->log_start_total_order = entry.total_order;
-}
-
-static void release_from_topic(struct log *log, uint32_t slot, uint64_t number)
-{
-    struct topic_entry *topic = &log->sequencer->topics[slot].entry;
-    struct index index = order_index(slot, topic->index_root);
-    if (number == topic->entry_first) {
-        topic->entry_first++;
-        advance_head(log, topic, &index);
-        if (topic->entry_first / ENTRIES_PER_PAGE != number / ENTRIES_PER_PAGE)
-            index_drop_leaf(log, &index, number, topic->entry_count);
-    } else {
-        topic->holes++;
-        if (number / ENTRIES_PER_PAGE != topic->entry_first / ENTRIES_PER_PAGE && page_released(log, &index, number))
-            index_drop_leaf(log, &index, number, topic->entry_count);
-    }
-    topic->index_root = index.root;
-    sequencer_touch_topic(log->sequencer, slot);
-}
-
-void retention_drop_pages(struct log *log, uint32_t slot, uint64_t from)
-{
-    struct topic_entry *topic = &log->sequencer->topics[slot].entry;
-    struct index index = order_index(slot, topic->index_root);
-    for (uint64_t number = from - from % ENTRIES_PER_PAGE; number + ENTRIES_PER_PAGE <= topic->entry_count; number += ENTRIES_PER_PAGE)
-        if (page_released(log, &index, number))
-            index_drop_leaf(log, &index, number, topic->entry_count);
-    topic->index_root = index.root;
-}
-
-static void release_from_partition(struct log *log, uint32_t slot, const struct order_entry *entry)
-{
-    struct partition_state *partition = &log->sequencer->topics[slot].partitions[entry->partition];
-    struct index index = partition_index(partition->slot, partition->index_root);
-    uint64_t number = partition->element_first++;
-    uint64_t start = entry->base_offset + entry->last_offset_delta + 1;
-    if (start > partition->log_start_offset)
-        partition->log_start_offset = start;
-    partition->bytes_released += entry->size;
-    if (partition->element_first % ELEMENTS_PER_PAGE == 0)
-        index_drop_leaf(log, &index, number, partition->element_count);
-    partition->index_root = index.root;
-    sequencer_touch_partition(log->sequencer, slot, entry->partition);
-}
-
-/* Releases the oldest live entry of its partition. */
-static void release(struct log *log, uint32_t slot, uint64_t number, const struct order_entry *entry)
-{
-    struct topic_entry *topic = &log->sequencer->topics[slot].entry;
-    struct index index = order_index(slot, topic->index_root);
-    uint64_t at = index_find(log, &index, number);
-    uint16_t state = ENTRY_RELEASED;
-    mem_write(&log->mem, FIELD(at, struct order_entry, state), &state, sizeof state);
-    mem_flush(&log->mem, FIELD(at, struct order_entry, state), sizeof state);
-    mem_fence(&log->mem);             /* oldest first also in memory: a successor finds a partition's head by what is left of it */
-    topic->bytes_released += entry->size;
-    release_from_partition(log, slot, entry);
-    release_from_topic(log, slot, number);
-    retention_drop(log, entry->segment);
-    log->counters.released_batches++;
-}
-
-/* The oldest live entry: of the whole topic, or of one partition. */
-static int head(struct log *log, uint32_t slot, uint32_t partition, uint64_t *number, struct order_entry *entry)
+int topic_head(struct log *log, uint32_t slot, uint64_t *number, struct order_entry *entry)
 {
     struct topic_state *topic = &log->sequencer->topics[slot];
     struct index index = order_index(slot, topic->entry.index_root);
-    if (partition == PARTITION_VIEW) {
-        *number = topic->entry.entry_first;
-        return *number < topic->entry.entry_count && entry_read(log, &index, *number, entry);
+    if (topic->kept_first < topic->entry.entry_first)
+        topic->kept_first = topic->entry.entry_first;
+    while (topic->kept_first < topic->entry.entry_count) {
+        *number = topic->kept_first;
+        if (!entry_read(log, &index, *number, entry))
+            topic->kept_first += ENTRIES_PER_PAGE - *number % ENTRIES_PER_PAGE;
+        else if (entry->state == ENTRY_LIVE && offset_end(entry) > topic->partitions[entry->partition].log_start_offset)
+            return 1;
+        else
+            topic->kept_first++;
     }
+    return 0;
+}
+
+static int partition_head(struct log *log, uint32_t slot, uint32_t partition, uint64_t *number, struct order_entry *entry)
+{
+    struct topic_state *topic = &log->sequencer->topics[slot];
     struct partition_state *state = &topic->partitions[partition];
+    struct index index = order_index(slot, topic->entry.index_root);
     struct index elements = partition_index(state->slot, state->index_root);
-    struct partition_element element;
-    if (state->element_first >= state->element_count)
+    if (state->kept_first >= state->element_count)
         return 0;
-    uint64_t at = index_find(log, &elements, state->element_first);
-    if (at == 0)
-        abort();
-    mem_read(&log->mem, at, &element, sizeof element);
-    *number = element.entry;
-    return entry_read(log, &index, *number, entry);
+    if (!element_read(log, &elements, state->kept_first, number) || !entry_read(log, &index, *number, entry))
+        abort();                      /* what is kept and in memory has its pages: recovery looked at each */
+    return 1;
+}
+
+static int head(struct log *log, uint32_t slot, uint32_t partition, uint64_t *number, struct order_entry *entry)
+{
+    return partition == PARTITION_VIEW ? topic_head(log, slot, number, entry) : partition_head(log, slot, partition, number, entry);
+}
+
+static void start_partition_at(struct sequencer *sequencer, uint32_t slot, uint32_t number, uint64_t offset, uint64_t bytes)
+{
+    struct topic_entry *topic = &sequencer->topics[slot].entry;
+    struct partition_state *partition = &sequencer->topics[slot].partitions[number];
+    if (offset > partition->log_start_offset)
+        partition->log_start_offset = offset;
+    if (bytes > partition->bytes_released) {
+        topic->bytes_released += bytes - partition->bytes_released;
+        partition->bytes_released = bytes;
+    }
+    sequencer_touch_partition(sequencer, slot, number);
+    sequencer_touch_topic(sequencer, slot);
+}
+
+/* The head of its partition is not kept any more. */
+static void cut(struct log *log, uint32_t slot, uint32_t partition, uint64_t number, const struct order_entry *entry)
+{
+    struct topic_state *topic = &log->sequencer->topics[slot];
+    start_partition_at(log->sequencer, slot, entry->partition, offset_end(entry), entry->partition_bytes + entry->size);
+    topic->partitions[entry->partition].kept_first++;
+    if (topic->kept_first == number)
+        topic->kept_first++;
+    release_want(log, slot, partition);
+}
+
+/* The topic's log start passes what its partitions do not keep. */
+static void raise_start(struct log *log, uint32_t slot)
+{
+    struct topic_entry *topic = &log->sequencer->topics[slot].entry;
+    struct order_entry entry;
+    uint64_t number;
+    if (archived(topic))
+        return;
+    uint64_t start = topic_head(log, slot, &number, &entry) ? entry.total_order : topic->next_total_order;
+    if (start > topic->log_start_total_order)
+        topic->log_start_total_order = start;
+    sequencer_touch_topic(log->sequencer, slot);
+}
+
+static uint64_t limit_of(struct log *log, const struct topic_entry *topic)
+{
+    return topic->flags & TOPIC_FLAG_MEMORY ? UINT64_MAX : release_limit(log);
 }
 
 /* Kafka's rule for retention.bytes: the oldest goes while what is left without it still reaches the limit. */
 static void cut_by_size(struct log *log, uint32_t slot, uint32_t partition, uint64_t limit)
 {
     struct topic_state *topic = &log->sequencer->topics[slot];
+    const struct partition_state *part = partition == PARTITION_VIEW ? NULL : &topic->partitions[partition];
     struct order_entry entry;
-    uint64_t number;
+    uint64_t number, below = 0, count = 0;
     for (;;) {
-        uint64_t kept = partition == PARTITION_VIEW ? topic->entry.bytes_appended - topic->entry.bytes_released
-                                                    : topic->partitions[partition].bytes_appended - topic->partitions[partition].bytes_released;
+        uint64_t kept = part == NULL ? topic->entry.bytes_appended - topic->entry.bytes_released : part->bytes_appended - part->bytes_released;
         if (kept <= limit || !head(log, slot, partition, &number, &entry) || kept - entry.size < limit)
-            return;
-        release(log, slot, number, &entry);
+            break;
+        if (count++ == 0)
+            below = limit_of(log, &topic->entry);
+        if (entry.global_position >= below)
+            break;
+        cut(log, slot, partition, number, &entry);
     }
+    if (count > 0)
+        raise_start(log, slot);
 }
 
 void retention_by_size(struct log *log, uint32_t topic_slot, uint32_t partition)
 {
-    const struct topic_entry *topic = &log->sequencer->topics[topic_slot].entry;
-    if (topic_slot == 0 || topic->state != TOPIC_LIVE || topic->retention_bytes < 0)
+    const struct topic_state *topic = &log->sequencer->topics[topic_slot];
+    if (topic_slot == 0 || topic->entry.state != TOPIC_LIVE || topic->entry.retention_bytes < 0)
         return;
     /* More than a region can hold is no limit, and its product must not wrap. */
-    int64_t kept = topic->retention_bytes < (int64_t)1 << 46 ? topic->retention_bytes : (int64_t)1 << 46;
-    if (topic->order_level == 5)
-        cut_by_size(log, topic_slot, PARTITION_VIEW, (uint64_t)kept * topic->partition_count);
-    else
+    int64_t kept = topic->entry.retention_bytes < (int64_t)1 << 46 ? topic->entry.retention_bytes : (int64_t)1 << 46;
+    if (topic->entry.order_level == 5 && !archived(&topic->entry))
+        cut_by_size(log, topic_slot, PARTITION_VIEW, (uint64_t)kept * topic->entry.partition_count);
+    else if (topic->entry.order_level != 5 && !archived_part(&topic->partitions[partition]))
         cut_by_size(log, topic_slot, partition, (uint64_t)kept);
 }
 
 static void cut_by_time(struct log *log, uint32_t slot, uint32_t partition, int64_t oldest)
 {
+    const struct topic_state *topic = &log->sequencer->topics[slot];
     struct order_entry entry;
-    uint64_t number;
-    while (head(log, slot, partition, &number, &entry) && entry.max_timestamp < oldest)
-        release(log, slot, number, &entry);
+    uint64_t number, below = 0, count = 0;
+    if (partition == PARTITION_VIEW ? archived(&topic->entry) : archived_part(&topic->partitions[partition]))
+        return;
+    while (head(log, slot, partition, &number, &entry) && entry.max_timestamp < oldest) {
+        if (count++ == 0)
+            below = limit_of(log, &topic->entry);
+        if (entry.global_position >= below)
+            break;
+        cut(log, slot, partition, number, &entry);
+    }
+    if (count > 0)
+        raise_start(log, slot);
 }
 
 static void retain_topic(struct log *log, uint32_t slot, int64_t now_ms)
@@ -231,96 +172,71 @@ void retention_all(struct log *log, int64_t now_ms)
             retain_topic(log, slot, now_ms);
 }
 
-void retention_trim(struct log *log, uint32_t topic_slot, uint32_t partition, uint64_t offset)
+/* ---- trims ----------------------------------------------------------------------------------------------------------------- */
+
+/* Nothing below the partition's memory start is kept any more: what was before it is known from the first batch in memory. */
+static void leave_archive(struct log *log, uint32_t slot, uint32_t partition)
 {
-    struct topic_state *topic = &log->sequencer->topics[topic_slot];
+    const struct partition_state *state = &log->sequencer->topics[slot].partitions[partition];
     struct order_entry entry;
     uint64_t number;
-    int whole = partition == PARTITION_VIEW;
-    while (head(log, topic_slot, partition, &number, &entry) &&
-           (whole ? entry.total_order : entry.base_offset) + entry.last_offset_delta + 1 <= offset)
-        release(log, topic_slot, number, &entry);
-    uint64_t *start = whole ? &topic->entry.log_start_total_order : &topic->partitions[partition].log_start_offset;
-    if (offset > *start)
-        *start = offset;
-    sequencer_touch_topic(log->sequencer, topic_slot);
-    if (!whole)
-        sequencer_touch_partition(log->sequencer, topic_slot, partition);
-}
-
-/* An operation's record that no topic needs any more. Topic 0 has one partition, but its records go in any order: only the topic's head
- * and the segment's count are kept there, the partition index follows the head. */
-void retention_release_record(struct log *log, uint64_t number)
-{
-    struct topic_state *topic = &log->sequencer->topics[0];
-    struct index index = order_index(0, topic->entry.index_root);
-    struct order_entry entry;
-    if (number < topic->entry.entry_first || !entry_read(log, &index, number, &entry) || entry.state == ENTRY_RELEASED)
+    if (!archived_part(state))
         return;
-    uint16_t state = ENTRY_RELEASED;
-    uint64_t at = FIELD(index_find(log, &index, number), struct order_entry, state);
-    mem_write(&log->mem, at, &state, sizeof state);
-    mem_flush(&log->mem, at, sizeof state);
-    topic->entry.bytes_released += entry.size;
-    release_from_topic(log, 0, number);
-    retention_drop(log, entry.segment);
-    struct partition_state *partition = &topic->partitions[0];
-    while (partition->element_first < topic->entry.entry_first) {
-        struct order_entry passed = {.base_offset = partition->element_first};
-        release_from_partition(log, 0, &passed);
-    }
+    uint64_t bytes = partition_head(log, slot, partition, &number, &entry) ? entry.partition_bytes : state->bytes_appended;
+    start_partition_at(log->sequencer, slot, partition, state->memory_start_offset, bytes);
 }
 
-static void sweep_done(struct log *log, uint32_t slot)
+/* The same for the topic, as soon as it is true of all its partitions. */
+static void leave_archive_whole(struct topic_state *topic)
 {
-    struct sequencer *sequencer = log->sequencer;
-    struct topic_state *topic = &sequencer->topics[slot];
-    struct index order = order_index(slot, topic->entry.index_root);
-    index_drop_all(log, &order);
-    for (uint32_t i = 0; i < topic->entry.partition_count; i++) {
-        struct index elements = partition_index(topic->partitions[i].slot, topic->partitions[i].index_root);
-        index_drop_all(log, &elements);
-        mem_zero(&log->mem, partition_position(topic->partitions[i].slot), sizeof(struct partition_entry));
-        mem_flush(&log->mem, partition_position(topic->partitions[i].slot), sizeof(struct partition_entry));
-        sequencer->partition_used[topic->partitions[i].slot / 64] &= ~(1ull << topic->partitions[i].slot % 64);
-    }
-    free(topic->partitions);
-    topic->partitions = NULL;
-    uint32_t generation = topic->entry.generation;
-    topic->entry = (struct topic_entry){.state = TOPIC_FREE, .generation = generation};
-    topic->identity_dirty = 1;
-    sequencer->dying_count--;
-    sequencer_touch_topic(sequencer, slot);
+    if (!archived(&topic->entry))
+        return;
+    for (uint32_t partition = 0; partition < topic->entry.partition_count; partition++)
+        if (archived_part(&topic->partitions[partition]))
+            return;
+    topic->entry.log_start_total_order = topic->entry.memory_start_total_order;
 }
 
-int retention_sweep(struct log *log, uint32_t budget)
+static void trim_partition(struct log *log, uint32_t slot, uint32_t partition, uint64_t offset)
 {
-    struct sequencer *sequencer = log->sequencer;
-    for (uint32_t slot = 1; slot < sequencer->topic_slots && sequencer->dying_count > 0; slot++) {
-        struct topic_state *topic = &sequencer->topics[slot];
-        if (topic->entry.state != TOPIC_DYING)
-            continue;
-        struct index index = order_index(slot, topic->entry.index_root);
-        sequencer_touch_topic(sequencer, slot);    /* its head tells a successor which segments may be gone */
-        for (; topic->entry.entry_first < topic->entry.entry_count; topic->entry.entry_first++) {
-            struct order_entry entry;
-            if (budget-- == 0)
-                return 1;
-            if (entry_read(log, &index, topic->entry.entry_first, &entry) && entry.state == ENTRY_LIVE)
-                retention_drop(log, entry.segment);
-        }
-        sweep_done(log, slot);
-    }
-    return 0;
+    struct order_entry entry;
+    uint64_t number;
+    if (offset >= log->sequencer->topics[slot].partitions[partition].memory_start_offset)
+        leave_archive(log, slot, partition);
+    while (partition_head(log, slot, partition, &number, &entry) && offset_end(&entry) <= offset)
+        cut(log, slot, partition, number, &entry);
+    start_partition_at(log->sequencer, slot, partition, offset, 0);
 }
 
-int retention_relieve(struct log *log)
+static void trim_view(struct log *log, uint32_t slot, uint64_t total_order)
 {
-    uint64_t before = bitmap_used(log);
-    retention_all(log, -1);
-    while (retention_sweep(log, SWEEP_ENTRIES))
-        ;
-    sequencer_publish_lines(log);
-    retention_free_waiting(log);
-    return bitmap_used(log) < before;
+    struct topic_state *topic = &log->sequencer->topics[slot];
+    struct order_entry entry;
+    uint64_t number;
+    if (archived(&topic->entry) && total_order >= topic->entry.memory_start_total_order)
+        for (uint32_t partition = 0; partition < topic->entry.partition_count; partition++)
+            leave_archive(log, slot, partition);
+    while (topic_head(log, slot, &number, &entry) && total_end(&entry) <= total_order)
+        cut(log, slot, PARTITION_VIEW, number, &entry);
+    if (total_order > topic->entry.log_start_total_order)
+        topic->entry.log_start_total_order = total_order;
+    sequencer_touch_topic(log->sequencer, slot);
+}
+
+void retention_trim(struct log *log, const struct trim *trim)
+{
+    struct topic_state *topic = &log->sequencer->topics[trim->topic_slot];
+    mem_invalidate(&log->mem, trim->rows, trim->row_count * sizeof(struct trim_row));
+    for (uint32_t i = 0; i < trim->row_count; i++) {
+        struct trim_row row;
+        mem_read(&log->mem, trim->rows + i * sizeof row, &row, sizeof row);
+        trim_partition(log, trim->topic_slot, row.partition, row.log_start_offset);
+        start_partition_at(log->sequencer, trim->topic_slot, row.partition, row.log_start_offset, row.bytes);
+    }
+    if (trim->partition == PARTITION_VIEW)
+        trim_view(log, trim->topic_slot, trim->offset);
+    else
+        trim_partition(log, trim->topic_slot, trim->partition, trim->offset);
+    leave_archive_whole(topic);
+    raise_start(log, trim->topic_slot);
 }

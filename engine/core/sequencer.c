@@ -12,6 +12,8 @@
  */
 #include "sequencer.h"
 
+#define ORDER_TRIM_STEP 1024          /* the order ring is trimmed when that many slots can go, or none is free */
+
 void sequencer_touch_topic(struct sequencer *sequencer, uint32_t topic_slot)
 {
     struct topic_state *topic = &sequencer->topics[topic_slot];
@@ -73,6 +75,7 @@ static void write_topic_frontier(struct log *log, uint32_t slot, const struct to
     mem_store64(mem, FIELD(at, struct topic_entry, index_root), entry->index_root);
     mem_store64(mem, FIELD(at, struct topic_entry, max_timestamp), (uint64_t)entry->max_timestamp);
     mem_store64(mem, FIELD(at, struct topic_entry, holes), entry->holes);
+    mem_store64(mem, FIELD(at, struct topic_entry, memory_start_total_order), entry->memory_start_total_order);
     mem_store64(mem, FIELD(at, struct topic_entry, bytes_appended), entry->bytes_appended);
     mem_store64(mem, FIELD(at, struct topic_entry, bytes_released), entry->bytes_released);
     mem_store64(mem, FIELD(at, struct topic_entry, log_start_total_order), entry->log_start_total_order);
@@ -94,6 +97,7 @@ static void write_partition(struct log *log, uint32_t topic_slot, uint32_t gener
     mem_store64(mem, FIELD(at, struct partition_entry, max_timestamp), (uint64_t)state->max_timestamp);
     mem_store64(mem, FIELD(at, struct partition_entry, bytes_appended), state->bytes_appended);
     mem_store64(mem, FIELD(at, struct partition_entry, bytes_released), state->bytes_released);
+    mem_store64(mem, FIELD(at, struct partition_entry, memory_start_offset), state->memory_start_offset);
     mem_store64(mem, FIELD(at, struct partition_entry, log_start_offset), state->log_start_offset);
     mem_store64(mem, FIELD(at, struct partition_entry, element_first), state->element_first);
     mem_store64(mem, FIELD(at, struct partition_entry, next_offset), state->next_offset);
@@ -191,10 +195,22 @@ static void take_snapshot(struct log *log)
         return;
     if (producers_snapshot(log, sequencer->producers, sequencer->ordered) != 0)
         return;                       /* no memory for it now: the order ring stops the log before it would be missed */
-    sequencer->checkpoint = sequencer->order_trimmed = sequencer->ordered;
+    sequencer->checkpoint = sequencer->ordered;
     mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, checkpoint), sequencer->checkpoint);
-    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, order_trimmed), sequencer->order_trimmed);
     log->counters.snapshots++;
+}
+
+/* Order slots go when neither a successor (checkpoint) nor a disk replica needs them any more. */
+static void trim_order_ring(struct log *log, uint64_t step)
+{
+    struct sequencer *sequencer = log->sequencer;
+    if (sequencer->checkpoint - sequencer->order_trimmed < step)
+        return;
+    uint64_t limit = release_limit(log), trimmed = limit < sequencer->checkpoint ? limit : sequencer->checkpoint;
+    if (trimmed < sequencer->order_trimmed + step)
+        return;
+    sequencer->order_trimmed = trimmed;
+    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, order_trimmed), sequencer->order_trimmed);
 }
 
 /* Absolute values from the entry, not sums: a successor counts again what its predecessor had half written down. */
@@ -234,6 +250,8 @@ static int order_room(struct log *log)
 {
     struct sequencer *sequencer = log->sequencer;
     uint64_t slot = sequencer->ordered % ORDER_RING_SLOTS;
+    if (sequencer->ordered - sequencer->order_trimmed >= ORDER_RING_SLOTS)
+        trim_order_ring(log, 1);
     return sequencer->ordered - sequencer->order_trimmed < ORDER_RING_SLOTS &&
            commit_area(log, AREA_ORDER, (slot + 1) * sizeof(struct order_slot)) == 0;
 }
@@ -265,8 +283,12 @@ static int order_batch(struct log *log, uint32_t slot, struct order_entry *entry
     struct topic_state *topic = &sequencer->topics[slot];
     struct partition_state *partition = &topic->partitions[entry->partition];
     uint64_t entry_at, element_at, number = topic->entry.entry_count;
-    if (!order_room(log) || make_room(log, slot, topic, partition, &entry_at, &element_at) != STATUS_OK)
+    if (!order_room(log))
         return STATUS_OUT_OF_MEMORY;
+    if (make_room(log, slot, topic, partition, &entry_at, &element_at) != STATUS_OK) {
+        sequencer->short_of_pages = 1;
+        return STATUS_OUT_OF_MEMORY;
+    }
     entry->total_order = topic->entry.next_total_order;
     entry->global_position = sequencer->ordered;
     entry->base_offset = partition->next_offset;
@@ -385,7 +407,7 @@ static void handle_operation(struct log *log, uint32_t broker, uint64_t sequence
     mem_read(&log->mem, at, &operation, sizeof operation);
     if (operation.name_size > TOPIC_NAME_SIZE || operation.settings_size != header->size - sizeof operation)
         return;
-    completion->status = operation_check(log, &operation);
+    completion->status = operation_check(log, &operation, at + sizeof operation);
     completion->limit = sequencer->limit;
     if (completion->status != STATUS_OK)
         return;
@@ -419,7 +441,7 @@ void sequencer_refuse(struct log *log, uint32_t broker, uint64_t sequence)
     mem_read(&log->mem, ring_position(broker, sequence), &header, sizeof header);
     if (header.kind == HEADER_SEAL) {
         completion->status = STATUS_OK;
-        retention_seal(log, header.segment);
+        release_seal(log, header.segment);
         return;
     }
     if (header.kind != HEADER_BATCH || header.topic_slot >= TOPICS_MAX)
@@ -436,30 +458,40 @@ void sequencer_refuse(struct log *log, uint32_t broker, uint64_t sequence)
         completion->status = status;
 }
 
-/* One header. Returns 1 where the pass has to end with it. */
-static int handle(struct log *log, uint32_t broker, uint64_t sequence)
+enum handled_how { HANDLED, HANDLED_LAST, PUT_OFF };    /* the pass goes on; it ends with this header; it ends before it */
+
+/* A batch for whose entry no page is free is put off once: until the pass stands, and what can be freed was freed. */
+static enum handled_how put_off(struct sequencer *sequencer)
+{
+    if (!sequencer->short_of_pages || sequencer->relieved)
+        return HANDLED;
+    sequencer->pending_count--;
+    return PUT_OFF;
+}
+
+static enum handled_how handle(struct log *log, uint32_t broker, uint64_t sequence)
 {
     struct batch_header header;
     mem_invalidate(&log->mem, ring_position(broker, sequence), sizeof header);
     mem_read(&log->mem, ring_position(broker, sequence), &header, sizeof header);
     if (header.turn != ring_turn(sequence)) {
         sequencer_complete(log->sequencer, broker, sequence, STATUS_CORRUPT);
-        return 0;
+        return HANDLED;
     }
     switch (header.kind) {
     case HEADER_BATCH:
         handle_batch(log, broker, sequence, &header);
-        return 0;
+        return put_off(log->sequencer);
     case HEADER_SEAL:
         sequencer_complete(log->sequencer, broker, sequence, STATUS_OK);
-        retention_seal(log, header.segment);
-        return 0;
+        release_seal(log, header.segment);
+        return HANDLED;
     case HEADER_TOPIC_OPERATION:
         handle_operation(log, broker, sequence, &header);
-        return 1;
+        return HANDLED_LAST;
     default:
         sequencer_complete(log->sequencer, broker, sequence, STATUS_CORRUPT);
-        return 0;
+        return HANDLED;
     }
 }
 
@@ -477,28 +509,31 @@ static void find_active_rings(struct log *log)
         wait_wake_brokers(log, 0);
 }
 
+static void publish_touched(struct log *log)
+{
+    if (log->sequencer->dirty_topic_count > 0 || log->sequencer->dirty_partition_count > 0)
+        sequencer_publish_lines(log);
+}
+
 /* What could not be done before `applied`: trims, old records of topics, deleted topics, segments without batches. The record of a trim goes
  * when its lines stand: until then a successor may have to carry it out. */
 void sequencer_release_after(struct log *log)
 {
     struct sequencer *sequencer = log->sequencer;
-    uint64_t gone = sequencer->record_gone, spent = sequencer->record_spent;
     if (sequencer->trim.wanted) {
         sequencer->trim.wanted = 0;
-        retention_trim(log, sequencer->trim.topic_slot, sequencer->trim.partition, sequencer->trim.offset);
-        sequencer_publish_lines(log);
+        retention_trim(log, &sequencer->trim);
     }
+    publish_touched(log);             /* log starts, before what lies below them goes */
+    if (sequencer->record_gone != 0)
+        release_want_record(log, sequencer->record_gone - 1);
+    if (sequencer->record_spent != 0)
+        release_want_record(log, sequencer->record_spent - 1);
     sequencer->record_gone = sequencer->record_spent = 0;
-    if (gone != 0)
-        retention_release_record(log, gone - 1);
-    if (spent != 0)
-        retention_release_record(log, spent - 1);
-    if (sequencer->dying_count > 0)
-        retention_sweep(log, SWEEP_ENTRIES);
-    if (sequencer->dirty_topic_count > 0 || sequencer->dirty_partition_count > 0)
-        sequencer_publish_lines(log);
-    if (sequencer->waiting_count > 0)
-        retention_free_waiting(log);
+    release_pass(log);
+    release_sweep(log, SWEEP_ENTRIES);
+    publish_touched(log);
+    release_free_waiting(log);
 }
 
 /* Whether a pass would find something to do. */
@@ -514,21 +549,40 @@ int sequencer_headers_wait(struct log *log)
     return 0;
 }
 
-int sequencer_pass(struct log *log)
+/* The headers of one pass; how many. */
+static int handle_rings(struct log *log)
 {
     struct sequencer *sequencer = log->sequencer;
-    int handled = 0, ended = 0;
-    if (sequencer->pass_count++ % 256 == 0)
-        find_active_rings(log);
-    for (uint32_t i = 0; i < BROKERS_MAX && !ended; i++) {
+    int handled = 0;
+    enum handled_how how = HANDLED;
+    sequencer->short_of_pages = 0;
+    for (uint32_t i = 0; i < BROKERS_MAX && how == HANDLED; i++) {
         uint32_t broker = (sequencer->next_ring + i) % BROKERS_MAX;
         if (!(sequencer->active >> broker & 1))
             continue;
         uint64_t written = mem_observe64(&log->mem, FIELD(broker_position(broker), struct broker_entry, written));
-        while (sequencer->consumed[broker] < written && handled < PASS_HEADERS_MAX && !ended) {
-            ended = handle(log, broker, sequencer->consumed[broker]++);
+        while (sequencer->consumed[broker] < written && handled < PASS_HEADERS_MAX && how == HANDLED) {
+            how = handle(log, broker, sequencer->consumed[broker]);
+            if (how == PUT_OFF)
+                break;
+            sequencer->consumed[broker]++;
             handled++;
         }
+    }
+    return handled;
+}
+
+int sequencer_pass(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    if (sequencer->pass_count++ % 256 == 0)
+        find_active_rings(log);
+    int handled = handle_rings(log);
+    if (handled == 0 && sequencer->short_of_pages) {
+        relieve(log, 1);
+        sequencer->relieved = 1;
+        handled = handle_rings(log);
+        sequencer->relieved = 0;
     }
     sequencer->next_ring = (sequencer->next_ring + 1) % BROKERS_MAX;
     if (handled == 0)
@@ -543,5 +597,6 @@ int sequencer_pass(struct log *log)
         retention_by_size(log, touched[i].topic_slot, touched[i].partition);
     sequencer_release_after(log);
     take_snapshot(log);
+    trim_order_ring(log, ORDER_TRIM_STEP);
     return handled;
 }

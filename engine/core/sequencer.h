@@ -16,6 +16,9 @@ struct partition_state {
     uint64_t bytes_appended;
     uint64_t bytes_released;
     int64_t max_timestamp;
+    uint64_t memory_start_offset;
+    uint64_t kept_first;              /* elements below it are gone for readers: below the log start, or left to the archive */
+    int listed;                       /* those wait to be released */
     uint64_t settle_from;             /* at takeover: elements from here to element_first may still have pages */
 };
 
@@ -24,6 +27,8 @@ struct topic_state {
     struct partition_state *partitions;
     int dirty;
     int identity_dirty;
+    uint64_t kept_first;              /* entries below it are gone for readers */
+    int listed;                       /* those wait to be released */
     int settle_pages;                 /* at takeover: pages of what was released may still stand, from this entry on */
     uint64_t settle_from;
 };
@@ -76,14 +81,25 @@ struct sequencer {
     uint64_t partition_used[PARTITIONS_MAX / 64];
 
     uint32_t *live;                   /* per block, at a segment's first: batches ordered and not released */
-    uint8_t *sealed;                  /* per block, likewise */
+    uint8_t *sealed;                  /* per block, likewise: SEALED, and how far its return is */
     uint16_t *page_used;              /* per index block: one bit per page */
     uint32_t *page_blocks;            /* index blocks with free pages */
     uint32_t page_block_count;
     uint32_t reserve[RESERVE_BLOCKS];
     uint32_t reserve_count;
-    uint32_t *waiting;                /* segments that a reader still pins */
+    uint32_t *waiting;                /* segments that go back, once no reader pins them */
     uint32_t waiting_count;
+    struct touched *releases;         /* topics (PARTITION_VIEW) and partitions with entries that are gone for readers, and not released */
+    uint32_t release_count;
+    uint32_t release_room;
+    uint32_t releases_held;           /* the first of them, looked at when `release_limit` was the limit */
+    uint64_t *records;                /* entries of topic 0 that no topic needs any more */
+    uint32_t record_count;
+    uint32_t record_room;
+    uint32_t records_held;
+    uint64_t release_limit;
+    uint32_t dying_held;              /* deleted topics that had to wait when `sweep_limit` was the limit */
+    uint64_t sweep_limit;
 
     struct handled *handled;          /* only while taking over */
     uint32_t handled_count;
@@ -93,8 +109,12 @@ struct sequencer {
         int wanted;
         uint32_t topic_slot, partition;
         uint64_t offset;
+        uint64_t rows;                /* position of the first struct trim_row */
+        uint32_t row_count;
     } trim;                           /* of the operation in hand, done after `applied` */
     int internal;                     /* the work in hand may use the reserve */
+    int short_of_pages;               /* a batch was put off because no index page was free */
+    int relieved;                     /* what could be freed was freed: it is not put off again */
     uint32_t limit;                   /* which limit STATUS_LIMIT_REACHED was about */
 };
 
@@ -136,7 +156,8 @@ uint32_t producers_count(const struct producer_table *table);
 uint64_t producers_restore(struct log *log, struct producer_table *table);      /* the position that it covers */
 
 /* operations.c */
-int operation_check(struct log *log, struct topic_operation *operation);        /* STATUS_*; chooses the slot of a new topic */
+int operation_check(struct log *log, struct topic_operation *operation, uint64_t settings);    /* STATUS_*; chooses the slot of a new topic */
+struct trim trim_of(struct log *log, const struct topic_operation *operation, const struct order_entry *entry);
 int operation_apply(struct log *log, const struct topic_operation *operation, const struct order_entry *entry, uint64_t number);
 /* A topic as a journal describes it, in a slot that was never used; or a free slot, of which only the generation is known. STATUS_*. */
 int operation_restore(struct log *log, const struct topic_operation *operation, const struct order_entry *entry, uint64_t number);
@@ -147,18 +168,27 @@ void topic_name_remove(struct sequencer *sequencer, uint32_t slot);
 int partitions_load(struct sequencer *sequencer, uint32_t slot);
 uint32_t partition_table_slot(const struct topic_entry *topic, uint32_t partition);
 
-/* retention.c */
-#define SWEEP_ENTRIES 4096             /* order entries of deleted topics released in one pass */
+/* retention.c: what is no longer kept. Moves log starts; the caller publishes them, and then has released what lies below */
 void retention_by_size(struct log *log, uint32_t topic_slot, uint32_t partition);
 void retention_all(struct log *log, int64_t now_ms);                   /* every topic: by size, and by time where now_ms >= 0 */
-void retention_trim(struct log *log, uint32_t topic_slot, uint32_t partition, uint64_t offset);
-void retention_release_record(struct log *log, uint64_t entry);
-int retention_sweep(struct log *log, uint32_t budget);                 /* deleted topics; 1: more to do */
-void retention_drop_pages(struct log *log, uint32_t slot, uint64_t from);   /* order pages without a live entry */
-void retention_drop(struct log *log, uint32_t segment);                /* one batch of the segment is gone */
-void retention_seal(struct log *log, uint32_t segment);
-void retention_free_waiting(struct log *log);
-int retention_relieve(struct log *log);                                /* memory is short: 1 when something was freed */
+void retention_trim(struct log *log, const struct trim *trim);
+int topic_head(struct log *log, uint32_t slot, uint64_t *number, struct order_entry *entry);   /* the first batch that is kept, and in memory */
+
+/* evict.c: what the archive keeps */
+int relieve(struct log *log, uint32_t blocks);                         /* memory is short: 1 when something was freed */
+int evict_below_mark(struct log *log);                                 /* 1: more to do */
+
+/* release.c: what leaves memory */
+#define SWEEP_ENTRIES 4096             /* order entries of deleted topics released in one pass */
+enum { SEALED = 1, SEALED_RAISED = 2, SEALED_PINNED = 3 };
+uint64_t release_limit(struct log *log);                               /* positions below it may be released */
+void release_want(struct log *log, uint32_t topic_slot, uint32_t partition);
+void release_want_record(struct log *log, uint64_t number);
+void release_pass(struct log *log);                                    /* of what is wanted, all that may go */
+int release_sweep(struct log *log, uint32_t budget);                   /* deleted topics; 1: more to do */
+void release_drop_pages(struct log *log, uint32_t slot, uint64_t from);   /* order pages without an entry that is left */
+void release_seal(struct log *log, uint32_t segment);
+void release_free_waiting(struct log *log);
 
 /* recover.c */
 int sequencer_take(struct log *log, uint32_t dead);                    /* OPEN_* */

@@ -321,7 +321,7 @@ def idle_pages(log: Log, topic: Topic) -> list[str]:
     state, size = ffi.offsetof("struct order_entry", "state"), ffi.sizeof("struct order_entry")
     for leaf, page in index_leaves(log, line.index_root).items():
         content = peek(log, page * lib.INDEX_PAGE_SIZE, lib.INDEX_PAGE_SIZE)
-        live = any(content[at * size + state] == lib.ENTRY_LIVE for at in range(width))
+        live = any(content[at * size + state] != lib.ENTRY_RELEASED for at in range(width))
         if leaf < line.entry_count // width and not live:
             found.append(f"order leaf {leaf}")
     for partition, row in enumerate(partition_lines(log, topic)):
