@@ -174,5 +174,9 @@ def test_the_seam_is_where_the_pattern_finds_it() -> None:
 def test_numbers_become_addresses_only_for_the_callers_own_memory(path: str) -> None:
     """A cast from a number to a pointer is the one other way into the region: the casts that there are, by heart."""
     casts = re.findall(r"\([a-z_0-9 ]+\*\)\(uintptr_t\)([\w>.-]+|\([^)]*\))", code_of(path))
-    allowed = {"face.c": {"append->source"}, "read.c": {"(copy->target + result->size)", "batches"}}
+    allowed = {
+        "archive.c": {"batches", "target"},
+        "face.c": {"append->source"},
+        "read.c": {"(copy->target + result->size)", "batches"},
+    }
     assert set(casts) <= allowed.get(path, set())
