@@ -83,7 +83,7 @@ static void set_partition(struct log *log, const struct journal_topic *row, uint
 {
     struct partition_state *state = &log->sequencer->topics[row->topic_slot].partitions[partition];
     state->leader_epoch = known->leader_epoch;
-    state->next_offset = known->next_offset;
+    state->next_offset = state->memory_start_offset = known->next_offset;
     state->log_start_offset = known->log_start_offset;
     state->bytes_appended = known->bytes_appended;
     state->bytes_released = known->bytes_released;
@@ -163,6 +163,7 @@ static int put_record_topic(struct log *log, const struct journal_state *state, 
     }
     topic->entry.entry_count = topic->entry.next_total_order = count;
     topic->entry.entry_first = topic->entry.log_start_total_order = topic->entry.memory_start_total_order = first;
+    topic->kept_first = first;
     topic->entry.holes = count - first - live;
     topic->entry.bytes_appended = row->bytes_appended;
     topic->entry.bytes_released = row->bytes_appended - bytes;
@@ -170,7 +171,7 @@ static int put_record_topic(struct log *log, const struct journal_state *state, 
     struct partition_state *partition = &topic->partitions[0];
     set_partition(log, row, 0, &state->topics[0].partitions[0]);
     partition->element_count = partition->next_offset = count;
-    partition->element_first = partition->log_start_offset = first;
+    partition->element_first = partition->kept_first = partition->log_start_offset = partition->memory_start_offset = first;
     partition->bytes_released = 0;
     sequencer_touch_topic(log->sequencer, 0);
     return STATUS_OK;

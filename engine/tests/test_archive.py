@@ -145,7 +145,6 @@ def test_timestamps(log: Log, store: Store) -> None:
 def test_what_was_trimmed_is_not_read(log: Log, store: Store) -> None:
     topic = log.create_topic("a", id=driver.topic_id(0), partitions=3)
     fill(log, [topic], 300, seed=5)
-    store.run_all()
     log.trim(topic, 1, log.bounds(topic, 1).end_offset // 2)
     log.trim(topic, VIEW, log.bounds(topic, VIEW).end_offset // 4)
     log.trim(topic, 2, log.bounds(topic, 2).end_offset // 2)
@@ -335,3 +334,35 @@ def drop(store: Store) -> int:
     freed = int(lib.archive_drop(store.archive(), store.replicas, 0))
     assert freed >= 0, (failure_of(store).saved_errno, failure_of(store).file)
     return freed
+
+
+def test_what_was_evicted_is_read_from_the_archive(log: Log, store: Store) -> None:
+    """Far more than memory holds is appended; what memory says and what the archive says join."""
+    topic = log.create_topic("a", id=driver.topic_id(0), partitions=3)
+    expected: dict[int, list[driver.Found]] = {VIEW: [], 0: [], 1: [], 2: []}
+    refused = 0
+    for number in range(500):
+        batch = driver.Batch(topic, number % 3, driver.payload(number, 60_000), records=2)
+        answer = driver.append_one(log, batch)
+        if answer.status == lib.STATUS_OUT_OF_MEMORY:
+            refused += 1
+            store.run_all()
+            store.rotate()
+            answer = driver.append_one(log, batch)
+        assert answer.status == lib.STATUS_OK
+        expected[batch.partition].append(driver.Found(answer.base_offset, 0, batch.payload))
+        expected[VIEW].append(driver.Found(answer.total_order, 0, batch.payload))
+    assert refused > 0
+    store.run_all()
+    reader = driver.Reader(log)
+    for partition, batches in expected.items():
+        assert log.archived(topic, partition)
+        found: list[driver.Found] = []
+        while len(found) < len(batches):
+            offset = found[-1].base_offset + 2 if found else 0
+            said, some = reader.read(topic, partition, offset)
+            if said.status == lib.STATUS_ON_DISK:
+                said, some = store.read(topic, partition, offset)
+            assert said.status == lib.STATUS_OK and some
+            found += some
+        assert found == batches

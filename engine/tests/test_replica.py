@@ -262,3 +262,35 @@ def wait_until(store: Store, replicated: int) -> None:
     while store.control().replicated[1] < replicated:
         assert poll.poll(10_000), "no word from the replicas"
         store.told()
+
+
+def test_a_topic_that_was_deleted_meanwhile_is_journalled(log: Log, open_store: Callable[..., Store]) -> None:
+    store = open_store()
+    topic = log.create_topic("a", id=driver.topic_id(0), partitions=1)
+    end = fill(log, topic, 10) + 1
+    log.delete_topic(topic)
+    store.run_all()
+    assert (store.control().releasable, store.status().batches) == (end, 12)
+    store.verify()
+
+
+def test_a_full_order_ring_refuses_and_goes_on(tmp_path: Path) -> None:
+    with Log.create(size=1200 * lib.BLOCK_SIZE) as log:
+        store = Store(log, [tmp_path], file_size=16 << 20)
+        topic = log.create_topic("a", id=driver.topic_id(0), partitions=1, retention_bytes=1 << 20)
+        store.run_all()
+        bulk = driver.Bulk(log)
+        for _ in range(lib.ORDER_RING_SLOTS // bulk.room - 1):
+            bulk.append(topic, bulk.room)
+        some = [driver.Batch(topic, 0, b"x" * 8)] * 2000
+        assert {answer.status for answer in driver.append(log, some)} == {lib.STATUS_OK, lib.STATUS_OUT_OF_MEMORY}
+        ordered = log.frontiers().ordered
+        assert ordered == lib.ORDER_RING_SLOTS + store.control().order_trimmed
+        assert {answer.status for answer in driver.append(log, some[:1])} == {lib.STATUS_OUT_OF_MEMORY}
+        store.run_all()
+        assert store.control().replicated[0] == ordered
+        assert {answer.status for answer in driver.append(log, some)} == {lib.STATUS_OK}
+        store.run_all()
+        assert store.control().replicated[0] == ordered + 2000
+        store.verify()
+        store.close()

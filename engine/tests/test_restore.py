@@ -215,7 +215,6 @@ class Restored(RuleBasedStateMachine):
     @precondition(lambda self: self.models)
     def delete(self, choice: int) -> None:
         model = self.any_model(choice)
-        self.store.run_all()
         self.log.delete_topic(model.topic)
         del self.models[model.topic.name]
 
@@ -281,7 +280,6 @@ class Restored(RuleBasedStateMachine):
         offset = int(model.next_offset(partition) * share)
         if offset < line.memory_start_offset:
             return  # what only the archive has is trimmed with its help
-        self.store.run_all()
         self.log.trim(model.topic, partition, offset)
         model.starts[partition] = max(model.starts.get(partition, 0), offset)
 
