@@ -2,8 +2,8 @@
 
     python -m totalog.engine.bench.store [folder]
 
-Peers in the same run: a memcpy of the same bytes, and reading the journal's files themselves. Without a folder the files
-lie in memory (/dev/shm), so that no disk is measured.
+Peers in the same run: a memcpy, a plain file with as many bytes, and reading the journal's files themselves. Without a
+folder the files lie in memory (/dev/shm), so that no disk is measured.
 """
 
 import os
@@ -17,7 +17,7 @@ from totalog.engine import VIEW, Log, Topic
 from totalog.engine._core_long import ffi, lib
 from totalog.engine.bench.stages import ROUNDS, Cost, Workload, _memcpy
 from totalog.engine.tests import driver
-from totalog.engine.tests.stores import Store
+from totalog.engine.tests.stores import Store, core_of
 
 MIB = 1 << 20
 FILE_SIZE = 64 * MIB
@@ -45,7 +45,7 @@ def _pass(folder: Path, size: int) -> Cost:
 
 
 def _write(folder: Path) -> Cost:
-    """The same bytes into a new file, 1 MiB at once, then one fdatasync: what a pass of large batches is compared with."""
+    """As many bytes into a new file, 1 MiB at once, then one fdatasync: the peer of a pass."""
     content, seconds = bytes(range(256)) * (MIB // 256), []
     for number in range(ROUNDS):
         began = time.perf_counter()
@@ -126,7 +126,7 @@ def _restore(folder: Path) -> list[Cost]:
             began = time.perf_counter()
             journal = store.open_journal(0)
             opened = time.perf_counter()
-            core = ffi.cast("struct log *", int(driver.ffi.cast("uintptr_t", log._core)))
+            core = core_of(log)
             assert lib.restore_region(core, journal) == lib.OPEN_OK
             restored = time.perf_counter()
             assert lib.journal_begin(journal) == 0
