@@ -32,9 +32,10 @@ enum {
     FAIL_COMPLETED = 11,
     FAIL_WAKER_FENCED = 12,       /* published; the sleeper's word not looked at */
     FAIL_WAKER_LOOKED = 13,       /* the word says that somebody sleeps; not woken */
-    FAIL_SLEEPER_SAID = 14,       /* the word says so; not looked once more */
-    FAIL_SLEEPER_LOOKED = 15,     /* nothing there; not asleep */
-    FAIL_POINTS = 16
+    FAIL_SLEEPER_SPUN = 14,       /* found nothing; its word does not say that it sleeps */
+    FAIL_SLEEPER_SAID = 15,       /* the word says so; not looked once more */
+    FAIL_SLEEPER_LOOKED = 16,     /* nothing there; not asleep */
+    FAIL_POINTS = 17
 };
 
 /* What an event loop may listen to: an answer of this broker or anything ordered; headers of any broker (for the sequencer). */

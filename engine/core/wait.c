@@ -109,6 +109,7 @@ void wait_for_completions(struct log *log, uint64_t sequence)
         mem_pause();
     }
     while (completed(log) < sequence) {
+        fail_point(log, FAIL_SLEEPER_SPUN);
         wait_say(&log->mem, word, sleeps);
         fail_point(log, FAIL_SLEEPER_SAID);
         if (completed(log) >= sequence)
@@ -128,6 +129,7 @@ void wait_for_headers(struct log *log, int64_t nanoseconds_max)
             return;
         mem_pause();
     }
+    fail_point(log, FAIL_SLEEPER_SPUN);
     wait_say(&log->mem, word, SLEEPS);
     fail_point(log, FAIL_SLEEPER_SAID);
     if (!sequencer_headers_wait(log)) {

@@ -96,8 +96,13 @@ def arm(log: SharedLog, fail_at: int, stops: bool) -> None:
     (lib.core_stop if stops else lib.core_fail)(log._core, fail_at)
 
 
+def pause() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def append(path: str, writer: int, topics: list[str], fail_at: int, healthy: int, limit: int, **options: Any) -> None:
-    """`healthy` groups, then the fail point is armed; `limit` groups in all. `stops`: the process stops there, once."""
+    """`healthy` groups, then the fail point is armed; `limit` groups in all. `stops`: the process stops when it is
+    armed, and at the point, once."""
     log = SharedLog.join(path)
     found = [log.find_topic(name) for name in topics]
     appender = Appender(log, writer, [topic for topic in found if topic], options["size"], options["producer_id"])
@@ -108,6 +113,8 @@ def append(path: str, writer: int, topics: list[str], fail_at: int, healthy: int
         if ended:
             break
         if group == healthy:
+            if options["stops"]:
+                pause()
             arm(log, fail_at, options["stops"])
         tell(appender.append(GROUP))
         with log.reserve(options["reserved"]) if options["reserved"] else open(os.devnull):

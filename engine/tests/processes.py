@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +26,8 @@ from totalog.engine.tests.process_worker import ACK, GROUP, MARK, READY, SPAN
 
 WORKER = Path(__file__).with_name("process_worker.py")
 SIZE = 64 << 20
+DEADLINE = 60
+"""Seconds after which a process is taken to hang."""
 PER_WRITER = 1 << 20
 """More than any writer appends: what tells one writer's batches from another's."""
 ACKS = np.dtype(
@@ -89,8 +92,11 @@ class Process:
 
     def rest(self, ending: int = 0) -> bytes:
         """What it told until its end, which must be as expected."""
+        hangs = threading.Timer(DEADLINE, self.process.kill)
+        hangs.start()
         said = self.output.read()
-        assert self.process.wait(60) == ending
+        assert self.process.wait() == ending
+        hangs.cancel()
         self.output.close()
         return said
 

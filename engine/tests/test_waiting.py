@@ -1,0 +1,285 @@
+"""Waiting across processes: no wake-up is lost, whichever step a waker or a sleeper is stopped at, and nothing is busy
+that waits.
+
+The sequencers here sleep for ten minutes if nobody wakes them: no timeout comes to the aid of a wake-up that was lost.
+"""
+
+import os
+import resource
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from totalog.engine import VIEW
+from totalog.engine._core import ffi, lib
+from totalog.engine.shared import SharedLog
+from totalog.engine.tests.process_worker import GROUP, SPAN, Appender
+from totalog.engine.tests.processes import DEADLINE, Process, World, acks_of, joined, left, make, peek, topics_of
+
+WAKER_POINTS = (lib.FAIL_WAKER_FENCED, lib.FAIL_WAKER_LOOKED)
+SLEEPER_POINTS = (lib.FAIL_SLEEPER_SPUN, lib.FAIL_SLEEPER_SAID, lib.FAIL_SLEEPER_LOOKED)
+LONG = 600.0
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path / "region")
+    make(made, {"a": 2})
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def log(world: World) -> Iterator[SharedLog]:
+    with joined(world) as log:
+        yield log
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Polls: what is waited for happens in other processes."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def word_of_sequencer(log: SharedLog) -> int:
+    position = lib.CONTROL_POSITION + ffi.offsetof("struct control", "sequencer_sleeps")
+    return int.from_bytes(peek(log, position, 4), "little")
+
+
+def word_of_broker(log: SharedLog, broker: int) -> int:
+    entry = lib.BROKER_TABLE_POSITION + broker * ffi.sizeof("struct broker_entry")
+    return int.from_bytes(peek(log, entry + ffi.offsetof("struct broker_entry", "broker_sleeps"), 4), "little")
+
+
+def sequencer(world: World, fail_at: int = lib.FAIL_NOWHERE, healthy: int = 0) -> Process:
+    """It stops at the step, once, when it has handled so many headers."""
+    made = world.sequencer(fail_at, healthy, stops=True, seconds_max=LONG)
+    made.wait_for(b"took over\n")
+    return made
+
+
+class InThread:
+    """One group of this process, appended while it does other things."""
+
+    def __init__(self, log: SharedLog) -> None:
+        self.appender = Appender(log, 1, topics_of(log, "a"), 100, -1)
+        self.said = b""
+        self.thread = threading.Thread()
+
+    def start(self) -> None:
+        self.thread = threading.Thread(target=self.append)
+        self.thread.start()
+
+    def append(self) -> None:
+        self.said = self.appender.append(GROUP)
+
+    def end(self) -> None:
+        self.thread.join(DEADLINE)
+        assert not self.thread.is_alive(), "it waits for ever"
+        assert set(acks_of(self.said)["status"].tolist()) == {lib.STATUS_OK}
+
+
+@pytest.mark.parametrize("point", WAKER_POINTS)
+def test_a_sequencer_is_stopped_as_it_wakes_a_broker(world: World, log: SharedLog, point: int) -> None:
+    waker, mine = sequencer(world, point, healthy=GROUP), InThread(log)
+    mine.append()
+    until(lambda: word_of_sequencer(log) == 1)
+    waker.stop()
+    mine.start()
+    until(lambda: word_of_broker(log, log.broker) == 1)
+    waker.go_on()
+    waker.wait_until_stopped()
+    assert mine.thread.is_alive()
+    assert word_of_broker(log, log.broker) == 1, "or nobody else would wake it"
+    waker.go_on()
+    mine.end()
+
+
+@pytest.mark.parametrize("point", WAKER_POINTS)
+def test_a_broker_is_stopped_as_it_wakes_the_sequencer_and_another_wakes_it(
+    world: World, log: SharedLog, point: int
+) -> None:
+    sequencer(world)
+    waker = world.appender(2, ["a"], 2, fail_at=point, healthy=1, stops=True)
+    waker.wait_until_stopped()
+    until(lambda: word_of_sequencer(log) == 1)
+    waker.go_on()
+    waker.wait_until_stopped()
+    mine = InThread(log)
+    mine.start()
+    mine.end()
+    until(lambda: left(log).headers == 0)
+    waker.go_on()
+    assert len(acks_of(waker.rest())) == 2 * GROUP
+
+
+@pytest.mark.parametrize("point", WAKER_POINTS)
+def test_a_broker_is_killed_as_it_wakes_the_sequencer_and_another_wakes_it(
+    world: World, log: SharedLog, point: int
+) -> None:
+    sequencer(world)
+    waker = world.appender(2, ["a"], 2, fail_at=point, healthy=1, stops=True)
+    waker.wait_until_stopped()
+    until(lambda: word_of_sequencer(log) == 1)
+    waker.go_on()
+    waker.wait_until_stopped()
+    waker.process.kill()
+    assert len(acks_of(waker.rest(-signal.SIGKILL))) == GROUP
+    mine = InThread(log)
+    mine.start()
+    mine.end()
+
+
+@pytest.mark.parametrize("point", SLEEPER_POINTS)
+def test_a_broker_is_stopped_as_it_falls_asleep(world: World, log: SharedLog, point: int) -> None:
+    waker = sequencer(world)
+    sleeper = world.appender(2, ["a"], 1, fail_at=point, healthy=0, stops=True)
+    sleeper.wait_until_stopped()
+    waker.stop()
+    sleeper.go_on()
+    sleeper.wait_until_stopped()
+    waker.go_on()
+    until(lambda: left(log).headers == 0)
+    sleeper.go_on()
+    assert len(acks_of(sleeper.rest())) == GROUP
+
+
+@pytest.mark.parametrize("point", SLEEPER_POINTS)
+def test_a_sequencer_is_stopped_as_it_falls_asleep(world: World, log: SharedLog, point: int) -> None:
+    sleeper, mine = sequencer(world, point), InThread(log)
+    sleeper.wait_until_stopped()
+    mine.start()
+    until(lambda: left(log).headers == GROUP and word_of_sequencer(log) == 0)
+    sleeper.go_on()
+    mine.end()
+
+
+# -- listeners
+
+
+def readable(descriptor: int, seconds_max: float = DEADLINE) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds_max * 1000))
+
+
+def follow(log: SharedLog, batches: int) -> int:
+    """Looks only when it was told, until so many batches are there; how often that was."""
+    topic, told = topics_of(log, "a")[0], 0
+    while log.bounds(topic, VIEW).next_offset < batches * SPAN:
+        assert readable(log.ordered_event), "what was ordered was not told"
+        os.eventfd_read(log.ordered_event)
+        told += 1
+    return told
+
+
+def test_what_others_append_is_told(world: World, log: SharedLog) -> None:
+    sequencer(world)
+    assert log.ordered_event == log.ordered_event
+    assert not readable(log.ordered_event, 0)
+    appenders = [world.appender(writer, ["a"], 40) for writer in (2, 3)]
+    assert follow(log, 2 * 40 * GROUP) <= 2 * 40 * GROUP
+    for appender in appenders:
+        appender.rest()
+
+
+@pytest.mark.parametrize("point", WAKER_POINTS)
+def test_a_sequencer_is_stopped_as_it_wakes_a_listener(world: World, log: SharedLog, point: int) -> None:
+    waker = sequencer(world, point, healthy=GROUP)
+    event = log.ordered_event
+    world.appender(2, ["a"], 1).rest()
+    follow(log, GROUP)
+    until(lambda: word_of_broker(log, log.broker) == 2)
+    other = world.appender(3, ["a"], 1)
+    waker.wait_until_stopped()
+    waker.go_on()
+    assert readable(event)
+    follow(log, 2 * GROUP)
+    other.rest()
+
+
+def test_a_listener_goes_on_with_the_next_sequencer(world: World, log: SharedLog) -> None:
+    first = sequencer(world)
+    assert log.ordered_event >= 0
+    first.process.kill()
+    first.process.wait()
+    sequencer(world)
+    world.appender(2, ["a"], 3).rest()
+    follow(log, 3 * GROUP)
+
+
+def test_a_process_that_listens_may_append_as_well(world: World, log: SharedLog) -> None:
+    sequencer(world)
+    assert log.ordered_event >= 0
+    appender, mine = world.appender(2, ["a"], 30), InThread(log)
+    for _ in range(30):
+        mine.append()
+    follow(log, 2 * 30 * GROUP)
+    appender.rest()
+
+
+def test_what_others_publish_is_told_to_a_sequencer(world: World, log: SharedLog) -> None:
+    with pytest.raises(OSError, match="cannot be listened to"):
+        log.published_event  # noqa: B018
+    log.take_over()
+    appenders = [world.appender(writer, ["a"], 40) for writer in (2, 3)]
+    handled = log.sequence(0)
+    assert log.published_event == log.published_event
+    handled += log.sequence(0)  # what was published before anybody listened
+    while handled < 2 * 40 * GROUP:
+        assert readable(log.published_event), "what was published was not told"
+        os.eventfd_read(log.published_event)
+        handled += log.sequence(0)
+    assert all(len(acks_of(appender.rest())) == 40 * GROUP for appender in appenders)
+
+
+def test_a_listener_ends_with_its_log_also_when_nobody_takes_what_it_told(world: World) -> None:
+    sequencer(world)
+    with joined(world) as log:
+        event = log.ordered_event
+        world.appender(2, ["a"], 4).rest()
+        assert readable(event)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.eventfd_read(event)
+
+
+def processor_s(process_id: int) -> float:
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def own_processor_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_nothing_is_busy_that_waits(world: World, log: SharedLog) -> None:
+    """A sequencer without headers and a listener without news, for a second."""
+    waits, event = sequencer(world), log.ordered_event
+    world.appender(2, ["a"], 1).rest()
+    follow(log, GROUP)
+    while readable(event, 0.05):
+        os.eventfd_read(event)
+    before, own = processor_s(waits.process.pid), own_processor_s()
+    assert not readable(event, 1.0)
+    assert own_processor_s() - own < 0.02
+    assert processor_s(waits.process.pid) - before <= 0.02
+
+
+def test_a_broker_that_waits_for_its_answers_is_not_busy(world: World, log: SharedLog) -> None:
+    stopped = sequencer(world)
+    stopped.stop()
+    waits = world.appender(2, ["a"], 1)
+    until(lambda: any(word_of_broker(log, broker) == 1 for broker in range(lib.BROKERS_MAX)))
+    before = processor_s(waits.process.pid)
+    assert not readable(waits.output.fileno(), 1.0)
+    assert processor_s(waits.process.pid) - before <= 0.02
+    stopped.go_on()
+    waits.rest()
