@@ -55,6 +55,39 @@ REQUESTS: dict[str, tuple[int, dict[str, Any]]] = {
             "validate_only": False,
         },
     ),
+    "AlterConfigs": (
+        1,
+        {
+            "resources": [
+                {
+                    "resource_type": 2,
+                    "resource_name": "orders",
+                    "configs": [{"name": "retention.ms", "value": "1000"}],
+                }
+            ],
+            "validate_only": False,
+        },
+    ),
+    "IncrementalAlterConfigs": (
+        0,
+        {
+            "resources": [
+                {
+                    "resource_type": 2,
+                    "resource_name": "orders",
+                    "configs": [{"name": "retention.ms", "config_operation": 0, "value": "1000"}],
+                }
+            ],
+            "validate_only": False,
+        },
+    ),
+    "DeleteRecords": (
+        1,
+        {
+            "topics": [{"name": "orders", "partitions": [{"partition_index": 0, "offset": 1}]}],
+            "timeout_ms": 30_000,
+        },
+    ),
     "DeleteTopics": (5, {"topic_names": ["orders"], "timeout_ms": 30_000}),
     "DeleteGroups": (1, {"groups_names": ["group"]}),
     "InitProducerId": (
@@ -109,9 +142,9 @@ def codes(name: str, answer: Any) -> list[int]:
             return [topic.error_code for topic in answer.topics]
         case "CreatePartitions" | "DeleteGroups":
             return [result.error_code for result in answer.results]
-        case "DeleteTopics":
+        case "DeleteTopics" | "AlterConfigs" | "IncrementalAlterConfigs":
             return [result.error_code for result in answer.responses]
-        case "OffsetCommit":
+        case "OffsetCommit" | "DeleteRecords":
             return [part.error_code for topic in answer.topics for part in topic.partitions]
         case _:
             return [answer.error_code]
@@ -124,6 +157,9 @@ def test_every_api_that_promises_is_here() -> None:
 async def prepared(w: World) -> Client:
     w.create("orders")
     client = w.connect()
+    await client.produce(("orders", 0, batch(1)))
+    await w.store()
+    assert await client.produced() == [(NONE, 0)]
     await commit(client, "orders")
     await w.store()
     assert codes("OffsetCommit", await client.answer()) == [NONE]
