@@ -144,7 +144,7 @@ def _table(*rows: Setting) -> dict[str, Setting]:
 
 
 _COMPRESSION = ("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd")
-_TIMESTAMPS = ("CreateTime",)
+_TIMESTAMPS = ("CreateTime", "LogAppendTime")
 _NO_COMPACTION = "Compaction does not run yet: a compacted topic keeps all its records."
 _NO_SEGMENT_FILES = "There are no segment files: memory is given back as the log start passes it."
 _ONE_REPLICA = "A topic's copies are data directories of one broker."
@@ -222,7 +222,7 @@ BROKER: Final[Mapping[str, Setting]] = _table(
         "log.message.timestamp.type",
         Type.STRING,
         "CreateTime",
-        "Whose clock the timestamp of a record is. LogAppendTime is not offered yet.",
+        "Whose clock the timestamp of a record is: its producer's, or the broker's when it is stored.",
         choices=_TIMESTAMPS,
     ),
     Setting(
@@ -236,9 +236,8 @@ BROKER: Final[Mapping[str, Setting]] = _table(
         "log.message.timestamp.before.max.ms",
         Type.LONG,
         LONG_MAX,
-        "How far a record's timestamp may lie behind the broker's clock, in ms. Old timestamps are not refused yet.",
+        "How far a record's timestamp may lie behind the broker's clock, in ms.",
         minimum=0,
-        effect=Effect.NONE,
     ),
     Setting(
         "compression.type",
@@ -383,7 +382,7 @@ TOPIC: Final[Mapping[str, Setting]] = _table(
         "message.timestamp.type",
         Type.STRING,
         "CreateTime",
-        "Whose clock the timestamp of a record is. LogAppendTime is not offered yet.",
+        "Whose clock the timestamp of a record is: its producer's, or the broker's when it is stored.",
         choices=_TIMESTAMPS,
         broker="log.message.timestamp.type",
         changeable=True,
@@ -401,9 +400,8 @@ TOPIC: Final[Mapping[str, Setting]] = _table(
         "message.timestamp.before.max.ms",
         Type.LONG,
         LONG_MAX,
-        "How far a record's timestamp may lie behind the broker's clock, in ms. Old timestamps are not refused yet.",
+        "How far a record's timestamp may lie behind the broker's clock, in ms.",
         minimum=0,
-        effect=Effect.NONE,
         broker="log.message.timestamp.before.max.ms",
         changeable=True,
     ),

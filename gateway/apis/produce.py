@@ -18,6 +18,11 @@ Behaviour
   100, what the check of a batch or the log says, records null INVALID_RECORD, zstd below version 7
   UNSUPPORTED_COMPRESSION_TYPE. A duplicate is answered like the original, with the original's offset, and with acks -1
   when the original is durable.
+- A topic may ask more of records: timestamps that are not too old either, and keys, where it is compacted. The numbers
+  of those that do not keep to it are told (KIP-467). Compressed records are not opened for it: the largest timestamp in
+  the header counts, and keys are not looked for.
+- With `message.timestamp.type=LogAppendTime` a batch gets the broker's time, and a new CRC, before it is stored; the
+  answer says which.
 - Views and internal topics are not produced to: INVALID_TOPIC_EXCEPTION. Topics are created by Metadata, not here.
 - A body that was received straight into the region stays where it is if all its batches are of one topic, since a
   segment belongs to one topic; otherwise they are copied. Either way the reservation is closed here.
@@ -35,9 +40,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from totalog.gateway import view, waiting
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.outbox import Owed
+from totalog.gateway.settings import LONG_MAX
 from totalog.gateway.wire import produce as wire
 from totalog.gateway.wire._batch import ffi, lib
-from totalog.gateway.wire.batch import check, error_code
+from totalog.gateway.wire.batch import TIMESTAMP_UNCHECKED, check, error_code, faults, stamp_append_time
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
 if TYPE_CHECKING:
@@ -54,7 +60,6 @@ FRAME_SIZE_MAX: Final = 100 * 1024 * 1024
 
 ACKS_ALL: Final = -1
 ACKS: Final = (0, 1, ACKS_ALL)
-INT64_MAX: Final = 2**63 - 1
 
 ATTRIBUTES_AT: Final = 22
 """Low byte of a batch's attributes."""
@@ -63,11 +68,22 @@ CODEC_ZSTD: Final = 4
 TRANSACTIONAL_BIT: Final = 0x10
 ZSTD_VERSION: Final = 7
 
+APPEND_TIME: Final = "LogAppendTime"
+LONG_MIN: Final = -(2**63)
+
 STATUS_OK: Final[int] = lib.STATUS_OK
+STATUS_BAD_TIMESTAMP: Final[int] = lib.STATUS_BAD_TIMESTAMP
 STORED: Final = (lib.STATUS_OK, lib.STATUS_DUPLICATE)
 
 
 Rows: TypeAlias = list[wire.PartitionAnswer]
+
+Fault: TypeAlias = tuple[ErrorCode, wire.Rejection | None]
+"""Why a batch is refused."""
+
+BAD_TIMESTAMPS: Final = "records have timestamps outside of what the topic takes:"
+APPEND_TIME_CLAIMED: Final = "a producer does not set the timestamp type to LogAppendTime"
+NO_KEYS: Final = "the topic is compacted, and records have no keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +98,22 @@ class Target:
     generation: int = 0
     size_max: int = 0
     ahead_ms_max: int = 0
-    """How far a timestamp may lie ahead of the clock."""
+    behind_ms_max: int = LONG_MAX
+    """How far a timestamp may lie ahead of the clock, and behind it."""
+    append_time: bool = False
+    """Records have the broker's time, whatever their producer says."""
+    needs_key: bool = False
+    """The topic is compacted: a record without a key would have no meaning."""
     ack_level: int = 0
     """On which acks=all is answered, and on which consumers see a batch; 0: when it is ordered."""
     visible_level: int = 0
     insync: int = 0
     """Live data directories without which acks=all is refused."""
+
+    @property
+    def plain(self) -> bool:
+        """`check` alone says whether a batch is taken, and it is stored as it came."""
+        return not (self.append_time or self.needs_key or self.behind_ms_max < LONG_MAX)
 
 
 Debts: TypeAlias = list[tuple[int, int, Target]]
@@ -143,8 +169,15 @@ def _target(broker: "Broker", handle: "TopicHandle") -> Target:
         return Target(0, ErrorCode.INVALID_TOPIC_EXCEPTION, f"{handle.name} is an internal topic")
     insync = broker.config.topic_integer("min.insync.replicas", handle.config)
     ack_level = broker.replication.ack_level(handle.topic, insync)
+    append_time = broker.config.topic_value("message.timestamp.type", handle.config) == APPEND_TIME
+    policy = broker.config.topic_value("cleanup.policy", handle.config)
+    assert isinstance(policy, tuple)
+    behind_ms_max = broker.config.topic_integer("message.timestamp.before.max.ms", handle.config)
     return Target(
         handle.partitions,
+        append_time=append_time,
+        behind_ms_max=LONG_MAX if append_time else behind_ms_max,
+        needs_key="compact" in policy,
         slot=handle.topic.slot,
         generation=handle.topic.generation,
         size_max=broker.config.topic_integer("max.message.bytes", handle.config),
@@ -192,9 +225,9 @@ class Group:
                 message_text = f"{live} data directories are written, min.insync.replicas is {target.insync}"
                 rows.append((topic, partition, ErrorCode.NOT_ENOUGH_REPLICAS, -1, -1, -1, message_text))
             else:
-                code = self._check(request, target, partition, source, at, size, segment)
-                if code:
-                    rows.append((topic, partition, code, -1, -1, -1, None))
+                fault = self._check(request, target, partition, source, at, size, segment)
+                if fault:
+                    rows.append((topic, partition, fault[0], -1, -1, -1, fault[1]))
                 else:
                     later = debts if acks_all and target.ack_level else None
                     self._places.append((rows, len(rows), topic, partition, target, later))
@@ -204,7 +237,7 @@ class Group:
 
     def _check(
         self, request: Request, target: Target, partition: int, source: int, at: int, size: int, segment: int
-    ) -> ErrorCode | None:
+    ) -> Fault | None:
         """Puts one batch at the end of those that wait, or says what is wrong with it."""
         if len(self._places) == self._appender.batches_max:
             self.order()
@@ -218,15 +251,45 @@ class Group:
             target.slot,
             target.generation,
             partition,
-            min(self._now_ms + target.ahead_ms_max, INT64_MAX),
+            TIMESTAMP_UNCHECKED if target.append_time else self._newest(target),
         )
+        if status == STATUS_BAD_TIMESTAMP:
+            return self._bad_timestamps(target)
         if status != STATUS_OK:
-            return error_code(status)
+            return error_code(status), None
         attributes = request.frame[at + ATTRIBUTES_AT]
         if attributes & TRANSACTIONAL_BIT:
-            return ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+            return ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, None
         if attributes & CODEC_BITS == CODEC_ZSTD and request.version < ZSTD_VERSION:
-            return ErrorCode.UNSUPPORTED_COMPRESSION_TYPE
+            return ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, None
+        return None if target.plain else self._check_more(target)
+
+    def _newest(self, target: Target) -> int:
+        """The largest timestamp that a record may have."""
+        return min(self._now_ms + target.ahead_ms_max, LONG_MAX)
+
+    def _oldest(self, target: Target) -> int:
+        return max(self._now_ms - target.behind_ms_max, LONG_MIN)
+
+    def _bad_timestamps(self, target: Target) -> Fault | None:
+        """Names the records of the last batch whose timestamps the topic does not take, if there are any."""
+        oldest, newest = self._oldest(target), self._newest(target)
+        count, records = faults(self._address, len(self._places), oldest, newest, False)
+        if not count:
+            return ErrorCode.INVALID_TIMESTAMP, wire.Rejection(APPEND_TIME_CLAIMED, ())
+        return ErrorCode.INVALID_TIMESTAMP, wire.Rejection(f"{BAD_TIMESTAMPS} {oldest} to {newest}", records)
+
+    def _check_more(self, target: Target) -> Fault | None:
+        """What `check` does not look at. A batch that is taken gets the broker's time here, where it lies."""
+        place = self._address, len(self._places)
+        if target.behind_ms_max < LONG_MAX and faults(*place, self._oldest(target), TIMESTAMP_UNCHECKED, False)[0]:
+            return self._bad_timestamps(target)
+        if target.needs_key:
+            count, records = faults(*place, LONG_MIN, TIMESTAMP_UNCHECKED, True)
+            if count:
+                return ErrorCode.INVALID_RECORD, wire.Rejection(NO_KEYS, records)
+        if target.append_time:
+            stamp_append_time(*place, self._now_ms)
         return None
 
     def _segment(self, request: Request, message: wire.ProduceRequest) -> int:
@@ -253,7 +316,8 @@ class Group:
             if status not in STORED:
                 rows[row] = (topic, partition, refusal_code(status, topic), -1, -1, -1, None)
                 continue
-            rows[row] = (topic, partition, 0, batch.base_offset, -1, batch.log_start_offset, None)
+            append_time_ms = self._now_ms if target.append_time else -1
+            rows[row] = (topic, partition, 0, batch.base_offset, append_time_ms, batch.log_start_offset, None)
             if target.visible_level == 0:
                 visible.add(target.slot)
             elif status == STATUS_OK:

@@ -13,6 +13,7 @@ from totalog.gateway import waiting
 from totalog.gateway.apis import produce
 from totalog.gateway.apis.api import Run
 from totalog.gateway.outbox import Owed
+from totalog.gateway.settings import LONG_MAX
 from totalog.gateway.wire import produce as wire
 from totalog.gateway.wire.alike import Destination, Pattern
 from totalog.gateway.wire.errors import ErrorCode
@@ -46,7 +47,7 @@ def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
         return None
     topic = message.partitions[0][0]
     target = broker.appender.target(broker, topic)
-    if target.partitions == 0:
+    if target.partitions == 0 or not target.plain:
         return None
     destination = Destination(target.slot, target.generation, target.partitions, target.size_max)
     pattern = Pattern.of(request.version, request.frame, message, destination, RUN_COUNT_MAX)
@@ -62,7 +63,7 @@ def append(broker: "Broker", repeat: Repeat, held: memoryview) -> Run | None:
     acks_all = repeat.acks == produce.ACKS_ALL
     if repeat.topics_version != broker.log.topics_version or (acks_all and broker.replication.live < target.insync):
         return None
-    timestamp_max = min(broker.clock.wall_ms() + target.ahead_ms_max, produce.INT64_MAX)
+    timestamp_max = min(broker.clock.wall_ms() + target.ahead_ms_max, LONG_MAX)
     count, size = pattern.take(held, batches.address, timestamp_max)
     if count == 0:
         return None

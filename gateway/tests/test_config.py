@@ -81,7 +81,7 @@ def test_values(pair: str, value: Value) -> None:
         ("auto.create.topics.enable=yes", "true or false"),
         ("log.cleanup.policy=delete,shred", "one of delete, compact, not 'shred'"),
         ("compression.type=rar", "one of producer"),
-        ("log.message.timestamp.type=LogAppendTime", "one of CreateTime"),
+        ("log.message.timestamp.type=Never", "one of CreateTime"),
         ("group.min.session.timeout.ms=9999999", "larger than group.max.session.timeout.ms"),
     ],
 )

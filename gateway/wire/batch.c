@@ -4,7 +4,8 @@
  * - Whatever the bytes say, nothing outside [source, source + size) is read. Every length is compared with the bytes
  *   that are left before it is believed; no pointer is formed past the end.
  * - A varint ends within five bytes, a varlong within ten.
- * - `batch_check` writes only its own element of the group and never the batch: what a producer sent is what is stored.
+ * - `batch_check` writes only its own element of the group and never the batch: what a producer sent is what is stored,
+ *   but for the time where a topic keeps the broker's (`batch_stamp_append_time`).
  * - The checks come in the order in which Apache Kafka makes them (framing, base offset, size, CRC, codec, header,
  *   records, timestamps), so that a batch with two faults is answered as Kafka answers it. Where Kafka fails on an
  *   exception it did not foresee (code -1: an unknown codec, a batch shorter than its header, an endless varint), the
@@ -114,6 +115,7 @@ struct cursor { const uint8_t *at, *end; };
 struct record {
     int64_t timestamp_delta;
     int32_t offset_delta;
+    bool has_key;
 };
 
 /* An unsigned varint of at most `size_max` bytes. Bits beyond 64 are dropped, as Kafka drops them. */
@@ -199,8 +201,10 @@ static inline bool read_record(struct cursor *cursor, struct record *record)
         return false;
     struct cursor body = {cursor->at + 1, cursor->at + size};  /* the record's attributes have no meaning yet */
     cursor->at = body.end;
-    return read_varlong(&body, &record->timestamp_delta) && read_varint(&body, &record->offset_delta)
-           && skip_bytes(&body, true) && skip_bytes(&body, true)  /* key, value */
+    if (!read_varlong(&body, &record->timestamp_delta) || !read_varint(&body, &record->offset_delta))
+        return false;
+    record->has_key = body.at != body.end && (*body.at & 1) == 0;  /* the lowest bit of a zigzag number is its sign */
+    return skip_bytes(&body, true) && skip_bytes(&body, true)  /* key, value */
            && read_varint(&body, &header_count) && header_count >= 0 && skip_headers(&body, header_count)
            && body.at == body.end;
 }
@@ -397,7 +401,55 @@ int32_t batch_check(uint64_t group, uint32_t index, uint64_t source, uint32_t si
     return status;
 }
 
+/* What a topic asks of records beyond what makes them records. */
+static bool is_taken(const struct record *record, int64_t base_timestamp, const struct record_rules *rules)
+{
+    int64_t timestamp = add_wrapping(base_timestamp, record->timestamp_delta);
+    if (rules->needs_key && !record->has_key)
+        return false;
+    return timestamp_fits(timestamp, rules->timestamp_max)
+           && (timestamp >= rules->timestamp_min || timestamp == NO_TIMESTAMP);
+}
+
+/* How many records of a batch break the rules, and the numbers of the first `faults_max` of them at address `faults`.
+ * The batch's bytes were found good by `batch_check`, whatever it said of its timestamps. Records that are compressed
+ * are not opened: the header's word for the largest timestamp is held against the rules, and counts as one fault without
+ * a number (`*numbered` 0). */
+uint32_t batch_faults(uint64_t group, uint32_t index, const struct record_rules *rules, uint64_t faults,
+                      uint32_t faults_max, uint32_t *numbered)
+{
+    const struct append *append = (const struct append *)(uintptr_t)group + index;
+    const uint8_t *source = (const uint8_t *)(uintptr_t)append->source;
+    uint32_t *numbers = (uint32_t *)(uintptr_t)faults, count = 0;
+    *numbered = 0;
+    if ((append->flags & CODEC_MASK) != 0)
+        return append->max_timestamp != NO_TIMESTAMP
+               && (append->max_timestamp < rules->timestamp_min || !timestamp_fits(append->max_timestamp, rules->timestamp_max));
+    int64_t base_timestamp = (int64_t)load64(source + BASE_TIMESTAMP_AT);
+    struct cursor cursor = {source + RECORDS_AT, source + append->size};
+    struct record record;
+    for (uint32_t number = 0; number < append->record_count && read_record(&cursor, &record); number++) {
+        if (is_taken(&record, base_timestamp, rules))
+            continue;
+        if (count++ < faults_max)
+            numbers[(*numbered)++] = number;
+    }
+    return count;
+}
+
 /* ---- Stamp ---- */
+
+/* Gives a batch that was checked, and not published yet, the broker's time: in its header, under a new CRC. */
+void batch_stamp_append_time(uint64_t group, uint32_t index, int64_t now)
+{
+    struct append *append = (struct append *)(uintptr_t)group + index;
+    uint8_t *source = (uint8_t *)(uintptr_t)append->source;
+    source[ATTRIBUTES_AT + 1] |= APPEND_TIME_BIT;
+    store64(source + MAX_TIMESTAMP_AT, (uint64_t)now);
+    store32(source + CRC_AT, crc32c(crc_best_way, source + ATTRIBUTES_AT, append->size - ATTRIBUTES_AT));
+    append->flags |= APPEND_TIME_BIT;
+    append->max_timestamp = now;
+}
 
 /* Writes base offset and leader epoch into the copy of a run of batches that lie one behind the other, as the read that
  * made the copy described them. Neither field is under the CRC. */

@@ -18,8 +18,19 @@ struct record_place {
     uint32_t padding0;
 };
 
+/* What a topic asks of its records: see `batch_faults`. */
+struct record_rules {
+    int64_t timestamp_min; /* milliseconds since 1970; a record without a timestamp (-1) may always be */
+    int64_t timestamp_max; /* 0: no bound */
+    uint32_t needs_key;
+    uint32_t padding0;
+};
+
 int32_t batch_check(uint64_t group, uint32_t index, uint64_t source, uint32_t size, uint32_t size_max, uint32_t segment,
                     uint32_t topic_slot, uint32_t topic_generation, uint32_t partition, int64_t timestamp_max);
+uint32_t batch_faults(uint64_t group, uint32_t index, const struct record_rules *rules, uint64_t faults,
+                      uint32_t faults_max, uint32_t *numbered);
+void batch_stamp_append_time(uint64_t group, uint32_t index, int64_t now);
 void batch_stamp(uint64_t target, uint64_t batches, uint32_t count);
 int32_t batch_find_timestamp(uint64_t records, uint64_t size, int32_t record_count, int64_t base_timestamp,
                              int64_t timestamp, struct record_place *place);

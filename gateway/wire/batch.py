@@ -19,7 +19,16 @@ from totalog.gateway.wire.errors import ErrorCode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BATCH_OVERHEAD", "TIMESTAMP_UNCHECKED", "check", "crc32c", "error_code", "stamp"]
+__all__ = [
+    "BATCH_OVERHEAD",
+    "TIMESTAMP_UNCHECKED",
+    "check",
+    "crc32c",
+    "error_code",
+    "faults",
+    "stamp",
+    "stamp_append_time",
+]
 
 BATCH_OVERHEAD: Final = 61
 """Bytes of a batch's header; what follows are its records."""
@@ -57,6 +66,31 @@ Returns the status that now also stands in the element: STATUS_OK, or an error, 
 (its answers are then -1).
 
 Records are walked where the batch is not compressed; of a compressed batch only the header is checked."""
+
+FAULTS_MAX: Final = 1000
+"""Records of one batch that are named when they are refused."""
+
+_rules = ffi.new("struct record_rules *")
+_faults = ffi.new("uint32_t[]", FAULTS_MAX)
+_numbered = ffi.new("uint32_t *")
+
+
+def faults(
+    group_address: int, index: int, timestamp_min: int, timestamp_max: int, needs_key: bool
+) -> tuple[int, tuple[int, ...]]:
+    """How many records of a checked batch a topic does not take, and the numbers of the first FAULTS_MAX. Compressed
+    records are not opened: one fault without a number stands for all of them, and keys are not looked for."""
+    _rules.timestamp_min, _rules.timestamp_max, _rules.needs_key = timestamp_min, timestamp_max, needs_key
+    count = lib.batch_faults(group_address, index, _rules, _address_as_int(_faults), FAULTS_MAX, _numbered)
+    return count, tuple(_faults[0 : _numbered[0]])
+
+
+def _address_as_int(pointer: object) -> int:
+    return int(ffi.cast("uintptr_t", pointer))
+
+
+stamp_append_time: Callable[[int, int, int], None] = lib.batch_stamp_append_time
+"""`stamp_append_time(group_address, index, now_ms)`: gives a checked batch, where it lies, the broker's time."""
 
 stamp: Callable[[int, int, int], None] = lib.batch_stamp
 """`stamp(target, batches_address, count)`: writes base offset and leader epoch of each `struct read_batch` into the

@@ -6,13 +6,14 @@ library's codec is the oracle in the tests.
 
 Version notes: 5 adds log_start_offset to the answer, 8 record_errors and error_message (KIP-467), 9 is flexible
 (KIP-482), 10 may name the current leader in tagged fields (KIP-951; never needed here), 13 has topic ids instead of
-names (KIP-516). record_errors is always empty: the check of a batch says what is wrong with it, not in which record.
+names (KIP-516). record_errors names the records that a topic does not take (`Rejection`); where the bytes of a batch
+are wrong it is empty, as from Kafka.
 """
 
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from totalog.gateway.wire.cursor import Cursor, encode_varint
 from totalog.gateway.wire.errors import ProtocolViolation
@@ -28,7 +29,15 @@ TopicKey: TypeAlias = str | bytes
 PartitionRecords: TypeAlias = tuple[TopicKey, int, int, int]
 """(topic, partition, position of the records in the frame, their size in bytes; -1: null)"""
 
-PartitionAnswer: TypeAlias = tuple[TopicKey, int, int, int, int, int, str | None]
+
+class Rejection(NamedTuple):
+    """Why records are refused, and the numbers of those, counted in their batch."""
+
+    message: str
+    records: tuple[int, ...]
+
+
+PartitionAnswer: TypeAlias = tuple[TopicKey, int, int, int, int, int, str | Rejection | None]
 """(topic, partition, error code, base offset, log append time in ms or -1, log start offset, error message)"""
 
 PARTITIONS_MAX: Final = 65_536
@@ -50,7 +59,9 @@ _THROTTLE = struct.Struct(">i")
 _PARTITION_3 = struct.Struct(">ihqq")
 _PARTITION_5 = struct.Struct(">ihqqq")
 _PARTITION_8 = struct.Struct(">ihqqqi")
-_PARTITION_9 = struct.Struct(">ihqqqb")
+_PARTITION_9 = struct.Struct(">ihqqq")
+_RECORD_ERROR_8 = struct.Struct(">ih")  # number of a record, no message of its own
+_RECORD_ERROR_9 = struct.Struct(">ibb")  # the same, no tagged fields
 _NO_MESSAGE = b"\xff\xff"
 _FLEXIBLE_NO_MESSAGE = b"\x00\x00"  # a null string, no tagged fields
 _FLEXIBLE_TAIL = b"\x00\x00\x00\x00\x00"  # throttle time 0, no tagged fields
@@ -141,7 +152,12 @@ def _topic(version: int, answers: list[PartitionAnswer]) -> list[bytes]:
     parts = [_SIZE.pack(len(encoded)), encoded, _COUNT.pack(len(answers))]
     for _, partition, error_code, base_offset, append_time, log_start_offset, message in answers:
         if version >= RECORD_ERRORS_VERSION:
-            parts.append(_PARTITION_8.pack(partition, error_code, base_offset, append_time, log_start_offset, 0))
+            records: tuple[int, ...] = ()
+            if isinstance(message, Rejection):
+                message, records = message
+            head = (partition, error_code, base_offset, append_time, log_start_offset, len(records))
+            parts.append(_PARTITION_8.pack(*head))
+            parts += [_RECORD_ERROR_8.pack(number, -1) for number in records]
             if message is None:
                 parts.append(_NO_MESSAGE)
             else:
@@ -165,7 +181,12 @@ def _flexible_topic(version: int, answers: list[PartitionAnswer]) -> list[bytes]
         parts = [encode_varint(len(encoded) + 1), encoded]
     parts.append(encode_varint(len(answers) + 1))
     for _, partition, error_code, base_offset, append_time, log_start_offset, message in answers:
-        parts.append(_PARTITION_9.pack(partition, error_code, base_offset, append_time, log_start_offset, 1))
+        records: tuple[int, ...] = ()
+        if isinstance(message, Rejection):
+            message, records = message
+        parts.append(_PARTITION_9.pack(partition, error_code, base_offset, append_time, log_start_offset))
+        parts.append(encode_varint(len(records) + 1))
+        parts += [_RECORD_ERROR_9.pack(number, 0, 0) for number in records]
         if message is None:
             parts.append(_FLEXIBLE_NO_MESSAGE)
         else:
