@@ -18,6 +18,7 @@
  * One thread. `unfenced` lines of a host are kept in a list, with all versions.
  */
 #define _GNU_SOURCE
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -227,6 +228,8 @@ static void host_release(struct host *host)
 
 void sim_begin(uint64_t base, uint64_t size)
 {
+    /* A handle's large tables are pages that the kernel zeroes when they are touched; from the heap, calloc would write all of them. */
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
     for (struct host *host = hosts; host < hosts + HOSTS_MAX; host++)
         host_release(host);
     if (coherent != NULL) {

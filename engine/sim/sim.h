@@ -54,6 +54,9 @@
 /* Snapshots of producers are due every 65,536 batches; here so early that scenarios meet them. No place in the region hangs on it. */
 #undef CHECKPOINT_BATCHES
 #define CHECKPOINT_BATCHES 24
+/* And a table of them that is quickly made. */
+#undef PRODUCERS_MAX
+#define PRODUCERS_MAX 64
 
 /* All sites of the core stand in one section, so that those are known which no scenario reaches. */
 struct sim_place {
