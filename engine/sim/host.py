@@ -68,11 +68,11 @@ Contents = tuple[Topic, ...]
 class Host:
     """A handle, by its number in the simulation."""
 
-    def __init__(self, core: Any, number: int) -> None:
+    def __init__(self, core: Any) -> None:
         module = build.core()
         self.lib, self.ffi = module.lib, module.ffi
         self.core = core
-        self.number = number
+        self.number = int(self.lib.sim_host_of(core))
         self.room = self.ffi.new("uint8_t[]", READ_ROOM)
         self.target = int(self.ffi.cast("uintptr_t", self.room))
         self.batches = self.ffi.new("struct read_batch[]", BATCHES_MAX)

@@ -76,7 +76,7 @@ struct host {
 static uint8_t *memory;
 static uint64_t memory_size, line_count, cache_size;
 static struct host hosts[HOSTS_MAX];
-static struct host *newest, *acting;
+static struct host *acting;
 static int invalidating, unordered;   /* what the simulated machine is in the middle of */
 static uint8_t *coherent;             /* per line: an atomic was used on it */
 static uint8_t *written;              /* per line: in `written_lines` */
@@ -207,7 +207,7 @@ static struct host *host_new(void)
     for (uint64_t i = 0; i < stale.count; i++)
         if (!coherent[stale.lines[i].line])
             fill(host, stale.lines[i].line, stale.lines[i].image.bytes);
-    return newest = host;
+    return host;
 }
 
 static void host_release(struct host *host)
@@ -245,18 +245,20 @@ void sim_begin(uint64_t base, uint64_t size)
     written_count = undo.count = stale.count = steps = steps_max = 0;
     undo_active = 0;
     evict_one_in = 0;
-    newest = acting = NULL;
+    acting = NULL;
     next_hook = wait_hook = NULL;
     in_wait = 0;
     for (struct sim_place *place = __start_sim_places; place < __stop_sim_places; place++)
         place->hits = 0;
 }
 
-int32_t sim_newest_host(void) { return newest == NULL ? -1 : (int32_t)(newest - hosts); }
+int32_t sim_host_of(struct log *log) { return (int32_t)(host_of(&log->mem) - hosts); }
 
 void sim_host_end(int32_t number, struct log *log)
 {
     if (log != NULL) {
+        if (sim_host_of(log) != number)
+            abort();
         munmap(hosts[number].mapped, memory_size);
         sequencer_release(log);
         free(log);

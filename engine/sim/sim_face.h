@@ -20,7 +20,7 @@ struct sim_site {
 
 /* A new world over `size` bytes of memory at this address, which the caller maps, shared. All hosts are gone. */
 void sim_begin(uint64_t memory, uint64_t size);
-int32_t sim_newest_host(void);
+int32_t sim_host_of(struct log *log);
 /* The host is gone as by a kill: what its cache held alone is lost. `log`: its handle, or NULL where it has none (any more). */
 void sim_host_end(int32_t host, struct log *log);
 /* The host is killed while its call is still on the stack: from here on nothing that it does reaches memory or a hook. */

@@ -21,6 +21,8 @@ BLOCKS = 192
 """Of the region, so few that all have memory from the start (no committer thread)."""
 REGION_ID = b"sixteen bytes id"
 UNFENCED_MAX = 4096
+FORMATTER = 0
+"""The first host of a world, by its number in the simulation."""
 COLLEAGUE, SUCCESSOR = 2, 3
 BROKERS = (0, COLLEAGUE, SUCCESSOR)
 """That publish; 1 is the reader."""
@@ -98,9 +100,8 @@ class World:
         error = self.ffi.new("int32_t *")
         core = self.lib.log_open(self.descriptor, self.size, LAYOUT_ID, 0, error)
         if core == self.ffi.NULL:
-            self.lib.sim_host_end(self.lib.sim_newest_host(), self.ffi.NULL)
             raise Violation(f"a successor cannot open the region: OPEN_* {error[0]}")
-        return Host(core, self.lib.sim_newest_host())
+        return Host(core)
 
     def join(self, broker: int) -> Host:
         """A host that is a broker and no sequencer; A orders what it publishes whenever it waits for that."""
@@ -109,7 +110,7 @@ class World:
         if core == self.ffi.NULL:
             raise Violation(f"a broker cannot join: OPEN_* {error[0]}")
         self.lib.sim_wait_hook(self.waiting)
-        host = Host(core, self.lib.sim_newest_host())
+        host = Host(core)
         self.check_nothing_unfenced(host)
         return host
 
@@ -143,7 +144,7 @@ class World:
 
     def open_reader(self) -> Host:
         core = self.lib.sim_reader(self.descriptor, self.size, 1)
-        return Host(core, self.lib.sim_newest_host())
+        return Host(core)
 
     def format(self) -> tuple[Host, Host]:
         """Formats on one host, and opens on another, which had looked before there was anything."""
@@ -154,7 +155,7 @@ class World:
         status = self.lib.region_format(
             self.descriptor, self.size, self.lib.COHERENCE_NONCOHERENT, LAYOUT_ID, REGION_ID
         )
-        self.lib.sim_host_end(self.lib.sim_newest_host(), self.ffi.NULL)
+        self.lib.sim_host_end(FORMATTER, self.ffi.NULL)
         self.raise_failure()
         assert status == self.lib.OPEN_OK
         writer = self.open()
@@ -176,8 +177,7 @@ class World:
 
     def look_at_format(self) -> None:
         """A region half formatted is no region, or a whole one."""
-        formatter = self.lib.sim_newest_host()
-        for _ in self.memory_states([formatter], self.adversary.subsets_max):
+        for _ in self.memory_states([FORMATTER], self.adversary.subsets_max):
             if int.from_bytes(self.map[0:8], "little") != 0:
                 host = self.open()
                 try:
