@@ -7,7 +7,7 @@ time.
 import os
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -317,11 +317,19 @@ class Log:
         """
         self._operate(lib.OPERATION_DELETE, replace(topic, settings=b""))
 
-    def trim(self, topic: Topic, partition: int, offset: int) -> None:
-        """Moves the log start up to `offset` (VIEW: a total order). Errors: UnknownTopic, OffsetOutOfRange."""
+    def trim(self, topic: Topic, partition: int, offset: int, *, rows: Sequence[tuple[int, int, int]] = ()) -> None:
+        """Moves the log start up to `offset` (VIEW: a total order).
+
+        Where that lies below the memory start, `rows` brings what the archive knows: (partition, its new log start,
+        bytes of all its batches below that) of each partition that it moves.
+
+        Errors: UnknownTopic, OffsetOutOfRange, LimitReached.
+        """
         if offset < 0:
             raise OffsetOutOfRange(f"offset {offset} of topic {topic.name!r} is negative")
-        self._operate(lib.OPERATION_TRIM, replace(topic, settings=b""), partition=partition, offset=offset)
+        known = ffi.new("struct trim_row[]", [(start, size, part, 0) for part, start, size in rows])
+        asked = replace(topic, settings=bytes(ffi.buffer(known)))
+        self._operate(lib.OPERATION_TRIM, asked, partition=partition, offset=offset)
 
     def _current_topics(self) -> dict[str, Topic]:
         version = self.topics_version

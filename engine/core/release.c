@@ -218,20 +218,21 @@ static int first_gone(struct log *log, uint32_t slot, uint32_t partition, uint64
            entry_read(log, &index, *number, entry);
 }
 
-/* What a partition has cut and not released: the view must not show it, and finds no log start of its own that passed it. The newest first, up
- * to what was marked before. */
+/* What a partition has cut and not released: the view must not show it, and finds no log start of its own that passed it. Marked from the
+ * oldest on, so that the newest mark tells a successor as well how far that has come. */
 static void mark_cut(struct log *log, uint32_t slot, const struct partition_state *partition)
 {
     const struct topic_state *topic = &log->sequencer->topics[slot];
     struct index index = order_index(slot, topic->entry.index_root);
     struct index elements = partition_index(partition->slot, partition->index_root);
     struct order_entry entry;
-    uint64_t number;
-    for (uint64_t element = partition->kept_first; element > partition->element_first; element--) {
-        if (!element_read(log, &elements, element - 1, &number) || !entry_read(log, &index, number, &entry) || entry.state == ENTRY_CUT)
-            return;
-        mark(log, slot, number, ENTRY_CUT);
-    }
+    uint64_t number, element = partition->kept_first;
+    while (element > partition->element_first && element_read(log, &elements, element - 1, &number) &&
+           entry_read(log, &index, number, &entry) && entry.state == ENTRY_LIVE)
+        element--;
+    for (; element < partition->kept_first; element++)
+        if (element_read(log, &elements, element, &number))
+            mark(log, slot, number, ENTRY_CUT);
 }
 
 /* 1: nothing is left of it that is gone for readers. */

@@ -85,6 +85,7 @@ static void set_partition(struct log *log, const struct journal_topic *row, uint
     state->leader_epoch = known->leader_epoch;
     state->next_offset = state->memory_start_offset = known->next_offset;
     state->log_start_offset = known->log_start_offset;
+    state->memory_start_offset = known->next_offset;
     state->bytes_appended = known->bytes_appended;
     state->bytes_released = known->bytes_released;
     state->max_timestamp = known->max_timestamp;

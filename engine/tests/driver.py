@@ -221,9 +221,9 @@ class Reader:
         return result, found
 
     def read_all(self, topic: Topic, partition: int) -> list[Found]:
-        """Everything from the log start to the end."""
+        """Everything in memory, from the log start or the memory start to the end of what is visible."""
         everything: list[Found] = []
-        offset = self.log.bounds(topic, partition).log_start_offset
+        offset = self.log._bounds(topic, partition).memory_start_offset
         while True:
             result, found = self.read(topic, partition, offset)
             assert result.status == lib.STATUS_OK

@@ -34,7 +34,9 @@ class Contents:
 
     topic: Topic
     starts: dict[int, int]
+    memory_starts: dict[int, int]
     ends: dict[int, int]
+    sizes: dict[int, int]
     batches: dict[tuple[int, int], Placed]  # by partition and base offset
     view: list[bytes]
 
@@ -47,36 +49,42 @@ def contents(log: Any) -> dict[tuple[int, int], Contents]:
 
 def contents_of(log: Any, reader: Any, topic: Topic) -> Contents:
     table = undo.modules().tables.entries(log._core, topic)
-    live = table[table["state"] == 0]
-    spans = {(int(e["partition"]), int(e["base_offset"])): e for e in live}
-    batches, starts, ends = {}, {}, {}
+    batches = {}
+    bounds_of = {partition: log._bounds(topic, partition) for partition in (VIEW, *range(topic.partitions))}
+    starts = {partition: bounds.log_start_offset for partition, bounds in bounds_of.items()}
+    memory_starts = {partition: bounds.memory_start_offset for partition, bounds in bounds_of.items()}
+    ends = {partition: bounds.next_offset for partition, bounds in bounds_of.items()}
+    spans = {(int(e["partition"]), int(e["base_offset"])): e for e in table[table["state"] == 0]}
+    spans = {place: e for place, e in spans.items() if end_of(e) > memory_starts[place[0]]}
     for partition in range(topic.partitions):
-        bounds = log.bounds(topic, partition)
-        starts[partition], ends[partition] = bounds.log_start_offset, bounds.next_offset
         at = None
         for found in reader.read_all(topic, partition):
             entry = spans[partition, found.base_offset]
             assert at is None or found.base_offset == at, "offsets are dense"
             at = found.base_offset + int(entry["last_offset_delta"]) + 1
-            assert at > bounds.log_start_offset
+            assert at > memory_starts[partition]
             batches[partition, found.base_offset] = Placed(
                 partition, found.base_offset, at - found.base_offset, int(entry["total_order"]), found.payload
             )
-        assert at is None or at == bounds.next_offset
-        assert at is not None or bounds.log_start_offset == bounds.next_offset
+        assert at is None or at == ends[partition]
+        assert at is not None or memory_starts[partition] == ends[partition]
         kept = sum(len(b.payload) for b in batches.values() if b.partition == partition)
-        assert log.size_bytes(topic, partition) == kept
+        assert log.size_bytes(topic, partition) == kept or starts[partition] < memory_starts[partition]
     assert spans.keys() == batches.keys(), "live entries are those that partitions show"
-    view = log.bounds(topic, VIEW)
-    starts[VIEW], ends[VIEW] = view.log_start_offset, view.next_offset
     in_order = sorted(batches.values(), key=lambda batch: batch.total_order)
+    in_order = [batch for batch in in_order if batch.total_order + batch.span > memory_starts[VIEW]]
     shown = reader.read_all(topic, VIEW)
     assert [(b.total_order, b.payload) for b in in_order] == [(f.base_offset, f.payload) for f in shown]
-    assert log.size_bytes(topic, VIEW) == sum(len(b.payload) for b in in_order)
-    if not any(starts.values()):
+    sizes = {partition: bounds.bytes for partition, bounds in bounds_of.items()}
+    assert sizes[VIEW] == sum(size for partition, size in sizes.items() if partition != VIEW)
+    if not any(memory_starts.values()):
         assert log.available(topic, VIEW, 0) == log.size_bytes(topic, VIEW)
     assert undo.modules().driver.idle_pages(log, topic) == []
-    return Contents(topic, starts, ends, batches, [found.payload for found in shown])
+    return Contents(topic, starts, memory_starts, ends, sizes, batches, [found.payload for found in shown])
+
+
+def end_of(entry: Any) -> int:
+    return int(entry["base_offset"]) + int(entry["last_offset_delta"]) + 1
 
 
 def check_between(found: Contents, before: Contents, after: Contents) -> None:
@@ -85,14 +93,18 @@ def check_between(found: Contents, before: Contents, after: Contents) -> None:
     known = before.batches | after.batches
     for partition in (VIEW, *range(found.topic.partitions)):
         assert before.starts.get(partition, 0) <= found.starts[partition] <= after.starts[partition]
+        start = found.memory_starts[partition]
+        assert before.memory_starts.get(partition, 0) <= start <= after.memory_starts[partition]
         assert before.ends.get(partition, 0) <= found.ends[partition] <= after.ends[partition]
     expected = {
         place: batch
         for place, batch in known.items()
         if batch.base_offset < found.ends.get(batch.partition, 0)
-        and batch.base_offset + batch.span > found.starts[batch.partition]
+        and batch.base_offset + batch.span > found.memory_starts[batch.partition]
     }
     assert found.batches == expected
+    if found.starts == before.starts and found.ends == before.ends:
+        assert found.sizes == before.sizes, "what is evicted is kept"
 
 
 class Bench:
@@ -138,6 +150,8 @@ class Bench:
 
     def check_goes_on(self, log: Any, now: dict[tuple[int, int], Contents]) -> None:
         """The successor takes batches, trims, deletes, and has all its memory in the end."""
+        everything = 1 << 60
+        self.driver.replicate(log, everything, releasable=everything, archived=everything)
         for place in now.values():
             topic = place.topic
             for partition in range(topic.partitions):
@@ -160,7 +174,7 @@ def check_found(
 ) -> None:
     assert before.keys() & after.keys() <= now.keys() <= before.keys() | after.keys()
     for key, found in now.items():
-        empty = Contents(found.topic, {VIEW: 0}, {VIEW: 0}, {}, [])
+        empty = Contents(found.topic, {VIEW: 0}, {VIEW: 0}, {VIEW: 0}, {}, {}, [])
         check_between(found, before.get(key, empty), after.get(key, found))
     if complete:
         assert now.keys() == after.keys()
@@ -278,6 +292,84 @@ def test_retention(bench: Bench, order_level: int) -> None:
     bench.run(append("a", *[0, 1] * 20))
     bench.try_kills(append("a", 0, 0, 1, first=100), stride=2, nested=25)
     bench.try_kills(lambda log: log.maintain(1035), stride=2, nested=25)
+
+
+# -- with data directories: what may not be released yet, and what leaves memory for the archive
+
+
+def replicate(releasable: int, archived: int = 0) -> Action:
+    """All is visible; so much is durable, and so much in sealed files."""
+    return lambda log: undo.modules().driver.replicate(log, 1 << 60, releasable=releasable, archived=archived)
+
+
+def maintain(log: Any) -> None:
+    undo.modules().driver.settle(log)
+
+
+@pytest.mark.parametrize("order_level", [0, 5])
+@pytest.mark.parametrize("partition", [0, 1, VIEW])
+def test_a_trim_that_is_held_back(bench: Bench, partition: int, order_level: int) -> None:
+    """The operation is at position 0, the batches from 1 on; a half of them may be released, then all."""
+    bench.run(create("a", 2, order_level=order_level))
+    bench.run(append("a", *[0, 1] * 30, records=2))
+    bench.run(replicate(20))
+    bench.try_kills(lambda log: log.trim(topic_named(log, "a"), partition, 41), stride=2, nested=25, exact=True)
+
+    def move(log: Any) -> None:
+        replicate(1 << 60)(log)
+        maintain(log)
+
+    bench.try_kills(move, stride=2, nested=25, exact=True)
+    assert bench.log.counters()["released_batches"] > 0
+
+
+def test_a_deletion_that_is_held_back(bench: Bench) -> None:
+    bench.run(create("a", 2))
+    bench.run(create("b", 1))
+    bench.run(append("a", *[0, 1] * 30))
+    bench.run(replicate(20))
+    bench.try_kills(lambda log: log.delete_topic(topic_named(log, "a")), stride=2, nested=25)
+
+    def move(log: Any) -> None:
+        replicate(1 << 60)(log)
+        maintain(log)
+
+    bench.try_kills(move, stride=2, nested=25)
+    assert bench.driver.left_when_empty(bench.log) == []
+
+
+def evict(log: Any) -> None:
+    undo.modules().driver.lib.log_evict(log._core, 1000)
+
+
+@pytest.mark.parametrize("order_level", [0, 5])
+@pytest.mark.parametrize("coherent", [True, False])
+def test_eviction(order_level: int, coherent: bool) -> None:
+    """In three steps, over page boundaries; then a trim below what is left, one above it, and retention."""
+    bench = Bench(coherent=coherent)
+    bench.run(create("a", 2, order_level=order_level, retention_ms=1000))
+    bench.run(create("b", 1, order_level=order_level))
+    bench.run(append("a", *[0, 1] * 20, records=2))
+    bench.run(append("b", *[0] * 5))
+    bench.run(append("a", *[0, 1] * 20, first=200, records=2))
+    for archived in (12, 44, 70):
+        bench.run(replicate(1 << 60, archived))
+        bench.try_kills(evict, stride=3, nested=25)
+    bounds = bench.log._bounds(topic_named(bench.log, "a"), 0)
+    assert 0 == bounds.log_start_offset < bounds.memory_start_offset < bounds.next_offset
+    for partition, offset in ((0, 9), (1, 11)):
+        row = (partition, offset, offset // 2 * 72)
+        bench.try_kills(trim(partition, offset, rows=[row]), stride=3, nested=25, exact=True)
+    bench.try_kills(trim(VIEW, 30, rows=[(0, 16, 8 * 72), (1, 14, 7 * 72)]), stride=3, nested=25, exact=True)
+    for partition in (0, 1):
+        bench.try_kills(trim(partition, 67), stride=3, nested=25, exact=True)
+    bench.try_kills(lambda log: log.maintain(1035), stride=3, nested=25)
+    bench.stage.kill(bench.log)
+    bench.stage.close()
+
+
+def trim(partition: int, offset: int, rows: list[tuple[int, int, int]] | None = None) -> Action:
+    return lambda log: log.trim(topic_named(log, "a"), partition, offset, rows=rows or [])
 
 
 def append_payloads(log: Any, name: str, payloads: list[bytes]) -> None:
