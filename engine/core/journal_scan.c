@@ -139,15 +139,18 @@ static int32_t write_again(struct journal *journal, uint64_t from, uint64_t end)
 static int32_t seal_old(struct journal *journal, struct opened *opened, const struct walk *walk)
 {
     int64_t size = journal->disk->size(journal->disk, opened->file);
+    if (size < 0)
+        return (int32_t)-size;
     journal->file = opened->file;
     opened->file = -1;
     journal->header = opened->header;
     journal->seed = journal_seed(&journal->header);
     journal->buffer_position = walk->end;
     journal->buffer_used = 0;
-    journal->allocated = size < 0 ? 0 : (uint64_t)size;
+    journal->allocated = (uint64_t)size;
     journal->synced = walk->synced;
-    int32_t error = write_again(journal, walk->synced, walk->end);
+    /* The zeros behind the last record may be missing: they are none of its bytes. */
+    int32_t error = write_again(journal, walk->synced, walk->end < (uint64_t)size ? walk->end : (uint64_t)size);
     return error != 0 ? error : journal_seal(journal);
 }
 

@@ -166,6 +166,17 @@ static void fold_delete(struct journal_state *state, const struct topic_operatio
     *topic = (struct folded_topic){.row = {.topic_slot = operation->topic_slot, .generation = operation->topic_generation}};
 }
 
+/* Rows in the place of settings say where partitions start; without them only the trimmed partition, or the topic itself, moves. */
+static void fold_trim(struct journal_state *state, const struct topic_operation *operation, const uint8_t *rows)
+{
+    struct trim_row row;
+    for (uint32_t at = 0; at + sizeof row <= operation->settings_size; at += (uint32_t)sizeof row) {
+        memcpy(&row, rows + at, sizeof row);
+        state_raise_start(state, operation->topic_slot, operation->topic_generation, row.partition, row.log_start_offset, row.bytes);
+    }
+    state_raise_start(state, operation->topic_slot, operation->topic_generation, operation->trim_partition, operation->trim_offset, 0);
+}
+
 static int32_t fold_operation(struct journal_state *state, const struct journal_record *record, const uint8_t *payload)
 {
     struct topic_operation operation;
@@ -175,9 +186,7 @@ static int32_t fold_operation(struct journal_state *state, const struct journal_
     case OPERATION_CREATE: return fold_create(state, &operation, &record->entry, payload);
     case OPERATION_ALTER: return fold_alter(state, &operation, &record->entry, payload);
     case OPERATION_DELETE: fold_delete(state, &operation); return 0;
-    default:
-        state_raise_start(state, operation.topic_slot, operation.topic_generation, operation.trim_partition, operation.trim_offset, 0);
-        return 0;
+    default: fold_trim(state, &operation, payload + sizeof operation); return 0;
     }
 }
 

@@ -99,6 +99,8 @@ static int32_t write_header(struct journal *journal)
 static void describe_file(struct journal *journal)
 {
     journal->number++;
+    if (journal->floor < journal->floor_durable)      /* files below that may be gone already */
+        journal->floor = journal->floor_durable;
     journal->header = (struct journal_header){
         .magic = JOURNAL_MAGIC,
         .version = JOURNAL_VERSION,

@@ -11,12 +11,12 @@
 
 struct slot {
     struct producer_entry entry;
-    uint32_t next;                    /* in its bucket */
+    uint32_t next;                    /* in its bucket: number plus one; 0: the last */
     uint32_t older, newer;            /* by last use */
 };
 
 struct producer_table {
-    uint32_t buckets[BUCKETS];
+    uint32_t buckets[BUCKETS];        /* number of the first slot, plus one; 0: none. So an empty table is zeros, untouched */
     struct slot slots[PRODUCERS_MAX];
     uint32_t used;                    /* slots ever used */
     uint32_t oldest, newest;
@@ -28,7 +28,6 @@ struct producer_table *producers_new(void)
     struct producer_table *table = calloc(1, sizeof *table);
     if (table == NULL)
         return NULL;
-    memset(table->buckets, 0xff, sizeof table->buckets);
     table->oldest = table->newest = NONE;
     table->area = 1;
     return table;
@@ -65,12 +64,12 @@ static void link_newest(struct producer_table *table, uint32_t number)
 
 static uint32_t find(struct producer_table *table, int64_t producer_id, uint32_t topic_slot, uint32_t topic_generation, uint32_t partition)
 {
-    uint32_t number = table->buckets[bucket_of(producer_id, topic_slot, partition)];
-    for (; number != NONE; number = table->slots[number].next) {
-        const struct producer_entry *entry = &table->slots[number].entry;
+    uint32_t link = table->buckets[bucket_of(producer_id, topic_slot, partition)];
+    for (; link != 0; link = table->slots[link - 1].next) {
+        const struct producer_entry *entry = &table->slots[link - 1].entry;
         if (entry->producer_id == producer_id && entry->topic_slot == topic_slot && entry->topic_generation == topic_generation &&
             entry->partition == partition)
-            return number;
+            return link - 1;
     }
     return NONE;
 }
@@ -79,8 +78,8 @@ static void unchain(struct producer_table *table, uint32_t number)
 {
     const struct producer_entry *entry = &table->slots[number].entry;
     uint32_t *link = &table->buckets[bucket_of(entry->producer_id, entry->topic_slot, entry->partition)];
-    while (*link != number)
-        link = &table->slots[*link].next;
+    while (*link != number + 1)
+        link = &table->slots[*link - 1].next;
     *link = table->slots[number].next;
 }
 
@@ -99,7 +98,7 @@ static uint32_t add(struct producer_table *table, const struct producer_entry *k
     slot->entry.batch_count = 0;
     uint32_t *bucket = &table->buckets[bucket_of(key->producer_id, key->topic_slot, key->partition)];
     slot->next = *bucket;
-    *bucket = number;
+    *bucket = number + 1;
     link_newest(table, number);
     return number;
 }

@@ -1,7 +1,10 @@
-"""The journal on real files, as Python calls it. Power cuts are tried by the native program over a model of a disk."""
+"""The journal on real files, as Python calls it; and power cuts, by the native program over a model of a disk."""
 
 import errno
 import os
+import random
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 
 from totalog.engine._core_long import ffi, lib
+from totalog.engine.tests.test_native import ADDRESS, NATIVE, Variant, build
 
 LOG_ID = bytes(range(16))
 OTHER_ID = bytes(16)
@@ -201,3 +205,18 @@ def test_no_file_can_be_made(writer: Writer) -> None:
     writer.close()
     assert writer.open() == lib.JOURNAL_OK
     assert writer.next == 1 + written  # the file before it was sealed
+
+
+@pytest.mark.parametrize(("variant", "cuts"), [(NATIVE, 12_000), (ADDRESS, 1_500)])
+def test_power_cuts(variant: Variant, cuts: int) -> None:
+    """journal_cases.c says what has to hold after each of them."""
+    for seed in (1, random.randrange(1 << 32)):
+        command = [*build(variant), "cuts", str(seed), str(cuts)]
+        print(f"seed {seed}: {' '.join(command)}")
+        finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert (finished.returncode, finished.stderr) == (0, "")
+        found = dict(re.findall(r"([a-z-]+) (\d+)", finished.stdout))
+        assert int(found["cuts"]) >= cuts
+        if cuts >= 10_000:
+            kinds = ("in-recovery", "torn", "spoilt", "told", "lost", "failures", "removed")
+            assert [kind for kind in kinds if int(found[kind]) == 0] == []

@@ -1,6 +1,6 @@
 /* A region in a temporary file, what was sent to it, and the checks that everything sent is there: for the programs of this folder.
  *
- * They call the core as Python does, through core.h alone, and need no Python. A failed check says where, and ends the process.
+ * They call the core as Python does, through core.h alone, and need no Python.
  */
 #ifndef TOTALOG_WORLD_H
 #define TOTALOG_WORLD_H
@@ -11,14 +11,7 @@
 
 #include "../../core/layout_check.h"
 #include "../../core/core.h"
-
-#define CHECK(condition)                                                                                    \
-    do {                                                                                                    \
-        if (!(condition)) {                                                                                 \
-            fprintf(stderr, "%s:%d: %s: not so: %s\n", __FILE__, __LINE__, __func__, #condition);           \
-            exit(1);                                                                                        \
-        }                                                                                                   \
-    } while (0)
+#include "check.h"
 
 #define PATH_SIZE 4096                /* bytes */
 #define SENT_MAX 4096                 /* batches of one world */
@@ -90,6 +83,7 @@ void cases_of_memory(const char *folder, uint32_t coherence);
 void cases_of_threads(const char *folder, uint32_t coherence);
 void cases_of_brokers(const char *folder, uint32_t coherence);
 void cases_of_batches(void);
+void cases_of_power_cuts(uint64_t seed, uint64_t cuts);
 void leave_a_region(const char *folder, uint32_t coherence);
 void take_a_region(const char *folder);
 
