@@ -8,8 +8,9 @@
         log.sequence(0.1)                    # orders what the others publish, sleeps when there is nothing
         log.bury()                           # gives back what brokers that died left behind
 
-An event loop listens instead of sleeping: `ordered_event` is readable when there is something new to read, and
-`published_event` when there is something to order. What waits gives up the GIL, and so goes through the second build of
+An event loop listens instead of sleeping: `ordered_event` is readable when there is something new to read, or the
+answers of a group that was published (`publish`, `collect`) are there, and `published_event` when there is something to
+order. What waits gives up the GIL, and so goes through the second build of
 the core.
 """
 
@@ -28,6 +29,9 @@ NANOSECONDS = 1_000_000_000
 
 class SharedLog(Log):
     """One process's part in a log. Make it with `join`."""
+
+    _published = 0
+    """Batches of the group that was published and not collected."""
 
     @classmethod
     def join(cls, path: str | os.PathLike[str]) -> "SharedLog":
@@ -73,6 +77,22 @@ class SharedLog(Log):
                 long_lib.log_bury(self._long_core, dead)
         return [broker for broker in range(lib.BROKERS_MAX) if dead >> broker & 1]
 
+    def publish(self, group: AppendGroup, count: int) -> None:
+        """The first half of `append`: does not wait. Until `collect` has said True the log may only be read."""
+        assert 0 <= count <= min(group.capacity, lib.GROUP_MAX)
+        assert self._published == 0, "one group at a time"
+        self._published = count
+        lib.log_publish(self._core, group._appends, count)
+
+    def collect(self, group: AppendGroup) -> bool:
+        """Whether all of the published group is answered: `ordered_event` says when to look again."""
+        if lib.log_collect(self._core, group._appends, self._published):
+            return False
+        if self._reservations:
+            self._note_published(group, self._published)
+        self._published = 0
+        return True
+
     @property
     def ordered_event(self) -> int:
         """An eventfd that becomes readable when anything is ordered. Drain it (`os.eventfd_read`), then look: what
@@ -94,11 +114,14 @@ class SharedLog(Log):
         return descriptor
 
     def _append(self, group: AppendGroup, count: int) -> None:
+        assert self._published == 0, "collect first"
         long_lib.log_append(self._long_core, long_ffi.cast("struct append *", group.address), count)
 
     def _topic_operation(self, request: Any, settings: bytes) -> int:
+        assert self._published == 0, "collect first"
         asked = long_ffi.cast("struct topic_request *", int(ffi.cast("uintptr_t", request)))
         return int(long_lib.log_topic_operation(self._long_core, asked, settings))
 
     def _reserve_done(self, segment: int, published: bool) -> None:
+        assert not published or self._published == 0, "collect first"
         long_lib.log_reserve_done(self._long_core, segment, published)

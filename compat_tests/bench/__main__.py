@@ -1,4 +1,4 @@
-"""`make bench`: what a start costs, what a small request costs, what each stage of the engine costs.
+"""`make bench`: what a start costs, what a small request costs, what each stage of the engine costs, what writers get.
 
 Tables to standard output; CSV and plots to build/bench. Quote medians and ratios of one run: machines are noisy.
 """
@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from compat_tests.bench import small, start, stats
-from totalog.engine.bench import stages
+from totalog.engine.bench import stages, writers
 
 TARGET = Path("build/bench")
 
@@ -37,6 +37,18 @@ def engine() -> tuple[list[stats.Summary], dict[str, list[float]]]:
     return rows, series
 
 
+def several() -> tuple[list[stats.Summary], dict[str, list[float]]]:
+    """Append + order of several writer processes, beside copies of as much by the same processes."""
+    rows: list[stats.Summary] = []
+    series: dict[str, list[float]] = {}
+    for rate in writers.rates():
+        for name, values in (("append + order", rate.appended), ("copy", rate.copied)):
+            series[f"{rate.name}: {name}"] = [value / 1e9 for value in values]
+            rows.append(stats.summarize(f"{rate.name}: {name}", series[f"{rate.name}: {name}"], unit="GB/s"))
+        rows.append(stats.summarize(f"{rate.name}: append + order / copy", rate.ratios, unit="ratio"))
+    return rows, {name: values for name, values in series.items() if "512 KiB" in name and "warm" in name}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--idle", type=float, default=60.0, help="seconds for which the idle broker is watched")
@@ -44,6 +56,7 @@ def main() -> None:
     show("start", *start.run(arguments.idle), unit="ms")
     show("small", *small.run(), unit="us")
     show("engine", *engine(), unit="ns")
+    show("writers", *several(), unit="GB/s")
     print(f"\nCSV and plots: {TARGET}/")
 
 

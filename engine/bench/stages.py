@@ -120,6 +120,23 @@ def _allocations(log: Log, threads: int) -> Cost:
     return Cost(f"claim and free a block, {threads} thread{'s' if threads > 1 else ''}", seconds)
 
 
+def _publishes(log: Log, size: int, count: int) -> Cost:
+    """Publishing alone, per batch; what was published is ordered and collected outside of the time."""
+    workload = Workload(log, "publishes", size, count)
+    workload.append()
+    seconds = []
+    for _ in range(ROUNDS):
+        times = []
+        for _ in range(200):
+            began = time.perf_counter()
+            lib.log_publish(log._core, workload.group._appends, count)
+            times.append(time.perf_counter() - began)
+            lib.log_sequence(log._core, 0)
+            assert lib.log_collect(log._core, workload.group._appends, count) == 0
+        seconds.append(statistics.median(times) / count)
+    return Cost(f"publish {size} B in a group of {count}", seconds)
+
+
 class Ring:
     """Published headers of 100-byte batches, written as a broker would: a pass over them is the sequencer alone."""
 
@@ -194,6 +211,7 @@ def costs(coherent: bool) -> list[Cost]:
             *alone,
             _allocations(log, 1),
             _allocations(log, 2),
+            _publishes(log, 100, 64),
             _appends(log, "append 100 B, alone", 100, 1, 2000),
             _appends(log, "append 100 B, in a group of 64", 100, 64, 200),
             _appends(log, "append 16 KiB, alone", 16 * 1024, 1, 1000),

@@ -5,6 +5,7 @@
  */
 
 #define PARTITION_VIEW 0xffffffff
+#define GROUP_MAX 1024
 
 enum {
     OPEN_OK = 0,
@@ -150,6 +151,10 @@ int32_t log_listen(struct log *log, uint32_t what);
 
 /* Orders `count` batches: one group. Answers stand in each append. */
 void log_append(struct log *log, struct append *appends, uint32_t count);
+/* The same in two steps, for an event loop: publishes one group of at most GROUP_MAX batches, and later takes what was answered of it. Between the two
+   the log may be read, and nothing else. Returns headers that are not answered yet; at 0 the answers stand in each append. */
+uint32_t log_publish(struct log *log, struct append *appends, uint32_t count);
+uint32_t log_collect(struct log *log, struct append *appends, uint32_t count);
 /* A run of its own. Returns its segment and address; 0: no memory. */
 uint32_t log_reserve(struct log *log, uint64_t size, uint64_t *address);
 /* What was appended of a reservation stays, the rest goes back. Call once. */
@@ -194,6 +199,8 @@ uint32_t core_claim(struct log *log, uint32_t blocks);
 void core_free(struct log *log, uint32_t first, uint32_t blocks);
 void core_fail(struct log *log, uint32_t point);
 void core_stop(struct log *log, uint32_t point);                          /* once; SIGCONT lets it go on */
+/* A copy into a reservation, made visible as a batch is: what an append cannot do without. */
+void core_copy(struct log *log, uint32_t segment, uint64_t offset, const uint8_t *source, uint64_t size);
 int32_t core_pin(struct log *log, uint32_t segment);
 void core_unpin(struct log *log, int32_t pin);
 /* Claims and frees runs of `blocks` blocks `rounds` times from each of `threads` threads; returns how often a claimed block was

@@ -243,7 +243,7 @@ uint32_t log_sequence(struct log *log, int64_t nanoseconds_max)
 
 /* ---- append ------------------------------------------------------------------------------------------------------------ */
 
-#define CHUNK_MAX 1024                /* batches of one pass; each may take a second slot to seal a segment */
+#define CHUNK_MAX GROUP_MAX           /* batches of one pass; each may take a second slot to seal a segment */
 
 static int place_reserved(struct log *log, struct append *append, struct batch_header *header)
 {
@@ -396,6 +396,33 @@ void log_append(struct log *log, struct append *appends, uint32_t count)
             count_answer(log, &appends[i]);
         done = end;
     }
+}
+
+uint32_t log_publish(struct log *log, struct append *appends, uint32_t count)
+{
+    int relieved = 0;
+    seal_dead(log);
+    for (uint32_t i = 0; i < count && i < GROUP_MAX; i++)
+        if (appends[i].status == STATUS_OK)
+            appends[i].status = delegate_one(log, &appends[i], i, &relieved);
+    if (log->ring_next != log->ring_taken) {
+        ring_publish(log);
+        if (log->sequencer == NULL)
+            wait_wake_sequencer(log);
+    }
+    return (uint32_t)(log->ring_next - log->ring_taken);
+}
+
+uint32_t log_collect(struct log *log, struct append *appends, uint32_t count)
+{
+    uint64_t completed = mem_observe64(&log->mem, FIELD(broker_position(log->broker), struct broker_entry, completed));
+    if (log->ring_taken == log->ring_next)
+        return 0;
+    for (; log->ring_taken < log->ring_next && log->ring_taken < completed; log->ring_taken++)
+        take_completion(log, appends, log->ring_taken);
+    for (uint32_t i = 0; i < count && log->ring_taken == log->ring_next; i++)
+        count_answer(log, &appends[i]);
+    return (uint32_t)(log->ring_next - log->ring_taken);
 }
 
 uint32_t log_reserve(struct log *log, uint64_t size, uint64_t *address)
@@ -571,6 +598,14 @@ void fail_here(struct log *log)
 {
     log->fail_at = FAIL_NOWHERE;
     kill(getpid(), log->fail_stops ? SIGSTOP : SIGKILL);
+}
+
+void core_copy(struct log *log, uint32_t segment, uint64_t offset, const uint8_t *source, uint64_t size)
+{
+    uint64_t at = block_position(log, segment) + offset;
+    mem_write(&log->mem, at, source, size);
+    mem_flush(&log->mem, at, size);
+    mem_fence(&log->mem);
 }
 
 int32_t core_pin(struct log *log, uint32_t segment)

@@ -536,11 +536,10 @@ void sequencer_release_after(struct log *log)
     release_free_waiting(log);
 }
 
-/* Whether a pass would find something to do. */
-int sequencer_headers_wait(struct log *log)
+/* Whether a pass would find something to do, in a ring that is known. */
+int sequencer_headers_seen(struct log *log)
 {
     struct sequencer *sequencer = log->sequencer;
-    find_active_rings(log);
     for (uint64_t active = sequencer->active; active != 0; active &= active - 1) {
         uint32_t broker = (uint32_t)__builtin_ctzll(active);
         if (sequencer->consumed[broker] < mem_observe64(&log->mem, FIELD(broker_position(broker), struct broker_entry, written)))
@@ -570,6 +569,12 @@ static int handle_rings(struct log *log)
         }
     }
     return handled;
+}
+
+int sequencer_headers_wait(struct log *log)
+{
+    find_active_rings(log);
+    return sequencer_headers_seen(log);
 }
 
 int sequencer_pass(struct log *log)

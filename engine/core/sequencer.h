@@ -119,7 +119,8 @@ struct sequencer {
 };
 
 /* sequencer.c */
-int sequencer_headers_wait(struct log *log);                            /* whether a pass would find something */
+int sequencer_headers_seen(struct log *log);                            /* whether a pass would find something, in a ring that is known */
+int sequencer_headers_wait(struct log *log);                            /* in any */
 struct pending_completion *sequencer_complete(struct sequencer *sequencer, uint32_t broker, uint64_t sequence, int32_t status);
 void sequencer_publish_completions(struct log *log);
 void sequencer_answer(struct completion *completion, const struct order_entry *entry, const struct partition_state *partition);

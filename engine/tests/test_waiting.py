@@ -250,6 +250,32 @@ def test_a_listener_ends_with_its_log_also_when_nobody_takes_what_it_told(world:
         os.eventfd_read(event)
 
 
+def test_an_event_loop_appends_without_waiting(world: World, log: SharedLog) -> None:
+    """Published, told, collected; and what was published before the sequencer was stopped is not answered till it goes
+    on."""
+    waker, mine = sequencer(world), InThread(log).appender
+    event = log.ordered_event
+    for stopped in (False, True, False):
+        if stopped:
+            waker.stop()
+        for index in range(GROUP):
+            mine._fill(index, mine.number + index)
+        log.publish(mine.group, GROUP)
+        with pytest.raises(AssertionError):
+            log.append(mine.group, GROUP)
+        if stopped:
+            assert not log.collect(mine.group)
+            waker.go_on()
+        while not log.collect(mine.group):
+            assert readable(event), "the answers were not told"
+            os.eventfd_read(event)
+        answers = [mine.group[index] for index in range(GROUP)]
+        assert [answer.status for answer in answers] == [lib.STATUS_OK] * GROUP
+        first = answers[0].global_position
+        assert [answer.global_position for answer in answers] == list(range(first, first + GROUP))
+        mine.number += GROUP
+
+
 def processor_s(process_id: int) -> float:
     fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
