@@ -99,12 +99,13 @@ class Host:
 
     # -- writing
 
-    def operate(self, operation: str, topic: Topic, *, partition: int = 0, offset: int = 0) -> int:
+    def operate(self, operation: str, topic: Topic, *, partition: int = 0, offset: int = 0, flags: int = 0) -> int:
         """The status. What is not a field of the request does not matter to the operation."""
         request = self.ffi.new("struct topic_request *")
         request.operation = OPERATIONS[operation]
         request.topic_slot, request.topic_generation = topic.slot, topic.generation
         request.partition_count, request.order_level = topic.partition_count, topic.order_level
+        request.flags = flags
         request.retention_bytes, request.retention_ms = topic.retention_bytes, topic.retention_ms
         request.trim_partition, request.trim_offset = partition, offset
         request.name_size, request.settings_size = len(topic.name), len(topic.settings)

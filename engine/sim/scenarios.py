@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from totalog.engine.sim import kills
+from totalog.engine.sim.follower import replicated
 from totalog.engine.sim.host import VIEW, Answer, Batch, Host, Topic, Violation
 from totalog.engine.sim.world import COLLEAGUE, World
 
@@ -302,5 +303,6 @@ SCENARIOS: dict[str, Scenario] = {
         promotion,
         slow_reader,
         unpinned_reader,
+        replicated,
     )
 }
