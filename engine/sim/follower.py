@@ -1,5 +1,5 @@
-"""A disk replica on a host of its own: it follows what A orders into a journal on real files, and what the journal holds
-is compared with what A says."""
+"""A disk replica on a host of its own: it follows what A orders into a journal on real files, and what the journal
+holds is compared with what A says."""
 
 import os
 import tempfile
@@ -74,7 +74,8 @@ class Follower:
 
     def read(self, topic: Topic, partition: int, start: int) -> tuple[tuple[int, bytes], ...]:
         """All batches of the sealed files, from there on. Errors: Refused."""
-        lib, host, found = self.lib, self.host, []
+        lib, host = self.lib, self.host
+        found: list[tuple[int, bytes]] = []
         offset = start
         while True:
             place = (topic.slot, topic.generation, partition, offset)
