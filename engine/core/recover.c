@@ -382,6 +382,8 @@ static int walk_entries(struct log *log, uint32_t slot, struct walk *walk)
             number += ENTRIES_PER_PAGE - 1 - number % ENTRIES_PER_PAGE;
             continue;
         }
+        if (slot == 0 && entry.state == ENTRY_RELEASED)
+            continue;                 /* of a record that was spent before the region was made from a journal, nothing else stands here */
         if (entry.state > ENTRY_CUT || !entry_valid(log, walk, &entry))
             return OPEN_DAMAGED;
         walk->position = entry.global_position + 1;

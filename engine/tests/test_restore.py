@@ -348,3 +348,29 @@ def test_limits_are_told(tmp_path: Path) -> None:
         store.run_all()
     with Log.create(size=64 * lib.BLOCK_SIZE) as small, pytest.raises((EngineError, AssertionError)):
         Store(small, [tmp_path], restore=True)
+
+
+def test_a_restored_region_that_is_killed_is_attached_again(tmp_path: Path) -> None:
+    """Also where the record of an operation was spent before the first region was lost: its place stays empty."""
+    directory, region, left = tmp_path / "data", tmp_path / "region", tmp_path / "left by a kill"
+    directory.mkdir()
+    with restored(directory) as (log, store):
+        topic = log.create_topic("t", id=driver.topic_id(0), partitions=2)
+        driver.append(log, [driver.Batch(topic, number % 2, driver.payload(number, 80)) for number in range(6)])
+        store.run_all()
+        log.trim(topic, VIEW, 2)
+        other = log.create_topic("u", id=driver.topic_id(1), partitions=1)
+        log.alter_topic(other, settings=b"changed")
+        store.run_all()
+    with Log.create(region, size=SIZE) as log:
+        store = Store(log, [directory], restore=True)
+        driver.append(log, [driver.Batch(topic, number % 2, driver.payload(number, 80)) for number in range(6)])
+        log.trim(topic, VIEW, 4)
+        store.run_all()
+        driver.settle(log)
+        left.write_bytes(region.read_bytes())
+        left.chmod(0o600)
+        before = log.topics(), [log.bounds(topic, partition) for partition in (0, 1, VIEW)]
+        store.close()
+    with Log.attach(left) as log:
+        assert (log.topics(), [log.bounds(topic, partition) for partition in (0, 1, VIEW)]) == before
