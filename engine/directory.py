@@ -10,8 +10,8 @@ Invariants
  - Nothing is read or written before the lock is held, except the holder's process id for who did not get it.
  - A small file is replaced whole: written beside it, synced, renamed, and the directory synced. It is the old one or
    the new one after any kill and any power cut.
- - A region is trusted only when region.json names it, its id is the one noted, and the machine has not started since: a
-   file on a disk holds anything after a power cut, and nothing on a tmpfs survives one.
+ - A region is trusted only when region.json names it as complete, its id is the one noted, and the machine has not
+   started since: a file on a disk holds anything after a power cut, and nothing on a tmpfs survives one.
 """
 
 import errno
@@ -32,7 +32,10 @@ FORMAT: Final = 1
 LOG_ID_SIZE: Final = 16
 """Bytes."""
 
-_LOCK, _LOG, _REGION, _NEW = "lock", "log.json", "region.json", ".new"
+NEW: Final = ".new"
+"""Ends the name of what is being written and not yet in its place."""
+
+_LOCK, _LOG, _REGION = "lock", "log.json", "region.json"
 _JOURNAL_PREFIX, _JOURNAL_SUFFIX = "journal-", ".log"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NOT_OURS_BUT_HARMLESS = "lost+found"
@@ -46,6 +49,8 @@ class RegionNote:
     path: Path
     region_id: bytes
     boot_id: str
+    complete: bool
+    """It holds all that the journal did when it was made."""
 
 
 class Directory:
@@ -120,7 +125,7 @@ class Directory:
         names = sorted(
             name
             for name in os.listdir(self.descriptor)
-            if name not in (_LOCK, _NOT_OURS_BUT_HARMLESS) and not name.endswith(_NEW)
+            if name not in (_LOCK, _NOT_OURS_BUT_HARMLESS) and not name.endswith(NEW)
         )
         if any(name.startswith(_JOURNAL_PREFIX) for name in names):
             raise DirectoryMismatch(f"{self.path} has a journal and no {_LOG}: put the file back")
@@ -135,12 +140,15 @@ class Directory:
         """What the last process noted, unless it stopped cleanly. A note that cannot be read is none."""
         said = self._load(_REGION) or {}
         try:
-            return RegionNote(Path(said["path"]), bytes.fromhex(said["region_id"]), str(said["boot_id"]))
+            return RegionNote(
+                Path(said["path"]), bytes.fromhex(said["region_id"]), str(said["boot_id"]), said["complete"] is True
+            )
         except (KeyError, TypeError, ValueError):
             return None
 
-    def note_region(self, path: Path, region_id: bytes) -> None:
-        self._replace(_REGION, {"path": str(path.absolute()), "region_id": region_id.hex(), "boot_id": boot_id()})
+    def note_region(self, note: RegionNote) -> None:
+        said = {"path": str(note.path), "region_id": note.region_id.hex(), "boot_id": note.boot_id}
+        self._replace(_REGION, {**said, "complete": note.complete})
 
     def forget_region(self) -> None:
         try:
@@ -177,8 +185,8 @@ class Directory:
 
     def _replace(self, name: str, said: dict[str, object]) -> None:
         try:
-            self._write(name + _NEW, json.dumps(said).encode() + b"\n")
-            os.rename(name + _NEW, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+            self._write(name + NEW, json.dumps(said).encode() + b"\n")
+            os.rename(name + NEW, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
             os.fsync(self.descriptor)
         except OSError as error:
             raise DirectoryError(f"{self.path / name} cannot be written: {error.strerror}") from error

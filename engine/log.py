@@ -222,11 +222,14 @@ class Log:
         """Idempotent. Buffers of open reservations must not be used any more; any other call raises TypeError."""
         if self._core is None:
             return
-        for reservation in list(self._reservations.values()):
-            reservation.close()
+        self._close_reservations()
         core, self._core = self._core, None
         lib.log_close(core)
         self.region.close()
+
+    def _close_reservations(self) -> None:
+        for reservation in list(self._reservations.values()):
+            reservation.close()
 
     def __enter__(self) -> Self:
         return self
@@ -444,9 +447,10 @@ class Log:
         return ()
 
     def replicated(self, replication: int = 1) -> int:
-        """Global position below which all is durable on so many data directories; what is ordered where none are."""
+        """Global position below which all is durable on so many data directories, or on all that there are; what is
+        ordered where there are none."""
         assert replication >= 1
-        return self.frontiers().ordered
+        return int(lib.log_replicated(self._core, replication))
 
     def acknowledged(self, global_position: int, ack_level: int, replication: int = 1) -> bool:
         """Whether the batch has reached the level: 0 always, 1 ordered, 2 replicated (the same without replicas)."""
@@ -523,14 +527,7 @@ class Log:
             batches.capacity,
             result,
         )
-        return Read(
-            result.status,
-            result.size,
-            result.count,
-            result.size_needed,
-            result.log_start_offset,
-            result.next_offset,
-        )
+        return read_of(result)
 
     def available(self, topic: Topic, partition: int, offset: int) -> int:
         """Bytes from the batch that holds `offset` to the end; 0 at the end; -1 where offset or topic are not there."""
@@ -558,13 +555,13 @@ class Log:
         status = lib.log_find_timestamp(
             self._core, topic.slot, topic.generation, partition & _CORE_VIEW, timestamp_ms, found
         )
-        return _batch_at(status, found, topic)
+        return batch_at(status, found, topic)
 
     def find_max_timestamp(self, topic: Topic, partition: int) -> BatchAt | None:
         """The first batch that holds the largest timestamp. Errors: UnknownTopic."""
         found = ffi.new("struct batch_at *")
         status = lib.log_find_max_timestamp(self._core, topic.slot, topic.generation, partition & _CORE_VIEW, found)
-        return _batch_at(status, found, topic)
+        return batch_at(status, found, topic)
 
     def entries(self, topic: Topic) -> "npt.NDArray[np.void]":
         """The order index of the topic, oldest first, as a structured array with the fields of `struct order_entry`.
@@ -641,7 +638,19 @@ _LIMITS = {
 }
 
 
-def _batch_at(status: int, found: Any, topic: Topic) -> BatchAt | None:
+def read_of(result: Any) -> Read:
+    """What a `struct read_result` says."""
+    return Read(
+        result.status,
+        result.size,
+        result.count,
+        result.size_needed,
+        result.log_start_offset,
+        result.next_offset,
+    )
+
+
+def batch_at(status: int, found: Any, topic: Topic) -> BatchAt | None:
     if status == lib.STATUS_OFFSET_OUT_OF_RANGE:
         return None
     if status != lib.STATUS_OK:

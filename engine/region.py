@@ -26,6 +26,9 @@ from totalog.engine.errors import (
     RegionRefused,
 )
 
+REGION_ID_SIZE = 16
+"""Bytes."""
+
 SIZE_MIN = 64 * lib.BLOCK_SIZE
 """Bytes of blocks: what the smallest log that is worth having takes."""
 
@@ -49,7 +52,7 @@ class Region:
         """Which broker this process is."""
 
     @classmethod
-    def create(cls, path: Path | None, size: int, coherent: bool) -> "Region":
+    def create(cls, path: Path | None, size: int, coherent: bool, region_id: bytes | None = None) -> "Region":
         """A new region with `size` bytes of blocks. A file gets mode 0600 and must not exist; a memfd is sealed."""
         if size < SIZE_MIN:
             raise RegionError(f"a log needs {SIZE_MIN >> 20} MiB or more, not {size / 2**20:.3g} MiB: give more memory")
@@ -61,7 +64,7 @@ class Region:
                 size,
                 lib.COHERENCE_COHERENT if coherent else lib.COHERENCE_NONCOHERENT,
                 layout.layout_id(),
-                os.urandom(16),
+                region_id or os.urandom(REGION_ID_SIZE),
             )
             if error != lib.OPEN_OK:
                 raise explain(error, path)
@@ -134,7 +137,17 @@ def region_id(path: Path) -> bytes | None:
     if len(header) < ffi.sizeof("struct region_header") or int.from_bytes(header[:8], "little") != lib.REGION_MAGIC:
         return None
     at = ffi.offsetof("struct region_header", "region_id")
-    return header[at : at + ffi.sizeof(ffi.new("struct region_header *").region_id)]
+    return header[at : at + REGION_ID_SIZE]
+
+
+def ordered_of(path: Path) -> int:
+    """The global position below which everything in a region file is ordered; no process need have it open."""
+    descriptor = _open_existing(path)
+    try:
+        word = os.pread(descriptor, 8, lib.CONTROL_POSITION + ffi.offsetof("struct control", "ordered"))
+    finally:
+        os.close(descriptor)
+    return int.from_bytes(word, "little")
 
 
 def explain(error: int, path: Path | None) -> RegionError | OutOfMemory:

@@ -189,6 +189,8 @@ int32_t log_maintain(struct log *log, int64_t now_ms);
 uint32_t log_evict(struct log *log, uint32_t blocks_wanted);
 
 void log_frontiers(struct log *log, struct frontiers *frontiers);
+/* The global position below which everything is durable on so many data directories, or on all there are; `ordered` where there are none. */
+uint64_t log_replicated(struct log *log, uint32_t replication);
 void log_counters(struct log *log, struct log_counters *counters);
 void log_blocks(struct log *log, uint64_t *total, uint64_t *used, uint64_t *committed);
 /* Flushed lines, fences and invalidated lines so far. */

@@ -618,6 +618,15 @@ void core_unpin(struct log *log, int32_t pin)
     segment_unpin(log, pin);
 }
 
+uint64_t log_replicated(struct log *log, uint32_t replication)
+{
+    uint32_t directories = mem_load32(&log->mem, FIELD(CONTROL_POSITION, struct control, directories));
+    if (directories == 0)
+        return mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered));
+    uint32_t number = (replication < directories ? replication : directories) - 1;
+    return mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, replicated) + number * sizeof(uint64_t));
+}
+
 void core_replicate(struct log *log, uint32_t directories, uint64_t releasable, uint64_t archived, const uint64_t *replicated)
 {
     for (uint32_t i = 0; i < DIRECTORIES_MAX; i++)

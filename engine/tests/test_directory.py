@@ -19,7 +19,7 @@ from totalog.engine import (
     Log,
 )
 from totalog.engine.directory import Directory, RegionNote, boot_id
-from totalog.engine.region import SIZE_MIN, region_id
+from totalog.engine.region import SIZE_MIN, ordered_of, region_id
 
 LOG_ID = bytes(range(16))
 
@@ -156,9 +156,10 @@ def test_the_note_of_the_region(tmp_path: Path) -> None:
     held = Directory.hold(tmp_path)
     held.join(LOG_ID)
     assert held.region() is None
-    held.note_region(tmp_path / "region", LOG_ID)
-    held.note_region(tmp_path / "region", LOG_ID[::-1])
-    assert held.region() == RegionNote(tmp_path / "region", LOG_ID[::-1], boot_id())
+    for complete in (False, True):
+        note = RegionNote(tmp_path / "region", LOG_ID[::-1], boot_id(), complete)
+        held.note_region(note)
+        assert held.region() == note
     assert mode(tmp_path / "region.json") == 0o600
     held.forget_region()
     held.forget_region()
@@ -166,7 +167,9 @@ def test_the_note_of_the_region(tmp_path: Path) -> None:
     held.close()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"path": 1, "region_id": "00", "boot_id": ""}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"path": 1, "region_id": "", "boot_id": "", "complete": true}', "\xff"]
+)
 def test_a_note_of_the_region_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
     held = Directory.hold(tmp_path)
     held.join(LOG_ID)
@@ -182,6 +185,7 @@ def test_which_region_a_file_holds(tmp_path: Path) -> None:
     ids = [region_id(path) for path in paths]
     assert None not in ids
     assert ids[0] != ids[1]
+    assert [ordered_of(path) for path in paths] == [0, 0]
     assert region_id(tmp_path / "missing") is None
     assert region_id(tmp_path) is None
     (tmp_path / "text").write_text("not a region, though it is longer than the header of one" * 10)
