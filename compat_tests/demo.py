@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import numpy as np
@@ -219,7 +220,7 @@ def main() -> int:
         console.print(f"port {wanted} is taken, so another one is used", highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
-        with broker(port=port) as running:
+        with TemporaryDirectory(prefix="totalog-demo-") as folder, broker(port=port, data_dirs=[folder]) as running:
             console.print(f"broker at {running.address}, process {running.pid}", highlight=False, soft_wrap=True)
             with ExitStack() as stack:
                 processes = [ClientProcess(kind, running.address) for kind in KINDS]

@@ -88,18 +88,27 @@ def cli() -> None:
     help="Where clients are told to connect, if that is not where this broker listens: behind a port mapping, a proxy."
     " Without it, a broker on all interfaces names this machine's first address.",
 )
-@click.option("--ephemeral", is_flag=True, help="Keep the log in memory without a name. This is the default so far.")
+@click.option(
+    "--data-dir",
+    "data_dirs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="DIRECTORY",
+    help="Keep all data here, also through a power cut; made if it is not there. May be given many times: each"
+    " directory gets everything. Default: totalog in $XDG_STATE_HOME, else in ~/.local/state.",
+)
+@click.option("--ephemeral", is_flag=True, help="Keep no data directory: the log is gone with its memory.")
 @click.option(
     "--region",
     type=click.Path(path_type=Path),
-    help="Keep the log in this file: made if there is none, else used with what it holds. On a tmpfs like /dev/shm it"
-    " survives the broker, not the machine.",
+    help="Put the log's memory into this file. On a tmpfs like /dev/shm it survives the broker, not the machine: a"
+    " start after a kill goes on with it. Default: a file in /dev/shm, or no name at all with --ephemeral.",
 )
 @click.option(
     "--memory",
     type=size,
     metavar="SIZE",
-    help="Size of the log, such as 512m or 4g; it is taken as it fills. Default: half of what this machine has.",
+    help="Size of the log's memory, such as 512m or 4g; it is taken as it fills. Default: half of what there is.",
 )
 @click.option(
     "--set",
@@ -108,42 +117,41 @@ def cli() -> None:
     metavar="NAME=VALUE",
     help="A Kafka broker setting; may be given many times. totalog settings lists them.",
 )
-@click.option("--data-dir", hidden=True)
 @click.option("-v", "--verbose", is_flag=True, help="Also tell when connections end, and why.")
 def serve(
     host: str,
     port: int,
     advertised: tuple[str, int | None] | None,
+    data_dirs: tuple[Path, ...],
     ephemeral: bool,
     region: Path | None,
     memory: int | None,
     pairs: tuple[str, ...],
-    data_dir: str | None,
     verbose: bool,
 ) -> None:
     """Run a broker until SIGINT or SIGTERM; a second signal stops it at once.
 
     \b
     totalog serve
-    totalog serve --port 0 --memory 512m
+    totalog serve --port 0 --ephemeral --memory 512m
+    totalog serve --data-dir /mnt/a/totalog --data-dir /mnt/b/totalog
     totalog serve --host 0.0.0.0 --advertised broker.example:9092
-    totalog serve --region /dev/shm/orders --memory 4g
     totalog serve --set num.partitions=4 --set log.retention.minutes=30
     """
-    if data_dir is not None:
-        raise click.UsageError("--data-dir is not there yet: the log lives in memory only")
-    if ephemeral and region is not None:
-        raise click.UsageError("--ephemeral and --region exclude each other")
+    if ephemeral and data_dirs:
+        raise click.UsageError("--ephemeral and --data-dir exclude each other")
     try:
         config = Config.parse(pairs)
     except InvalidConfig as fault:
         raise click.UsageError(f"--set: {fault}") from None
     logging.basicConfig(format=LOG_FORMAT, level=logging.DEBUG if verbose else logging.INFO)
     from totalog.gateway import start
+    from totalog.gateway.storage import CannotStart, Storage, state_directory
 
     try:
-        start.serve(config, host, port, advertised, region, memory, click.echo)
-    except start.CannotStart as fault:
+        kept = () if ephemeral else data_dirs or (state_directory(),)
+        start.serve(config, host, port, advertised, Storage(kept, region, memory), click.echo)
+    except CannotStart as fault:
         raise click.ClickException(str(fault)) from None
 
 

@@ -2,24 +2,20 @@
 
 import gc
 import logging
-import os
 import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
-from totalog.engine import EngineError, Log
-from totalog.engine.region import SIZE_MIN
 from totalog.gateway import apis
 from totalog.gateway.apis import produce, produce_runs
 from totalog.gateway.broker import Broker, SystemClock
 from totalog.gateway.config import Config
 from totalog.gateway.connection import Service
 from totalog.gateway.limits import Limits
-from totalog.gateway.memory import default_size, size_text
 from totalog.gateway.server import Server, listen, run_until_signal
+from totalog.gateway.storage import CannotStart, Storage
 from totalog.gateway.waiting import Budget
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.frame import PRODUCE, Format, ReceiveBuffers
@@ -29,20 +25,15 @@ log = logging.getLogger("totalog")
 API_VERSIONS, METADATA, INIT_PRODUCER_ID, FIND_COORDINATOR = 18, 3, 22, 10
 
 
-class CannotStart(Exception):
-    """Why not, and what to do, in one line."""
-
-
 def serve(
     config: Config,
     host: str,
     port: int,
     advertised: tuple[str, int | None] | None,
-    region: Path | None,
-    memory: int | None,
+    storage: Storage,
     tell: Callable[[str], None],
 ) -> None:
-    """Serve until a signal ends it. `tell` gets the start-up line, and, once clients can connect, the one with `ready`.
+    """Serve until a signal ends it. `tell` gets the start-up lines; once clients can connect, the one with `ready`.
 
     `advertised` without a port means the port that is listened on. Raises CannotStart.
     """
@@ -51,12 +42,12 @@ def serve(
     with ExitStack() as held:
         listeners = [held.enter_context(listener) for listener in _listen(host, port, limits)]
         port = listeners[0].getsockname()[1]
-        opened, where = _open_log(region, memory)
+        opened, where = storage.open(tell)
         held.enter_context(opened)
         name, told_port = advertised or (_reachable(host), None)
         told_to = name, told_port or port
         address, told = join(host, port), join(*told_to)
-        tell(f"the log lives in memory, {where}; acks=all promises what acks=1 does")
+        tell(where)
         broker = Broker(opened, config, clock=SystemClock(), host=host, port=port, advertised=told_to)
 
         def ready() -> None:
@@ -115,25 +106,6 @@ def _listen(host: str, port: int, limits: Limits) -> list[socket.socket]:
     except OSError as fault:
         hint = "" if port == 0 else " (--port 0 takes a free port)"
         raise CannotStart(f"cannot listen on {join(host, port)}: {fault.strerror}{hint}") from None
-
-
-def _open_log(region: Path | None, memory: int | None) -> tuple[Log, str]:
-    """The log, and where it is, for people."""
-    try:
-        if region is None:
-            size = memory or max(default_size(None), SIZE_MIN)
-            return Log.create(size=size), f"{size_text(size)} without a name, gone when this process ends"
-        if os.path.lexists(region):
-            opened = Log.attach(region)
-            if memory is not None:
-                log.info("%s keeps the size it was made with, --memory does not change it", region)
-            return opened, f"going on with {region}, which survives this process but not the machine"
-        size = memory or max(default_size(region.absolute()), SIZE_MIN)
-        return Log.create(
-            region, size=size
-        ), f"{size_text(size)} in {region}, which survives this process but not the machine"
-    except (EngineError, OSError) as fault:
-        raise CannotStart(str(fault)) from None
 
 
 def _reachable(host: str) -> str:

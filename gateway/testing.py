@@ -75,18 +75,21 @@ def broker(
     port: int = 0,
     memory: str | None = None,
     region: "str | os.PathLike[str] | None" = None,
+    data_dirs: "Sequence[str | os.PathLike[str]]" = (),
     advertised: str | None = None,
     settings: Mapping[str, object] | None = None,
     arguments: Sequence[str] = (),
 ) -> Iterator[RunningBroker]:
     """Run `totalog serve` for the length of a block.
 
-    `settings` are Kafka's broker settings, such as {"num.partitions": 4}; `memory` is a size like "256m"; with `region`
-    the log stays in that file. `arguments` are added to the command line as they are. Raises BrokerFailed.
+    `settings` are Kafka's broker settings, such as {"num.partitions": 4}; `memory` is a size like "256m". Nothing
+    is kept, unless there are `data_dirs`, or a `region`: the file in which the log's memory then lies. `arguments` are
+    added to the command line as they are. Raises BrokerFailed.
     """
     command = [sys.executable, "-m", "totalog.gateway", "serve", "--host", host, "--port", str(port)]
-    command += ["--ephemeral"] if region is None else ["--region", os.fspath(region)]
-    for option, value in (("--memory", memory), ("--advertised", advertised)):
+    command += [word for path in data_dirs for word in ("--data-dir", os.fspath(path))] or ["--ephemeral"]
+    where = None if region is None else os.fspath(region)
+    for option, value in (("--region", where), ("--memory", memory), ("--advertised", advertised)):
         command += [] if value is None else [option, value]
     for name, setting in (settings or {}).items():
         command += ["--set", f"{name}={_setting(setting)}"]
@@ -118,7 +121,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", log: BinaryIO) -> tupl
     deadline = time.monotonic() + START_S_MAX
     while True:
         for line in said.split(b"\n")[:-1]:
-            if b"ready" in line:
+            if line.startswith(b"ready at "):
                 host, _, port = line.split()[2].rstrip(b",").decode().rpartition(":")  # ready at HOST:PORT
                 return host.strip("[]"), int(port)
         left = deadline - time.monotonic()

@@ -1,5 +1,6 @@
 """The command: what it understands, what it says, how it ends."""
 
+import json
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from totalog.gateway.cli import address, main
 from totalog.gateway.config import BROKER
 from totalog.gateway.healthcheck import Unhealthy, check
 from totalog.gateway.limits import Limits
+from totalog.gateway.storage import CannotStart, state_directory
 from totalog.gateway.testing import BrokerFailed, broker
 
 COMMAND = [sys.executable, "-m", "totalog.gateway"]
@@ -48,8 +50,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         (["serv"], "No such command 'serv'"),
         (["serve", "--prot", "1"], "No such option"),
         (["serve", "--port", "66000"], "66000 is not in the range"),
-        (["serve", "--data-dir", "/tmp/data"], "--data-dir is not there yet: the log lives in memory only"),
-        (["serve", "--ephemeral", "--region", "x"], "exclude each other"),
+        (["serve", "--ephemeral", "--data-dir", "x"], "exclude each other"),
         (["serve", "--memory", "lots"], "'lots' is not a size; write it like 512m or 4g"),
         (["serve", "--advertised", ":9092"], "names no host"),
         (["serve", "--advertised", "host:port"], "not of the form HOST:PORT"),
@@ -75,17 +76,17 @@ def test_what_is_not_understood_gets_one_line(
 def test_a_busy_port(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
-        code, said = refused(capsys, "serve", "--host", "127.0.0.1", "--port", str(port))
+        code, said = refused(capsys, "serve", "--ephemeral", "--host", "127.0.0.1", "--port", str(port))
     assert code == 1
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in said
 
 
 def test_a_host_that_is_not_ours(capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(capsys, "serve", "--host", "192.0.2.1", "--port", "0")[0] == 1
+    assert refused(capsys, "serve", "--ephemeral", "--host", "192.0.2.1", "--port", "0")[0] == 1
 
 
 def test_a_log_that_is_too_small(capsys: pytest.CaptureFixture[str]) -> None:
-    code, said = refused(capsys, "serve", "--port", "0", "--memory", "1m")
+    code, said = refused(capsys, "serve", "--port", "0", "--ephemeral", "--memory", "1m")
     assert code == 1
     assert "give more memory" in said
 
@@ -121,18 +122,18 @@ def test_a_region_that_cannot_be_used(
 ) -> None:
     path = tmp_path / "region"
     make(path)
-    code, said = refused(capsys, "serve", "--port", "0", "--region", str(path))
+    code, said = refused(capsys, "serve", "--port", "0", "--ephemeral", "--region", str(path))
     assert code == 1
     assert said.startswith(f"totalog: {path} ")
 
 
 def test_a_region_in_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(capsys, "serve", "--port", "0", "--region", str(tmp_path / "no" / "region"))[0] == 1
+    assert refused(capsys, "serve", "--port", "0", "--ephemeral", "--region", str(tmp_path / "no" / "region"))[0] == 1
 
 
 def test_a_region_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with broker(region=tmp_path / "region", memory="80m"):
-        code, said = refused(capsys, "serve", "--port", "0", "--region", str(tmp_path / "region"))
+        code, said = refused(capsys, "serve", "--port", "0", "--ephemeral", "--region", str(tmp_path / "region"))
         assert code == 1
         assert said.startswith(f"totalog: {tmp_path / 'region'} ")
 
@@ -175,7 +176,7 @@ def test_a_broker_is_healthy_once_it_is_ready(host: str) -> None:
 
 def test_the_start_up_lines() -> None:
     process = subprocess.Popen(
-        [*COMMAND, "serve", "--port", "0", "--memory", "96m", "--host", "127.0.0.1"],
+        [*COMMAND, "serve", "--port", "0", "--ephemeral", "--memory", "96m", "--host", "127.0.0.1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -194,6 +195,80 @@ def test_the_start_up_lines() -> None:
     assert rest == ""
     assert errors.count("\n") == 1
     assert "SIGINT: stopping" in errors
+
+
+def test_data_is_kept_in_the_users_state_directory(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "HOME": "/nowhere"}
+    said = []
+    for _ in range(2):
+        process = subprocess.Popen(
+            [*COMMAND, "serve", "--port", "0", "--memory", "96m", "--host", "127.0.0.1"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        said.append([process.stdout.readline(), process.stdout.readline()])
+        region = Path(json.loads((tmp_path / "totalog" / "region.json").read_text())["path"])
+        assert region.exists()
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=60)[0] == ""
+        assert process.returncode == 0
+        assert not region.exists()
+    for line, ready in said:
+        assert line.startswith(f"the log is kept in {tmp_path / 'totalog'}, its memory is ")
+        assert line.endswith("; acks=all is answered when the disk has it\n")
+        assert ready.startswith("ready at ")
+
+
+def test_where_state_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert state_directory() == tmp_path / "totalog"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")  # to be ignored, says the specification
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert state_directory() == tmp_path / "home" / ".local" / "state" / "totalog"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    assert state_directory() == tmp_path / "home" / ".local" / "state" / "totalog"
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(CannotStart, match="no home directory: name a --data-dir"):
+        state_directory()
+
+
+def no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_data_directory_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with broker(data_dirs=[tmp_path / "a", tmp_path / "b"], memory="80m") as running:
+        code, said = refused(capsys, "serve", "--port", "0", "--data-dir", str(tmp_path / "b"))
+        assert code == 1
+        assert said == (
+            f"totalog: {tmp_path / 'b'} is in use by process {running.pid}:"
+            " stop that broker, or name another data directory\n"
+        )
+
+
+def strangers(path: Path) -> None:
+    path.mkdir()
+    (path / "thesis").touch()
+
+
+def other_format(path: Path) -> None:
+    path.mkdir(mode=0o700)
+    (path / "log.json").write_text('{"format": 99, "log_id": ""}')
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(strangers, "holds files that are not a log's (thesis)"), (other_format, "has format 99, this build knows 1")],
+)
+def test_a_data_directory_that_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], None], words: str
+) -> None:
+    make(tmp_path / "data")
+    code, said = refused(capsys, "serve", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert code == 1
+    assert words in said
 
 
 @pytest.mark.parametrize(
