@@ -155,7 +155,8 @@ class Connection:
         self.phase = Phase.REQUEST
         self._phase_count = 0
         self._reader = FrameReader(service.formats, service.limits, transport.host, service.buffers)
-        self._outbox = Outbox(transport, service.limits, service.broker.unsent, service.budget)
+        self._unsent = service.broker.unsent
+        self._outbox = Outbox(transport, service.limits, self._unsent, service.budget)
         self._helpers = Helpers()
         self._share: Share | None = None
         self._repeat: Any = None
@@ -225,7 +226,7 @@ class Connection:
 
     def _allowed_to_send_s(self, moved: int) -> float:
         limits = self.service.limits
-        if self.service.broker.unsent.full:
+        if self._unsent.full:
             return limits.pressed_send_s_max + moved / limits.pressed_rate_min
         return limits.send_stall_s_max + moved / limits.transfer_rate_min
 
@@ -291,14 +292,13 @@ class Connection:
 
     async def _room(self) -> None:
         """Wait while the clients of all connections have too much to take."""
-        unsent = self.service.broker.unsent
-        if unsent.full:
-            await self._flush()
-            self._begin(Phase.TURN)
-            await unsent.room()
+        await self._flush()
+        self._begin(Phase.TURN)
+        await self._unsent.room()
 
     async def _answer_group(self, group: list[Request]) -> None:
-        await self._room()
+        if self._unsent.full:
+            await self._room()
         self._count(len(group))
         answers = self.service.produce(self.service.broker, group)
         if self._share is not None:
@@ -312,7 +312,6 @@ class Connection:
                 self._outbox.add(answer)
         if self._outbox.full:
             await self._flush()
-
         self._learn(group[-1])
 
     def _learn(self, request: Request) -> None:
@@ -328,7 +327,8 @@ class Connection:
         runs, held = self.service.runs, self._reader.held
         if runs is None or not held:
             return False
-        await self._room()
+        if self._unsent.full:
+            await self._room()
         run = runs.append(self.service.broker, self._repeat, held)
         if run is None:
             return False
@@ -344,7 +344,8 @@ class Connection:
         return True
 
     async def _answer_one(self, request: Request) -> None:
-        await self._room()
+        if self._unsent.full:
+            await self._room()
         self._count(1)
         answer = self.service.dispatch(self.service.broker, request)
         if isinstance(answer, Awaitable):
@@ -404,15 +405,14 @@ class Connection:
 
     # Sending
 
-    async def _flush(self) -> None:
+    def _flush(self) -> Awaitable[None]:
         """Send what is gathered; wait while too much is owed."""
-        if self._outbox.gathered:
+        outbox = self._outbox
+        if outbox.gathered:
             self._begin(Phase.SEND)
-        elif self._outbox.full:
+        elif outbox.busy and outbox.full:
             self._begin(Phase.HANDLER)
-        else:
-            return
-        await self._outbox.flush()
+        return outbox.flush()
 
     async def _drain(self) -> None:
         """Send everything, also what is owed."""

@@ -48,9 +48,30 @@ class Sender(Protocol):
 
 
 class Outbox:
+    __slots__ = (
+        "_answers",
+        "_budget",
+        "_count_max",
+        "_fault",
+        "_held",
+        "_limits",
+        "_moved",
+        "_parts",
+        "_parts_size",
+        "_queue",
+        "_queued_size",
+        "_size_max",
+        "_transport",
+        "_unsent",
+        "busy",
+        "sending",
+        "sends",
+    )
+
     def __init__(self, transport: Sender, limits: Limits, unsent: Unsent, budget: Budget) -> None:
         self._transport = transport
         self._limits = limits
+        self._count_max, self._size_max = limits.group_count_max, limits.answers_size_max
         self._unsent = unsent
         self._budget = budget
         self.busy = False
@@ -79,19 +100,29 @@ class Outbox:
     @property
     def full(self) -> bool:
         """`flush` would wait, or send what there is."""
-        if self.busy and (self._budget.overdrawn or len(self._queue) > self._limits.owed_count_max):
+        if self._parts_size > self._size_max or len(self._parts) > self._count_max:
             return True
-        return self._enough() or self._queued_size > self._limits.answers_size_max
+        if not self.busy:
+            return False
+        many = len(self._queue) > self._limits.owed_count_max or self._queued_size > self._size_max
+        return many or self._budget.overdrawn
 
     # Of the connection's task
 
     def add(self, answer: Bytes | Answer) -> None:
-        self._unsent.add(_held(answer))
         if self.busy:
+            self._unsent.add(_held(answer))
             self._queue.append((answer, 0))
             self._queued_size += _size(answer)
-        else:
+        elif isinstance(answer, Answer):
+            self._unsent.add(answer.held)
             self._gather(answer)
+        else:
+            size = len(answer)
+            self._unsent.add(size)
+            self._parts.append(answer)
+            self._parts_size += size
+            self._held += size
 
     def owe(self, owed: Owed, size: int, start: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
         """Answer behind all that was added before, once it is ready. `size`: bytes that the request took in the log.
@@ -105,10 +136,17 @@ class Outbox:
     async def flush(self) -> None:
         """Send what is gathered, or wait while the helper has too much to send. Raises Disconnected."""
         if not self.busy:
-            await self._send()
-        while self.busy and self.full:
-            await self._moved.wait()
-        self._check()
+            if self._parts:
+                self.sends += 1
+                try:
+                    await self._transport.send(self._parts)
+                finally:
+                    self._release()
+        else:
+            while self.busy and self.full:
+                await self._moved.wait()
+        if self._fault is not None:
+            raise self._fault
 
     async def drain(self) -> None:
         """Wait until everything has left, also what is owed. Raises Disconnected."""
@@ -116,7 +154,8 @@ class Outbox:
             await self._send()
         while self.busy:
             await self._moved.wait()
-        self._check()
+        if self._fault is not None:
+            raise self._fault
 
     def close(self) -> None:
         """What has not left never will."""
@@ -129,10 +168,6 @@ class Outbox:
         self._queue.clear()
         self._queued_size = 0
         self._release()
-
-    def _check(self) -> None:
-        if self._fault is not None:
-            raise self._fault
 
     # Of the helper
 
@@ -172,8 +207,7 @@ class Outbox:
     # Of whoever sends
 
     def _enough(self) -> bool:
-        limits = self._limits
-        return len(self._parts) > limits.group_count_max or self._parts_size > limits.answers_size_max
+        return len(self._parts) > self._count_max or self._parts_size > self._size_max
 
     def _pay(self, size: int) -> None:
         if size:
@@ -201,9 +235,10 @@ class Outbox:
         held, self._held = self._held, 0
         if held:
             self._unsent.remove(held)
-        for answer in self._answers:
-            answer.release()
-        self._answers = []
+        if self._answers:
+            for answer in self._answers:
+                answer.release()
+            self._answers = []
         self._parts = []
         self._parts_size = 0
 
