@@ -1,7 +1,7 @@
 # Three commands are all a newcomer needs: make run, make test, make lint.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test lint format bench bench-wire bench-clients bench-scale wheel clean
+.PHONY: help setup build run test mutants lint format bench bench-wire bench-clients bench-scale wheel clean
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -9,6 +9,7 @@ help:
 	@echo "make run     set up, build, start a broker, and watch real Kafka clients use it"
 	@echo "make test    all tests                    make lint    style, types, import contracts"
 	@echo "make bench   what each stage costs        make wheel   sdist and wheel under dist/"
+	@echo "make mutants each flush, fence and invalidate taken away: does a test see it? (minutes; goes on where it was ended)"
 	@echo "make setup   .venv with .venv/bin/totalog make build   compile what changed in C"
 
 setup: .venv/ready
@@ -32,6 +33,9 @@ run: build
 
 test: build
 	@$(BIN)/python -m pytest $(if $(CI),--every-suite)
+
+mutants: build
+	@nice $(BIN)/python -m totalog.engine.sim.score
 
 lint: build
 	@failed=; for check in "ruff check" "ruff format --check" mypy "lint-imports --no-logo --cache-dir build/import-linter"; do \

@@ -249,6 +249,13 @@ class Host:
             at += batch.size
         return tuple(found)
 
+    def segment_of(self, topic: Topic, number: int) -> int:
+        """Where the batch lies that is this many batches after the topic's first."""
+        entry = self.ffi.new("struct order_entry *")
+        target = self.ffi.cast("uint8_t *", entry)
+        assert self.lib.log_entries(self.core, topic.slot, topic.generation, number, 1, target) == 1
+        return int(entry.segment)
+
     def blocks_used(self) -> int:
         total, used, committed = (self.ffi.new("uint64_t *") for _ in range(3))
         self.lib.log_blocks(self.core, total, used, committed)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from totalog.engine.sim import kills
 from totalog.engine.sim.follower import replicated
 from totalog.engine.sim.host import VIEW, Answer, Batch, Host, Topic, Violation
-from totalog.engine.sim.world import COLLEAGUE, World
+from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, World
 
 ENTRIES_PER_PAGE = 32
 
@@ -210,6 +210,7 @@ def leaving(world: World) -> None:
 def burial(world: World) -> None:
     """A broker is killed while it publishes, and the sequencer, which lives, buries it."""
     topic = create(world, b"a", 2)
+    world.join(BYSTANDER)
     broker = world.colleague = world.join(COLLEAGUE)
     kills.publish(world, broker, topic, world.batches(0))
     kills.publish(world, broker, topic, world.batches(1, 0, 1, size=30_000))
@@ -285,6 +286,52 @@ def meet_slow_reader(world: World, topic: Topic, turn: int) -> None:
     accept(world.writer.operate("trim", trimming, partition=VIEW, offset=world.topic(b"a").parts[-1].next))
 
 
+def pins(world: World) -> None:
+    """A reader pins a segment at each moment of its release: it learns that it came too late, or the segment stays."""
+    other = create(world, b"b")
+    lib = world.lib
+    number, moments = 0, 1
+    while number < moments:
+        topic = plain_topic(world, b"a")
+        accept_all(world.writer.append(topic, world.batches(0)))
+        segment = world.writer.segment_of(topic, 0)
+        left, held = number, -1
+
+        def meanwhile(segment: int = segment) -> None:
+            nonlocal left, held
+            left -= 1
+            if left == -1:
+                held = lib.core_pin(world.reader.core, segment)
+
+        world.prefetch()
+        hook = world.callback(meanwhile)
+        lib.sim_hook(world.writer.number, lib.SIM_AT_INVALIDATES | lib.SIM_AT_FENCES, hook)
+        accept(world.writer.operate("delete", topic._replace(settings=b"")))
+        world.writer.maintain(0)
+        lib.sim_hook(world.writer.number, 0, world.ffi.NULL)
+        world.raise_failure()
+        world.check_nothing_unfenced(world.reader)
+        moments = number - left
+        claimed = world.claimed(segment)
+        if held >= 0:
+            if not claimed:
+                raise Violation(f"a segment that a reader pinned at moment {number} of its release went back")
+            lib.core_unpin(world.reader.core, held)
+            world.check_nothing_unfenced(world.reader)
+            world.writer.maintain(0)
+            claimed = world.claimed(segment)
+        if claimed:
+            raise Violation(f"nobody pins a segment, and it stays: moment {number}")
+        number += 1
+    append(world, other, 0)
+
+
+def plain_topic(world: World, name: bytes) -> Topic:
+    """Made without an adversary."""
+    accept(world.writer.operate("create", topic_named(name)))
+    return world.topic(name)
+
+
 SCENARIOS: dict[str, Scenario] = {
     function.__name__: function
     for function in (
@@ -301,6 +348,7 @@ SCENARIOS: dict[str, Scenario] = {
         burial,
         succession,
         promotion,
+        pins,
         slow_reader,
         unpinned_reader,
         replicated,

@@ -23,7 +23,7 @@ REGION_ID = b"sixteen bytes id"
 UNFENCED_MAX = 4096
 FORMATTER = 0
 """The first host of a world, by its number in the simulation."""
-COLLEAGUE, SUCCESSOR = 2, 3
+COLLEAGUE, SUCCESSOR, BYSTANDER = 2, 3, 4
 BROKERS = (0, COLLEAGUE, SUCCESSOR)
 """That publish; 1 is the reader."""
 TOPICS_AHEAD, HEADERS_AHEAD = 4, 24
@@ -230,6 +230,11 @@ class World:
     def process_of(self, broker: int) -> int:
         """The process that memory shows in that broker's place."""
         return self.word(broker_position(self, broker), "broker_entry", "process_id") & 0xFFFFFFFF
+
+    def claimed(self, block: int) -> bool:
+        """Whether the bitmap says so."""
+        at = self.word(0, "region_header", "bitmap_position") + block // 8
+        return bool(self.map[at] >> block % 8 & 1)
 
     # -- hooks
 
