@@ -317,6 +317,8 @@ static int entry_valid(struct log *log, const struct walk *walk, const struct or
     const struct topic_entry *topic = &walk->topic->entry;
     if (entry->partition >= topic->partition_count || entry->global_position < walk->position || entry->global_position >= log->sequencer->ordered)
         return 0;
+    if (topic->state == TOPIC_DYING)      /* swept already, perhaps: then lines of its partitions are zero, any of them */
+        return 1;
     const struct partition_state *partition = &walk->topic->partitions[entry->partition];
     return entry->total_order >= walk->total_order && entry->base_offset >= walk->left[entry->partition].next_offset &&
            fits(entry->total_order, (uint64_t)entry->last_offset_delta + 1, topic->next_total_order) &&
@@ -354,9 +356,13 @@ static int gone(struct sequencer *sequencer, uint32_t slot, const struct order_e
 static int count_entry(struct log *log, struct walk *walk, uint32_t slot, uint64_t number, const struct order_entry *entry)
 {
     struct left *left = &walk->left[entry->partition];
-    if (!segment_valid(log, entry->segment, entry->segment_position, entry->size) || (slot != 0 && !element_valid(log, walk, number, entry)))
+    if (!segment_valid(log, entry->segment, entry->segment_position, entry->size))
+        return 0;
+    if (walk->topic->entry.state == TOPIC_LIVE && slot != 0 && !element_valid(log, walk, number, entry))
         return 0;
     log->sequencer->live[entry->segment]++;
+    if (walk->topic->entry.state == TOPIC_DYING)
+        return 1;                     /* the sweep needs no more */
     walk->bytes += entry->size;
     if (walk->count++ == 0)
         walk->first = number;
@@ -468,7 +474,7 @@ static int settle_heads(struct log *log, uint32_t slot)
     struct topic_state *topic = &sequencer->topics[slot];
     if (topic->entry.state == TOPIC_FREE)
         return OPEN_OK;
-    if (!numbers_valid(sequencer, topic) || mark_pages(log, slot) != 0)
+    if ((topic->entry.state == TOPIC_LIVE && !numbers_valid(sequencer, topic)) || mark_pages(log, slot) != 0)
         return OPEN_DAMAGED;
     struct left *left = calloc(topic->entry.partition_count, sizeof *left);
     if (left == NULL)
