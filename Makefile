@@ -1,7 +1,7 @@
 # Three commands are all a newcomer needs: make run, make test, make lint.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test mutants lint format bench bench-wire bench-clients bench-scale wheel clean
+.PHONY: help setup build run test mutants lint format bench bench-wire bench-clients bench-scale fuzz wheel clean
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -10,6 +10,7 @@ help:
 	@echo "make test    all tests                    make lint    style, types, import contracts"
 	@echo "make bench   what each stage costs        make wheel   sdist and wheel under dist/"
 	@echo "make mutants each flush, fence and invalidate taken away: does a test see it? (minutes; goes on where it was ended)"
+	@echo "make fuzz MINUTES=10   look for input that breaks a parser, guided by coverage"
 	@echo "make setup   .venv with .venv/bin/totalog make build   compile what changed in C"
 
 setup: .venv/ready
@@ -50,6 +51,10 @@ bench: build
 
 bench-wire bench-clients bench-scale: build
 	@$(BIN)/python -m compat_tests.bench.$(@:bench-%=%) $(if $(KAFKA),$(if $(filter-out bench-scale,$@),--kafka $(KAFKA)))
+
+fuzz: build
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris || echo "without atheris: at random"
+	@$(BIN)/python -m totalog.gateway.tests.fuzz --minutes $(or $(MINUTES),10)
 
 wheel: setup
 	$(BIN)/python -m build --no-isolation
