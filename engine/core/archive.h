@@ -93,14 +93,18 @@ int archive_begin(struct archive *archive, uint32_t slot, uint32_t generation, u
 uint64_t archive_bytes_before(const struct part *part, uint32_t at);       /* of the part's batches before this one */
 uint64_t archive_partition_start(struct archive *archive, const struct topic_entry *topic, uint32_t partition);
 
+/* A key of batches. Of a topic in total order both are the same. */
+enum archive_key { BY_OFFSET, BY_TOTAL_ORDER };
+
+/* archive_cut.c: where a partition's log start comes to lie when all batches that end at or before `wanted` go. 1: *row; 0: nothing is known; -1. */
+int archive_trim_row(struct archive *archive, const struct kept *kept, enum archive_key key, uint64_t wanted, struct trim_row *row);
+
 /* A place in the archive: one batch. */
 struct place {
     uint32_t file;                            /* number */
     struct part part;
     uint32_t at;                              /* row of the part */
 };
-
-enum archive_key { BY_OFFSET, BY_TOTAL_ORDER };   /* of a topic in total order both are the same */
 
 /* archive_seek.c. 1: there is such a batch; 0: there is none; -1: it could not be read. */
 int archive_find_part(struct archive *archive, const struct kept *kept, enum archive_key key, uint64_t wanted, struct place *place);   /* the last file with one at or before it */
@@ -109,5 +113,8 @@ int archive_seek(struct archive *archive, const struct kept *kept, uint64_t offs
 int archive_next(struct archive *archive, const struct kept *kept, struct place *place);          /* the next that is kept */
 int archive_next_part(struct archive *archive, const struct kept *kept, struct place *place);     /* the next file that has one; its rows are not loaded */
 int archive_settle(struct archive *archive, const struct kept *kept, struct place *place);        /* here, or the next that is kept */
+
+/* restore_trims.c: of the topics in a region that was restored from the journal. */
+void restore_trims(struct log *log, struct journal *journal);
 
 #endif

@@ -41,14 +41,10 @@ int32_t archive_cut(struct archive *archive, uint32_t slot, uint32_t generation,
     return found < 0 ? STATUS_ARCHIVE_FAILED : STATUS_OK;
 }
 
-/* Where one partition's log start comes to lie. 1: *row; 0: nowhere else; -1. */
-static int trim_one(struct archive *archive, const struct kept *topic, uint32_t partition, enum archive_key key, uint64_t wanted, struct trim_row *row)
+int archive_trim_row(struct archive *archive, const struct kept *kept, enum archive_key key, uint64_t wanted, struct trim_row *row)
 {
-    struct kept kept;
     struct place place;
-    if (archive_kept(archive, topic->slot, topic->generation, partition, &kept) != STATUS_OK || kept.log_start == kept.next)
-        return 0;
-    int found = archive_find_part(archive, &kept, key, wanted, &place);
+    int found = archive_find_part(archive, kept, key, wanted, &place);
     if (found != 1)
         return found;
     if (archive_load_rows(archive, place.part.file) != 0)
@@ -57,9 +53,19 @@ static int trim_one(struct archive *archive, const struct kept *topic, uint32_t 
     *row = (struct trim_row){
         .log_start_offset = key == BY_OFFSET ? wanted : at < place.part.count ? row_at(&place.part, at)->base_offset : place.part.next,
         .bytes = place.part.first_bytes + archive_bytes_before(&place.part, at),
-        .partition = partition,
+        .partition = kept->partition,
     };
-    return row->log_start_offset > kept.log_start;
+    return 1;
+}
+
+/* 1: the partition's log start moves, to *row. */
+static int trim_one(struct archive *archive, const struct kept *topic, uint32_t partition, enum archive_key key, uint64_t wanted, struct trim_row *row)
+{
+    struct kept kept;
+    if (archive_kept(archive, topic->slot, topic->generation, partition, &kept) != STATUS_OK || kept.log_start == kept.next)
+        return 0;
+    int found = archive_trim_row(archive, &kept, key, wanted, row);
+    return found == 1 ? row->log_start_offset > kept.log_start : found;
 }
 
 int64_t archive_trim_rows(struct archive *archive, uint32_t slot, uint32_t generation, uint32_t partition, int64_t offset, struct trim_row *rows,

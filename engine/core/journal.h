@@ -22,6 +22,7 @@ struct folded_topic {
     struct journal_topic row;
     struct journal_partition *partitions;     /* row.partition_count; NULL where the slot is free */
     uint8_t *settings;                        /* row.operation.settings_size */
+    int trimmed;                              /* since log starts were handed in: what that means for partitions and bytes is not known here */
 };
 
 struct producer_table;

@@ -170,6 +170,7 @@ static void fold_delete(struct journal_state *state, const struct topic_operatio
 static void fold_trim(struct journal_state *state, const struct topic_operation *operation, const uint8_t *rows)
 {
     struct trim_row row;
+    state->topics[operation->topic_slot].trimmed = 1;
     for (uint32_t at = 0; at + sizeof row <= operation->settings_size; at += (uint32_t)sizeof row) {
         memcpy(&row, rows + at, sizeof row);
         state_raise_start(state, operation->topic_slot, operation->topic_generation, row.partition, row.log_start_offset, row.bytes);

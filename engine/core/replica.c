@@ -129,6 +129,7 @@ static void raise_starts(struct journal *journal, void *context)
         mem_read(mem, topic_position(slot), &topic, sizeof topic);
         if (known->state != TOPIC_LIVE || topic.state != TOPIC_LIVE || topic.generation != known->generation || topic.extent_count > EXTENTS_MAX)
             continue;
+        journal->state->topics[slot].trimmed = 0;
         state_raise_start(journal->state, slot, topic.generation, PARTITION_VIEW, topic.log_start_total_order, topic.bytes_released);
         for (uint32_t partition = 0; partition < known->partition_count; partition++)
             raise_partition(replica, &topic, slot, partition);

@@ -11,8 +11,7 @@
  *  - What the journal's state says of leader epochs is raised first, so that its next checkpoint says the same as the region.
  */
 #include "sequencer.h"
-#include "journal.h"
-#include "store.h"
+#include "archive.h"
 
 static const struct order_entry released = {.state = ENTRY_RELEASED};
 
@@ -221,6 +220,7 @@ int32_t restore_region(struct log *log, struct journal *journal)
     if (status != STATUS_OK)
         return status == STATUS_OUT_OF_MEMORY ? OPEN_NO_MEMORY : OPEN_DAMAGED;
     put_frontiers(log, state->next_position);
+    restore_trims(log, journal);
     handle_seals(log);
     pages_refill_reserve(log);
     return OPEN_OK;

@@ -374,3 +374,35 @@ def test_a_restored_region_that_is_killed_is_attached_again(tmp_path: Path) -> N
         store.close()
     with Log.attach(left) as log:
         assert (log.topics(), [log.bounds(topic, partition) for partition in (0, 1, VIEW)]) == before
+
+
+def test_trims_after_the_last_checkpoint(tmp_path: Path) -> None:
+    """Log starts of partitions and the bytes that are kept are as they were, though only a footer knows them."""
+    with restored(tmp_path) as (log, store):
+        topic = log.create_topic("a", id=driver.topic_id(0), partitions=3)
+        loose = log.create_topic("b", id=driver.topic_id(1), partitions=2, order_level=0)
+        for number in range(300):
+            place = (topic, number % 3) if number % 2 else (loose, number % 2)
+            driver.append_one(log, driver.Batch(*place, driver.payload(number, 100 + number), records=2))
+        store.run_all()
+        log.trim(topic, 1, 21)
+        log.trim(topic, VIEW, 101)
+        log.trim(topic, 2, 77)
+        log.trim(loose, 0, 50)
+        store.run_all()
+        before = {
+            (each, partition): (log.bounds(each, partition)[:2], log.size_bytes(each, partition))
+            for each in (topic, loose)
+            for partition in (VIEW, *range(each.partitions))
+        }
+        views = {each: driver.Reader(log).read_all(each, VIEW) for each in (topic, loose)}
+    for _ in range(2):
+        with restored(tmp_path) as (log, store):
+            for (each, partition), (bounds, size) in before.items():
+                said = log.bounds(each, partition)
+                assert (said.log_start_offset, said.end_offset) == bounds
+                assert log.size_bytes(each, partition) == size
+            store.run_all()
+            store.rotate()
+            for each, view in views.items():
+                assert store.read_all(each, VIEW) == view
