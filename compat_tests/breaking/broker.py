@@ -15,6 +15,7 @@ from compat_tests.breaking.faults import Fault
 
 START_S_MAX = 60.0
 END_S_MAX = 30.0
+OBEYED = "obeyed"
 PAUSE_S = 0.05
 """Between two signals."""
 
@@ -31,7 +32,8 @@ class Victim:
         self.started_s = 0.0
         """How long the last start took until it was ready."""
         self._arguments = (str(directory), str(memory)), str(journal_size)
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._heard = b""
         self._errors = (directory.parent / "victim.log").open("a+")
 
     @property
@@ -49,9 +51,9 @@ class Victim:
             str(self.port),
             journal_size,
         ]
-        began = time.monotonic()
+        began, self._heard = time.monotonic(), b""
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, bufsize=1
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0
         )
         ready = self._wait_for("ready at ", began + START_S_MAX)
         self.port = int(ready.split()[2].rstrip(",").rpartition(":")[2])
@@ -61,9 +63,10 @@ class Victim:
         """What the fault says; whether it ends the broker is waited for apart."""
         assert self._process is not None
         if fault.command:
+            assert self._process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                print(fault.command, file=self._process.stdin, flush=True)
-                self._wait_for("obeyed", time.monotonic() + END_S_MAX)
+                self._process.stdin.write(f"{fault.command}\n".encode())
+                self._wait_for(OBEYED, time.monotonic() + END_S_MAX)
         for name in fault.signals:
             if name == "SIGKILL" and fault.command:
                 time.sleep(PAUSE_S)  # so that what was told to fail is come to
@@ -136,16 +139,21 @@ class Victim:
             self._process = None
 
     def _wait_for(self, beginning: str, deadline: float) -> str:
+        """The next line that begins so; empty when it died of the command that it was to obey."""
         assert self._process is not None
         assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
         while True:
-            readable, _, _ = select.select([self._process.stdout], [], [], max(deadline - time.monotonic(), 0))
-            line = self._process.stdout.readline() if readable else ""
-            if not line:
-                if beginning == "obeyed":
-                    return ""  # it died of it at once
+            while (end := self._heard.find(b"\n")) >= 0:
+                line, self._heard = self._heard[:end].decode(), self._heard[end + 1 :]
+                self.said.append(line)
+                if line.startswith(beginning):
+                    return line
+            readable, _, _ = select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))
+            heard = os.read(descriptor, 65536) if readable else b""
+            if not heard and beginning == OBEYED:
+                return ""
+            if not heard:
                 self._process.kill()
                 raise VictimFailed(f"it did not say {beginning!r}, exit code {self._process.wait()}\n{self.tail()}")
-            self.said.append(line.rstrip())
-            if line.startswith(beginning):
-                return line
+            self._heard += heard
