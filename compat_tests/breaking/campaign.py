@@ -1,7 +1,7 @@
 """A run of the breaking kit: rounds on one log, one after the other, and a ledger that names each.
 
-The ledger is a file of JSON lines; a run that is started again with it goes on behind the last round that it names, with
-a new log and the same row of faults.
+The ledger is a file of JSON lines; a run that is started again with it goes on behind the last round that it names,
+with a new log and the same row of faults.
 """
 
 import json
