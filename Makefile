@@ -1,7 +1,7 @@
 # Three commands are all a newcomer needs: make run, make test, make lint.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test mutants lint format bench bench-wire bench-clients bench-scale fuzz wheel clean
+.PHONY: help setup build run test mutants lint format bench bench-wire bench-clients bench-scale fuzz soak wheel clean
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -55,6 +55,10 @@ bench-wire bench-clients bench-scale: build
 fuzz: build
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris || echo "without atheris: at random"
 	@$(BIN)/python -m totalog.gateway.tests.fuzz --minutes $(or $(MINUTES),10)
+
+# The breaking kit for as long as one likes: make soak MINUTES=60
+soak: build
+	@$(BIN)/python -m compat_tests.breaking --minutes $(or $(MINUTES),5)
 
 wheel: setup
 	$(BIN)/python -m build --no-isolation
