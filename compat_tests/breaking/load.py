@@ -32,7 +32,7 @@ SAFE: dict[str, Any] = {
     "retry.backoff.ms": 20,
     "linger.ms": 1,
 }
-QUICK: dict[str, Any] = {"acks": "1", "message.send.max.retries": 0, "delivery.timeout.ms": 120_000, "linger.ms": 1}
+ONCE: dict[str, Any] = {"message.send.max.retries": 0, "delivery.timeout.ms": 120_000, "linger.ms": 1}
 
 
 class LoadFailed(AssertionError):
@@ -102,20 +102,33 @@ class Load:
         created = admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in (DURABLE, FAST)])
         for future in created.values():
             future.result(WAIT_S_MAX)
-        plans = [(DURABLE, SAFE), (DURABLE, SAFE), (FAST, QUICK)]
+        plans = [(DURABLE, SAFE), (DURABLE, ONCE | {"acks": "all"}), (FAST, ONCE | {"acks": "1"})]
         self.writers = [
             Writer(topic, number, Producer({"bootstrap.servers": address, **COMMON, **settings}))
             for number, (topic, settings) in enumerate(plans)
         ]
+        self.safe, *self.once = self.writers
         self.readers = {topic: Reader(address, topic) for topic in (DURABLE, FAST)}
 
     def run(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            for writer in self.writers:
-                writer.write(20)
-            for reader in self.readers.values():
-                reader.read()
+            self._step()
+
+    def get_on(self) -> None:
+        """Until those who never send again have got answers once more. Raises LoadFailed."""
+        before = [len(writer.told) for writer in self.once]
+        end = time.monotonic() + WAIT_S_MAX
+        while any(len(writer.told) == count for writer, count in zip(self.once, before, strict=True)):
+            self._step()
+            if time.monotonic() > end:
+                raise LoadFailed("nothing is acknowledged any more")
+
+    def _step(self) -> None:
+        for writer in self.writers:
+            writer.write(20)
+        for reader in self.readers.values():
+            reader.read()
 
     def wait_for_answers(self) -> None:
         """Until every record was answered, and all that was acknowledged safely was seen by the reader."""
