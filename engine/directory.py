@@ -9,7 +9,7 @@
 Invariants
  - Nothing is read or written before the lock is held, except the holder's process id for who did not get it.
  - A small file is replaced whole: written beside it, synced, renamed, and the directory synced. It is the old one or
-   the new one after any kill and any power cut.
+   the new one after any kill and any power cut; but a note of a region that no power cut survives is not synced.
  - A region is trusted only when region.json names it as complete, its id is the one noted, and the machine has not
    started since: a file on a disk holds anything after a power cut, and nothing on a tmpfs survives one.
 """
@@ -97,7 +97,7 @@ class Directory:
         """The directory belongs to this log from here on; it belonged to none."""
         assert self.log_id is None
         assert len(log_id) == LOG_ID_SIZE
-        self._replace(_LOG, {"format": FORMAT, "log_id": log_id.hex()})
+        self._replace(_LOG, {"format": FORMAT, "log_id": log_id.hex()}, sync=True)
         self.log_id = log_id
 
     def _load_log(self, mode: int) -> bytes | None:
@@ -146,16 +146,16 @@ class Directory:
         except (KeyError, TypeError, ValueError):
             return None
 
-    def note_region(self, note: RegionNote) -> None:
+    def note_region(self, note: RegionNote, *, sync: bool) -> None:
+        """`sync`: the note is there after a power cut; the old one or the new one is there after a kill in any case."""
         said = {"path": str(note.path), "region_id": note.region_id.hex(), "boot_id": note.boot_id}
-        self._replace(_REGION, {**said, "complete": note.complete})
+        self._replace(_REGION, {**said, "complete": note.complete}, sync)
 
     def forget_region(self) -> None:
         try:
             os.unlink(_REGION, dir_fd=self.descriptor)
         except FileNotFoundError:
             return
-        os.fsync(self.descriptor)
 
     # -- the journal's files
 
@@ -183,21 +183,23 @@ class Directory:
                 said = None
         return said if isinstance(said, dict) else {}
 
-    def _replace(self, name: str, said: dict[str, object]) -> None:
+    def _replace(self, name: str, said: dict[str, object], sync: bool) -> None:
         try:
-            self._write(name + NEW, json.dumps(said).encode() + b"\n")
+            self._write(name + NEW, json.dumps(said).encode() + b"\n", sync)
             os.rename(name + NEW, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
-            os.fsync(self.descriptor)
+            if sync:
+                os.fsync(self.descriptor)
         except OSError as error:
             raise DirectoryError(f"{self.path / name} cannot be written: {error.strerror}") from error
 
-    def _write(self, name: str, text: bytes) -> None:
+    def _write(self, name: str, text: bytes, sync: bool) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(name, flags, 0o600, dir_fd=self.descriptor)
         with open(descriptor, "wb") as file:
             file.write(text)
             file.flush()
-            os.fsync(descriptor)
+            if sync:
+                os.fsync(descriptor)
 
 
 def boot_id() -> str:

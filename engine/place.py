@@ -9,7 +9,6 @@ any moment leaves neither a file that no note names nor a trusted region that is
 """
 
 import os
-import secrets
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -32,7 +31,7 @@ def default_path(directory: Directory, room: int = ROOM_MIN) -> Path:
     if _is_tmpfs(SHARED_MEMORY) and os.access(SHARED_MEMORY, os.W_OK):
         space = os.statvfs(SHARED_MEMORY)
         if space.f_bavail * space.f_frsize >= room:
-            return SHARED_MEMORY / f"totalog-{os.geteuid()}-{secrets.token_hex(8)}.region"
+            return SHARED_MEMORY / f"totalog-{os.geteuid()}-{os.urandom(8).hex()}.region"
     return directory.path / _IN_DIRECTORY
 
 
@@ -105,7 +104,8 @@ def share_note(directories: Sequence[Directory], path: Path) -> None:
 def _note_all(directories: Sequence[Directory], note: RegionNote) -> None:
     for directory in directories:
         if directory.region() != note:
-            directory.note_region(note)
+            # What a power cut takes away with the file need not outlive it.
+            directory.note_region(note, sync=note.path.parent != SHARED_MEMORY)
 
 
 def _notes(directories: Sequence[Directory]) -> list[RegionNote]:

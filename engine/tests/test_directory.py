@@ -158,7 +158,7 @@ def test_the_note_of_the_region(tmp_path: Path) -> None:
     assert held.region() is None
     for complete in (False, True):
         note = RegionNote(tmp_path / "region", LOG_ID[::-1], boot_id(), complete)
-        held.note_region(note)
+        held.note_region(note, sync=complete)
         assert held.region() == note
     assert mode(tmp_path / "region.json") == 0o600
     held.forget_region()
