@@ -1,7 +1,7 @@
 # Three commands are all a newcomer needs: make run, make test, make lint.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test mutants lint format bench bench-wire bench-clients bench-scale fuzz soak wheel clean
+.PHONY: help setup build run test mutants lint format bench bench-wire bench-clients bench-scale bench-harm fuzz soak wheel clean
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -49,8 +49,8 @@ format: setup
 bench: build
 	@$(BIN)/python -m compat_tests.bench
 
-bench-wire bench-clients bench-scale: build
-	@$(BIN)/python -m compat_tests.bench.$(@:bench-%=%) $(if $(KAFKA),$(if $(filter-out bench-scale,$@),--kafka $(KAFKA)))
+bench-wire bench-clients bench-scale bench-harm: build
+	@$(BIN)/python -m compat_tests.bench.$(@:bench-%=%) $(if $(KAFKA),$(if $(filter-out bench-scale bench-harm,$@),--kafka $(KAFKA)))
 
 fuzz: build
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris || echo "without atheris: at random"

@@ -1,0 +1,57 @@
+"""`make bench-harm`: how long a good client waits while others mean harm, beside how long it waits when it is alone.
+
+A round writes one record and reads it back. Calm and harm are measured in turn on one broker for each kind of harm.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from compat_tests.bench import stats
+from compat_tests.harm import HARMS, SETTINGS, TOPIC, Good, calm, memory
+from totalog.gateway.testing import broker
+
+ROUNDS = 1000
+WARM_UP = 100
+MIB = 1 << 20
+
+
+def run() -> tuple[list[stats.Summary], dict[str, list[float]]]:
+    rows: list[stats.Summary] = []
+    series: dict[str, list[float]] = {}
+    for name, harm in HARMS.items():
+        with broker(memory="256m", settings=SETTINGS) as running:
+            most: list[int] = []
+            good = Good(running.address, TOPIC, partial(_look, running.pid, most))
+            calm(running.address, good, WARM_UP)
+            good.times_s.clear()
+            calm(running.address, good, ROUNDS)
+            quiet, before = list(good.times_s), most[-1]
+            good.times_s.clear()
+            harm(running.address, good, ROUNDS)
+            good.close()
+        summaries = [
+            stats.summarize(f"calm, before {name}", quiet, unit="us"),
+            stats.summarize(f"beside {name}", good.times_s, unit="us"),
+        ]
+        rows += summaries
+        rows.append(stats.summarize("their p99s", [summaries[1].p99 / summaries[0].p99], unit="ratio"))
+        rows.append(stats.summarize("memory at most, above calm", [(max(most) - before) / MIB], unit="MiB"))
+        series |= {summary.name: values for summary, values in zip(summaries, (quiet, good.times_s), strict=True)}
+    return rows, series
+
+
+def _look(pid: int, seen: list[int]) -> None:
+    seen.append(memory(pid))
+
+
+def main() -> None:
+    rows, series = run()
+    target = Path("build/bench")
+    target.mkdir(parents=True, exist_ok=True)
+    stats.write_csv(target / "harm.csv", rows)
+    stats.plot(target / "harm.png", series, unit="us")
+    print(f"{stats.table(rows)}\n\nCSV and plot: {target}/")
+
+
+if __name__ == "__main__":
+    main()
