@@ -356,7 +356,8 @@ static void order_now(struct log *log, struct append *appends)
         wait_for_completions(log, log->ring_next);
     }
     while (log->sequencer != NULL && log->sequencer->consumed[log->broker] < log->ring_next)
-        sequencer_pass(log);
+        if (sequencer_pass(log) == 0)
+            wait_for_headers(log, -1);    /* this ring is held: until another has something, or for as long as that may be */
     for (; log->ring_taken < log->ring_next; log->ring_taken++)
         take_completion(log, appends, log->ring_taken);
 }

@@ -130,6 +130,19 @@ int producers_check(struct producer_table *table, const struct batch_header *hea
     return STATUS_OK;
 }
 
+int producers_gap(struct producer_table *table, const struct batch_header *header)
+{
+    uint32_t number = find(table, header->producer_id, header->topic_slot, header->topic_generation, header->partition);
+    if (number == NONE)
+        return 0;
+    const struct producer_entry *entry = &table->slots[number].entry;
+    if (header->producer_epoch != entry->producer_epoch)
+        return header->producer_epoch > entry->producer_epoch;
+    int32_t next = entry->batch_count > 0 ? sequence_after(entry->batches[entry->batch_count - 1].last_sequence, 1) : 0;
+    uint32_t ahead = ((uint32_t)header->base_sequence - (uint32_t)next) & 0x7fffffffu;
+    return ahead > 0 && ahead < 0x40000000u;
+}
+
 void producers_record(struct producer_table *table, const struct producer_entry *key, const struct producer_batch *batch)
 {
     uint32_t number = find(table, key->producer_id, key->topic_slot, key->topic_generation, key->partition);

@@ -363,36 +363,41 @@ void sequencer_remember(struct sequencer *sequencer, const struct order_slot *sl
     producers_record(sequencer->producers, &key, &batch);
 }
 
-static void handle_batch(struct log *log, uint32_t broker, uint64_t sequence, const struct batch_header *header)
+/* Returns 1, and leaves everything as it was, where the batch is held. */
+static int handle_batch(struct log *log, uint32_t broker, uint64_t sequence, const struct batch_header *header)
 {
     struct sequencer *sequencer = log->sequencer;
     struct completion *completion = &sequencer_complete(sequencer, broker, sequence, STATUS_UNKNOWN_TOPIC)->completion;
     if (header->topic_slot == 0 || header->topic_slot >= TOPICS_MAX)
-        return;
+        return 0;
     struct topic_state *topic = &sequencer->topics[header->topic_slot];
     if (topic->entry.state != TOPIC_LIVE || topic->entry.generation != header->topic_generation ||
         header->partition >= topic->entry.partition_count)
-        return;
+        return 0;
     struct partition_state *partition = &topic->partitions[header->partition];
     completion->log_start_offset = (int64_t)partition->log_start_offset;
     if (!segment_valid(log, header->segment, header->segment_position, header->size)) {
         completion->status = STATUS_CORRUPT;
-        return;
+        return 0;
     }
     if (header->producer_id >= 0) {
         struct producer_batch original;
         completion->status = producers_check(sequencer->producers, header, &original);
         if (completion->status == STATUS_DUPLICATE)
             answer_duplicate(completion, &original, partition);
+        if (completion->status == STATUS_OUT_OF_ORDER_SEQUENCE && producers_gap(sequencer->producers, header) && hold_gap(log, broker, sequence)) {
+            sequencer->pending_count--;
+            return 1;
+        }
         if (completion->status != STATUS_OK)
-            return;
+            return 0;
     }
     struct order_entry entry;
     describe(&entry, header, broker, sequence);
     completion->status = order_batch(log, header->topic_slot, &entry);
-    if (completion->status != STATUS_OK)
-        return;
-    sequencer_answer(completion, &entry, partition);
+    if (completion->status == STATUS_OK)
+        sequencer_answer(completion, &entry, partition);
+    return 0;
 }
 
 static void handle_operation(struct log *log, uint32_t broker, uint64_t sequence, const struct batch_header *header)
@@ -458,7 +463,8 @@ void sequencer_refuse(struct log *log, uint32_t broker, uint64_t sequence)
         completion->status = status;
 }
 
-enum handled_how { HANDLED, HANDLED_LAST, PUT_OFF };    /* the pass goes on; it ends with this header; it ends before it */
+/* The pass goes on; it ends with this header; it ends before it; it leaves this ring before it. */
+enum handled_how { HANDLED, HANDLED_LAST, PUT_OFF, HELD };
 
 /* A batch for whose entry no page is free is put off once: until the pass stands, and what can be freed was freed. */
 static enum handled_how put_off(struct sequencer *sequencer)
@@ -480,8 +486,7 @@ static enum handled_how handle(struct log *log, uint32_t broker, uint64_t sequen
     }
     switch (header.kind) {
     case HEADER_BATCH:
-        handle_batch(log, broker, sequence, &header);
-        return put_off(log->sequencer);
+        return handle_batch(log, broker, sequence, &header) ? HELD : put_off(log->sequencer);
     case HEADER_SEAL:
         sequencer_complete(log->sequencer, broker, sequence, STATUS_OK);
         release_seal(log, header.segment);
@@ -542,8 +547,12 @@ int sequencer_headers_seen(struct log *log)
     struct sequencer *sequencer = log->sequencer;
     for (uint64_t active = sequencer->active; active != 0; active &= active - 1) {
         uint32_t broker = (uint32_t)__builtin_ctzll(active);
-        if (sequencer->consumed[broker] < mem_observe64(&log->mem, FIELD(broker_position(broker), struct broker_entry, written)))
+        if (sequencer->held >> broker & 1) {
+            if (hold_news(log, broker))
+                return 1;
+        } else if (sequencer->consumed[broker] < mem_observe64(&log->mem, FIELD(broker_position(broker), struct broker_entry, written))) {
             return 1;
+        }
     }
     return 0;
 }
@@ -562,11 +571,14 @@ static int handle_rings(struct log *log)
         uint64_t written = mem_observe64(&log->mem, FIELD(broker_position(broker), struct broker_entry, written));
         while (sequencer->consumed[broker] < written && handled < PASS_HEADERS_MAX && how == HANDLED) {
             how = handle(log, broker, sequencer->consumed[broker]);
-            if (how == PUT_OFF)
+            if (how == PUT_OFF || how == HELD)
                 break;
+            sequencer->held &= ~(1ull << broker);
             sequencer->consumed[broker]++;
             handled++;
         }
+        if (how == HELD)
+            how = HANDLED;
     }
     return handled;
 }

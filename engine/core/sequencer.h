@@ -42,6 +42,13 @@ struct handled {
     uint32_t broker;
 };
 
+/* A ring whose first header is a batch with a gap before it (hold.c). */
+struct hold {
+    uint64_t sequence;                /* of that header */
+    uint64_t written;                 /* of the ring, when it was last looked at */
+    int64_t until;                    /* nanoseconds of the monotonic clock */
+};
+
 struct touched {
     uint32_t topic_slot;
     uint32_t partition;
@@ -70,6 +77,8 @@ struct sequencer {
     uint32_t dirty_partition_room;
     uint32_t dead;                    /* bit per broker whose process is gone for sure, while it is buried */
     uint64_t active;                  /* bit per broker whose ring has to be looked at */
+    uint64_t held;                    /* bit per broker whose ring is held */
+    struct hold holds[BROKERS_MAX];
     uint32_t next_ring;               /* which ring is served first */
     uint64_t pass_count;
     uint64_t record_gone;             /* order entry of topic 0 that the operation in hand replaced, plus one */
@@ -147,6 +156,7 @@ struct producer_table *producers_new(void);
 void producers_delete(struct producer_table *table);
 /* STATUS_OK: in sequence; STATUS_DUPLICATE: *original is set; or an error. */
 int producers_check(struct producer_table *table, const struct batch_header *header, struct producer_batch *original);
+int producers_gap(struct producer_table *table, const struct batch_header *header);   /* out of order: batches before it are missing */
 void producers_record(struct producer_table *table, const struct producer_entry *key, const struct producer_batch *batch);
 int producers_snapshot(struct log *log, struct producer_table *table, uint64_t position);
 /* What the table knows, the pair that was quiet for longest first: *cursor begins as PRODUCERS_BEGIN. NULL: that was all. */
@@ -155,6 +165,11 @@ const struct producer_entry *producers_walk(const struct producer_table *table, 
 void producers_add(struct producer_table *table, const struct producer_entry *entry);   /* a pair that is not there, as the newest */
 uint32_t producers_count(const struct producer_table *table);
 uint64_t producers_restore(struct log *log, struct producer_table *table);      /* the position that it covers */
+
+/* hold.c */
+int hold_gap(struct log *log, uint32_t broker, uint64_t sequence);       /* 1: not now */
+int hold_news(struct log *log, uint32_t broker);                       /* of a held ring: whether it has to be looked at again */
+int64_t hold_limit(struct log *log, int64_t nanoseconds_max);          /* how long one may sleep then; -1: no limit */
 
 /* operations.c */
 int operation_check(struct log *log, struct topic_operation *operation, uint64_t settings);    /* STATUS_*; chooses the slot of a new topic */

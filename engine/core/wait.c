@@ -138,7 +138,7 @@ void wait_for_headers(struct log *log, int64_t nanoseconds_max)
     fail_point(log, FAIL_SLEEPER_SAID);
     if (!sequencer_headers_wait(log)) {
         fail_point(log, FAIL_SLEEPER_LOOKED);
-        mem_sleep(&log->mem, word, SLEEPS, nanoseconds_max);
+        mem_sleep(&log->mem, word, SLEEPS, hold_limit(log, nanoseconds_max));
     }
     if (!log->listeners[LISTEN_PUBLISHED].running)
         mem_exchange32(&log->mem, word, 0);
