@@ -547,6 +547,7 @@ void log_frontiers(struct log *log, struct frontiers *frontiers)
 {
     frontiers->written = mem_load64(&log->mem, FIELD(broker_position(log->broker), struct broker_entry, written));
     frontiers->ordered = mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered));
+    mem_invalidate(&log->mem, FIELD(CONTROL_POSITION, struct control, directories), sizeof(uint32_t));
     int durable = mem_load32(&log->mem, FIELD(CONTROL_POSITION, struct control, directories)) != 0;
     frontiers->replicated = durable ? mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, replicated)) : frontiers->ordered;
 }

@@ -151,7 +151,7 @@ static int64_t running_max(const struct cursor *cursor, const struct order_entry
     return cursor->view ? entry->topic_max_timestamp : entry->partition_max_timestamp;
 }
 
-/* The first element in [first, count) of which `reached` is true; pages that are gone count as not reached. */
+/* The first element in [first, count) of which `reached` is true, or one before it, of which and up to it some page is gone. */
 static uint64_t search(struct log *log, const struct cursor *cursor, int (*reached)(const struct cursor *, const struct order_entry *, int64_t),
                        int64_t wanted)
 {
@@ -174,6 +174,15 @@ static uint64_t search(struct log *log, const struct cursor *cursor, int (*reach
 static int ends_after(const struct cursor *cursor, const struct order_entry *entry, int64_t offset)
 {
     return (int64_t)end_of(cursor, entry) > offset;
+}
+
+/* The batch that holds the offset, or the first one after it. */
+static uint64_t find_offset(struct log *log, const struct cursor *cursor, int64_t offset, struct order_entry *entry)
+{
+    uint64_t number = search(log, cursor, ends_after, offset);
+    while ((number = next_live(log, cursor, number, entry)) < cursor->count && (int64_t)end_of(cursor, entry) <= offset)
+        number++;
+    return number;
 }
 
 static int lies_at(const struct cursor *cursor, const struct order_entry *entry, int64_t position)
@@ -211,7 +220,7 @@ static void leave_out(struct log *log, struct cursor *cursor, uint64_t from)
     if (cursor->count == cursor->first || !entry_at(log, cursor, cursor->count - 1, &entry) || entry.global_position < from)
         return;
     uint64_t number = search(log, cursor, lies_at, (int64_t)from);
-    while (number < cursor->count && !entry_at(log, cursor, number, &entry))
+    while (number < cursor->count && (!entry_at(log, cursor, number, &entry) || entry.global_position < from))
         number++;
     if (number == cursor->count)
         return;                       /* released meanwhile, and so durable */
@@ -353,6 +362,7 @@ void log_read(struct log *log, uint32_t slot, uint32_t generation, uint32_t part
               int32_t whole_first, uint64_t batches, uint32_t batches_max, struct read_result *result)
 {
     struct cursor cursor;
+    struct order_entry entry;
     *result = (struct read_result){.log_start_offset = -1, .next_offset = -1};
     result->status = open_cursor(log, &cursor, slot, generation, partition);
     if (result->status != STATUS_OK)
@@ -366,7 +376,7 @@ void log_read(struct log *log, uint32_t slot, uint32_t generation, uint32_t part
     if (result->status != STATUS_OK || offset >= (int64_t)cursor.next)
         return;
     struct copy copy = {target, size_max, (struct read_batch *)(uintptr_t)batches, batches_max, 0, -1};
-    uint64_t number = search(log, &cursor, ends_after, offset), start = UINT64_MAX;
+    uint64_t number = find_offset(log, &cursor, offset, &entry), start = UINT64_MAX;
     cursor.careful = cursor.view;
     copy_run(log, &copy, &cursor, number, whole_first, result);
     let_go(log, &copy);
@@ -386,9 +396,8 @@ int64_t log_available(struct log *log, uint32_t slot, uint32_t generation, uint3
     if (open_cursor(log, &cursor, slot, generation, partition) != STATUS_OK || offset < (int64_t)cursor.log_start ||
         offset > (int64_t)cursor.end)
         return -1;
-    uint64_t number = offset >= (int64_t)cursor.next ? cursor.count : search(log, &cursor, ends_after, offset);
     uint64_t before = cursor.bytes_end;
-    if (next_live(log, &cursor, number, &entry) < cursor.count)
+    if (offset < (int64_t)cursor.next && find_offset(log, &cursor, offset, &entry) < cursor.count)
         before = cursor.view ? entry.topic_bytes : entry.partition_bytes;
     uint64_t found = cursor.bytes_end > before ? cursor.bytes_end - before : 0;
     return (int64_t)(offset < (int64_t)cursor.memory_start && found == 0 ? 1 : found);

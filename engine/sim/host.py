@@ -10,6 +10,7 @@ VIEW = 0xFFFFFFFF
 LAYOUT_ID = 1
 READ_ROOM = 1 << 20
 BATCHES_MAX = 4096
+BLOCKS_MAX = 1 << 20
 OPERATIONS = {"create": 1, "alter": 2, "delete": 3, "trim": 4}
 
 
@@ -37,6 +38,7 @@ class Part(NamedTuple):
     """A partition, or the view."""
 
     start: int
+    """Of what is in memory: the log start, or the memory start where the archive alone keeps more."""
     next: int
     batches: tuple[tuple[int, bytes], ...]
     """(base offset or total order, payload) from the log start to the end."""
@@ -46,6 +48,9 @@ class Part(NamedTuple):
     """(base, timestamp) of the batch with the largest timestamp."""
     last: tuple[int, int, bytes] = (-1, -1, b"")
     """What a read near the end finds first: (offset that was asked for, base, payload); base -1: nothing."""
+    log_start: int = 0
+    end: int = 0
+    """Of what is ordered, seen or not."""
 
 
 class Topic(NamedTuple):
@@ -139,6 +144,15 @@ class Host:
         self.lib.log_reserve_done(self.core, segment, bool(batches))
         return [Answer(a.status, a.base_offset, a.total_order, a.global_position) for a in group[0 : len(batches)]]
 
+    def replicate(self, durable: int, *, releasable: int, archived: int = 0) -> None:
+        """Says in the replicas' place how far the one data directory is."""
+        numbers = self.ffi.new("uint64_t[]", self.lib.DIRECTORIES_MAX)
+        numbers[0] = durable
+        self.lib.core_replicate(self.core, 1, releasable, archived, numbers)
+
+    def evict(self) -> None:
+        self.lib.log_evict(self.core, BLOCKS_MAX)
+
     def maintain(self, now_ms: int) -> None:
         while self.lib.log_maintain(self.core, now_ms):
             pass
@@ -213,7 +227,7 @@ class Host:
         status = self.lib.log_bounds(self.core, slot, generation, partition, bounds)
         if status != 0:
             raise Violation(f"topic {slot}/{generation} has no partition {partition}: status {status}")
-        start, end, kept = bounds.log_start_offset, bounds.next_offset, bounds.bytes
+        start, end, kept = bounds.memory_start_offset, bounds.next_offset, bounds.bytes
         last = last or self.batch_at(slot, generation, partition, end - 1)
         self.read(slot, generation, partition, start)
         result = self.result
@@ -222,7 +236,8 @@ class Host:
         found = self.found()
         batch = self.ffi.new("struct batch_at *")
         status = self.lib.log_find_max_timestamp(self.core, slot, generation, partition, batch)
-        return Part(start, end, found, kept, (batch.base_offset, batch.max_timestamp) if status == 0 else None, last)
+        latest = (batch.base_offset, batch.max_timestamp) if status == 0 else None
+        return Part(start, end, found, kept, latest, last, bounds.log_start_offset, bounds.end_offset)
 
     def read(self, slot: int, generation: int, partition: int, offset: int) -> None:
         self.lib.log_read(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from totalog.engine.sim import kills
+from totalog.engine.sim import disks, kills
 from totalog.engine.sim.follower import replicated
 from totalog.engine.sim.host import VIEW, Answer, Batch, Host, Topic, Violation
 from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, World
@@ -352,5 +352,8 @@ SCENARIOS: dict[str, Scenario] = {
         slow_reader,
         unpinned_reader,
         replicated,
+        disks.durability,
+        disks.eviction,
+        disks.holes,
     )
 }

@@ -28,6 +28,8 @@ BROKERS = (0, COLLEAGUE, SUCCESSOR)
 """That publish; 1 is the reader."""
 TOPICS_AHEAD, HEADERS_AHEAD = 4, 24
 """How far a prefetcher goes beyond what was written."""
+EVERYTHING = 1 << 60
+"""A global position that nothing reaches."""
 STEPS_MAX = 60_000_000
 THOROUGH = 6
 STEP_SIZE = 72
@@ -82,6 +84,8 @@ class World:
         self.answered: list[tuple[Topic, Batch, Answer]] = []
         """The newest batches of idempotent producers."""
         self.lib.sim_evict(adversary.seed, adversary.evict_one_in)
+        self.durable = False
+        """Whether there is a data directory."""
         self.colleague: Host | None = None
         self.ordering = False
         self.dead: set[int] = set()
@@ -378,6 +382,9 @@ class World:
             self.expect(host.contents(), expected, f"that a successor finds ({when})")
             self.check_nothing_unfenced(host)
             self.expect_reader(expected, f"that a reader sees after a takeover ({when})")
+            if self.durable:
+                host.replicate(EVERYTHING, releasable=EVERYTHING)
+                expected = host.contents()
             self.check_duplicates(host, expected)
             for topic in expected:
                 for partition in range(topic.partition_count):
