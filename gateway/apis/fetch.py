@@ -3,7 +3,8 @@
 Behaviour
 - Long poll: the answer leaves when `min_bytes` are there (of each partition, at most what it may send), when any
   partition has an error, when no more could come, or when the time is over; the wait is capped by WAIT_S_MAX. Waiting
-  costs nothing: an append or the deletion of a topic rings its bell.
+  costs nothing: an append or the deletion of a topic rings its bell. Where all long polls together would wait for
+  POLLED_MAX partitions, the answer leaves at once.
 - Sizes: partitions are served in the order of the request, each with whole batches up to its own and the common maximum
   (`max_bytes`, `fetch.max.bytes`, ANSWER_SIZE_MAX). The first batch of the first partition that has any is sent whole,
   whatever its size (KIP-74), so that a consumer always gets on. Kafka cuts the last batch off; nothing of it goes here.
@@ -32,7 +33,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from totalog.engine import EngineError, ReadBatches
-from totalog.gateway import waiting
+from totalog.gateway import lane, waiting
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.wire import fetch as wire
 from totalog.gateway.wire._batch import lib
@@ -43,6 +44,7 @@ from totalog.gateway.wire.errors import ErrorCode
 if TYPE_CHECKING:
     from totalog.engine import Log, Read, Topic
     from totalog.gateway.broker import Broker
+    from totalog.gateway.lane import Steps
     from totalog.gateway.topics import TopicHandle
 
 WAIT_S_MAX: Final = 60.0
@@ -54,6 +56,16 @@ the time that the event loop copies for one of them; a consumer asks again in le
 
 ANSWER_SIZE_PRESSED: Final = 32 * 1024
 """The same while many answers have not been taken: with what is around the records, a buffer of the smallest size."""
+
+PARTITIONS_A_STEP: Final = 512
+"""Partitions that are looked at, or answered, before others get their turn."""
+
+LOOK_AGAIN_S: Final = 0.05
+"""Until the next look, where something may have come behind the last one."""
+
+POLLED_MAX: Final = 500_000
+"""Partitions that all long polls together wait for; each takes some 200 bytes. Who asks for more is answered at
+once."""
 
 BATCHES_MAX: Final = 16_384
 """Batches of one partition in one answer."""
@@ -95,9 +107,10 @@ class Part:
 class Survey:
     """What a request would get now, before any record is copied."""
 
-    __slots__ = ("failed", "overhead", "size", "size_most", "slots", "topics")
+    __slots__ = ("failed", "large", "overhead", "size", "size_most", "slots", "topics")
 
-    def __init__(self, broker: "Broker", message: wire.FetchRequest) -> None:
+    def __init__(self) -> None:
+        """Empty: `look` fills it."""
         self.topics: list[tuple[wire.TopicKey, list[Part]]] = []
         self.slots: set[int] = set()
         """Slots of the topics, whose bells tell when it is worth looking again."""
@@ -108,13 +121,26 @@ class Survey:
         """Bytes of records if every partition sends all that it may."""
         self.overhead = wire.HEAD_SIZE_MAX
         """Bytes around them, at most."""
-        null = message.isolation_level == READ_UNCOMMITTED
+        self.large = False
+        """It was made in several steps, so something may have come behind the first of them."""
+
+    def look(self, broker: "Broker", message: wire.FetchRequest) -> "Steps[Survey]":
+        null, count = message.isolation_level == READ_UNCOMMITTED, 0
         for key, partitions in message.topics:
-            handle = broker.topics.find(key) if isinstance(key, str) else broker.topics.find_id(key)
+            handle = _find(broker, key)
             if handle is not None:
                 self.slots.add(handle.topic.slot)
-            self.topics.append((key, [self._look(broker.log, handle, key, null, asked) for asked in partitions]))
+            parts = []
+            for asked in partitions:
+                if count == PARTITIONS_A_STEP:
+                    count, self.large = 0, True
+                    yield
+                    handle = _find(broker, key)
+                count += 1
+                parts.append(self._look(broker.log, handle, key, null, asked))
+            self.topics.append((key, parts))
             self.overhead += wire.TOPIC_SIZE_MAX + 4 * len(key) + wire.PARTITION_SIZE_MAX * len(partitions)
+        return self
 
     def _look(
         self, log: "Log", handle: "TopicHandle | None", key: wire.TopicKey, null: bool, asked: wire.PartitionFetch
@@ -155,6 +181,23 @@ class Survey:
         return Part(partition, int(error_code), aborted_null)
 
 
+def _find(broker: "Broker", key: wire.TopicKey) -> "TopicHandle | None":
+    return broker.topics.find(key) if isinstance(key, str) else broker.topics.find_id(key)
+
+
+async def _survey(broker: "Broker", message: wire.FetchRequest) -> Survey:
+    """One of many partitions takes its time, in turn with others that do."""
+    steps = Survey().look(broker, message)
+    count = partition_count(message)
+    if count <= PARTITIONS_A_STEP:
+        return lane.finish(steps)
+    return await broker.lane.run(steps, count * wire.PARTITION_SIZE_MAX)
+
+
+def partition_count(message: wire.FetchRequest) -> int:
+    return sum(len(partitions) for _, partitions in message.topics)
+
+
 def _name(part: Part) -> str:
     assert part.topic is not None
     return f"{part.topic.name}-{part.partition}"
@@ -170,6 +213,8 @@ class Reader:
     def __init__(self, log: "Log") -> None:
         self.batches = log.read_batches(BATCHES_MAX)
         self.pool = BufferPool()
+        self.polled = 0
+        """Partitions of all long polls that wait."""
 
     def refuse(self, request: Request, error_code: ErrorCode) -> Answer:
         """An error for the request as a whole."""
@@ -194,9 +239,13 @@ class Assembly:
 
     async def answer(self) -> Answer:
         writer = self._writer
+        count = 0
         for key, parts in self._survey.topics:
             writer.topic(key, len(parts))
             for part in parts:
+                count += 1
+                if count % PARTITIONS_A_STEP == 0:
+                    await waiting.yield_once()
                 if part.size and self._left > 0:
                     if not self._add_from_memory(key, part):
                         await self._add_from_disk(key, part)
@@ -309,7 +358,7 @@ async def _answer(broker: "Broker", request: Request, message: wire.FetchRequest
     survey = await _wait(broker, message, size_max)
     if broker.unsent.full:
         await broker.unsent.room()
-        survey = Survey(broker, message)
+        survey = await _survey(broker, message)
     size_max = min(size_max, broker.unsent.answer_size_max(ANSWER_SIZE_PRESSED, ANSWER_SIZE_MAX))
     return await Assembly(reader, broker.log, request, survey, size_max).answer()
 
@@ -317,15 +366,36 @@ async def _answer(broker: "Broker", request: Request, message: wire.FetchRequest
 async def _wait(broker: "Broker", message: wire.FetchRequest, size_max: int) -> Survey:
     """What there is to send once it is enough, or the time is over."""
     deadline: float | None = None
-    survey = Survey(broker, message)
+    count = partition_count(message)
+    seen = _progress(broker)
+    survey = await _survey(broker, message)
     while not survey.failed and survey.size < min(message.min_bytes, size_max, survey.size_most):
         if deadline is None:
             deadline = waiting.now() + min(message.max_wait_ms / 1000, WAIT_S_MAX)
-        rung = await broker.appended.wait(survey.slots, deadline - waiting.now())
-        survey = Survey(broker, message)
-        if not rung:
+        if broker.reader.polled + count > POLLED_MAX:
+            return survey
+        end = deadline
+        if survey.large and _progress(broker) != seen:
+            end = min(deadline, waiting.now() + LOOK_AGAIN_S)
+        slots = survey.slots
+        del survey  # of many partitions it is large, and there may be many that wait
+        broker.reader.polled += count
+        try:
+            rung = await broker.appended.wait(slots, end - waiting.now())
+        finally:
+            broker.reader.polled -= count
+        seen = _progress(broker)
+        survey = await _survey(broker, message)
+        if not rung and end == deadline:
             break
     return survey
+
+
+def _progress(broker: "Broker") -> tuple[int, ...]:
+    """Changes whenever there may be something new to read."""
+    engine = broker.log
+    levels = range(1, broker.replication.directories + 1)
+    return engine.frontiers().ordered, *(engine.replicated(level) for level in levels)
 
 
 API = Api(1, "Fetch", 4, 18, wire.FLEXIBLE_VERSION, handle, raw=True, copies=True, frame_size_max=FRAME_SIZE_MAX)

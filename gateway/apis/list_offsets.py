@@ -58,6 +58,8 @@ FIRST_VERSIONS = {
 }
 """Versions that brought the special timestamps."""
 
+PARTITIONS_A_TURN = 256
+
 
 class Found(NamedTuple):
     """An answer for one partition."""
@@ -73,7 +75,7 @@ async def handle(broker: "Broker", request: Request, message: Any) -> Any:
     response = codec.ListOffsetsResponse
     ordered, deadline = broker.log.frontiers().ordered, waiting.now() + PROMISE_S_MAX
     named = Counter((topic.name, asked.partition_index) for topic in message.topics for asked in topic.partitions)
-    topics = []
+    topics, count = [], 0
     for topic in message.topics:
         handle = broker.topics.find(topic.name)
         partitions = []
@@ -85,7 +87,8 @@ async def handle(broker: "Broker", request: Request, message: Any) -> Any:
                     found = Found(code=ErrorCode.REQUEST_TIMED_OUT)
                 else:
                     found = await _find(broker, version, handle, asked)
-                if asked.timestamp >= 0 or asked.timestamp == MAX_TIMESTAMP:
+                count += 1
+                if asked.timestamp >= 0 or asked.timestamp == MAX_TIMESTAMP or count % PARTITIONS_A_TURN == 0:
                     await waiting.yield_once()
             partitions.append(
                 response.ListOffsetsTopicResponse.ListOffsetsPartitionResponse(

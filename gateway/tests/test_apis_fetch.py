@@ -552,3 +552,83 @@ async def test_no_answer_is_made_while_too_many_have_not_been_taken(broker: Brok
     await wait_all_tasks_blocked()
     (got,) = answers
     assert got.high_watermark == 2  # what has come meanwhile is in it
+
+
+def many(broker: Broker, count: int, offset: int = 0) -> Sequence[tuple[str, Sequence[Asked]]]:
+    if broker.topics.find("wide") is None:
+        broker.topics.create("wide", partitions=count)
+    return [("wide", [Asked(partition, offset) for partition in range(count)])]
+
+
+async def test_a_fetch_of_many_partitions_lets_others_have_their_turn(broker: Broker, nursery: trio.Nursery) -> None:
+    count, turns, done = 8 * fetch.PARTITIONS_A_STEP, 0, trio.Event()
+    topics = many(broker, count)
+    put(broker, "wide", count - 1, batch(2))
+
+    async def run() -> None:
+        got = await ask(broker, 12, topics)
+        assert [part.high_watermark for part in got] == [0] * (count - 1) + [2]
+        done.set()
+
+    nursery.start_soon(run)
+    while not done.is_set():
+        await trio.lowlevel.checkpoint()
+        turns += 1
+    assert turns >= 14  # to look at all of them, and to answer
+
+
+@pytest.mark.parametrize("partition", [0, -1])
+async def test_what_comes_while_many_partitions_are_looked_at_is_not_missed(
+    broker: Broker, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, partition: int
+) -> None:
+    count, got = 4 * fetch.PARTITIONS_A_STEP, []
+    topics = many(broker, count)
+
+    async def run() -> None:
+        got.extend(await ask(broker, 12, topics, max_wait_ms=50_000))
+
+    nursery.start_soon(run)
+    for _ in range(2):  # the first step is done, and others are not
+        await trio.lowlevel.checkpoint()
+    put(broker, "wide", partition % count, batch(2))
+    with trio.fail_after(1):
+        while not got:
+            await trio.sleep(0.01)
+    assert got[partition].high_watermark == 2
+
+
+async def test_a_topic_that_goes_while_many_partitions_are_looked_at(broker: Broker, nursery: trio.Nursery) -> None:
+    count, got = 4 * fetch.PARTITIONS_A_STEP, []
+    topics = many(broker, count)
+    handle = broker.topics.find("wide")
+    assert handle is not None
+
+    async def run() -> None:
+        got.extend(await ask(broker, 12, topics))
+
+    nursery.start_soon(run)
+    for _ in range(2):
+        await trio.lowlevel.checkpoint()
+    broker.topics.delete(handle)
+    await wait_all_tasks_blocked()
+    assert {part.error for part in got[-fetch.PARTITIONS_A_STEP :]} == {ErrorCode.UNKNOWN_TOPIC_OR_PARTITION}
+
+
+async def test_long_polls_hold_a_bounded_number_of_partitions(broker: Broker, nursery: trio.Nursery) -> None:
+    """Beyond it they are answered at once, with what there is."""
+    answered = []
+
+    async def run() -> None:
+        answered.append(await ask(broker, 12, [("orders", [Asked(0)])], max_wait_ms=50_000))
+
+    nursery.start_soon(run)
+    await wait_all_tasks_blocked()
+    assert (answered, broker.reader.polled) == ([], 1)
+    broker.reader.polled += fetch.POLLED_MAX
+    nursery.start_soon(run)
+    await wait_all_tasks_blocked()
+    assert [[part.high_watermark for part in got] for got in answered] == [[0]]
+    put(broker, "orders", 0, batch())
+    await wait_all_tasks_blocked()
+    assert broker.reader.polled == fetch.POLLED_MAX
+    assert len(answered) == 2
