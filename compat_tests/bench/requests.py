@@ -90,6 +90,11 @@ def produce_error(topic: str, answer: bytes | bytearray | memoryview) -> int:
     return int(struct.unpack_from(">h", answer, ERROR_AT + len(topic.encode()))[0])
 
 
+def produce_offset(topic: str, answer: bytes | bytearray | memoryview) -> int:
+    """The base offset in such an answer, behind the error code."""
+    return int(struct.unpack_from(">q", answer, ERROR_AT + len(topic.encode()) + 2)[0])
+
+
 def ask(connection: socket.socket, request: bytes) -> bytes:
     """Sends one request and receives its whole answer."""
     connection.sendall(request)
