@@ -49,13 +49,8 @@ format: setup
 bench: build
 	@$(BIN)/python -m compat_tests.bench
 
-<<<<<<< HEAD
-bench-wire bench-clients bench-scale bench-harm: build
+bench-wire bench-clients bench-disk bench-scale bench-harm: build
 	@$(BIN)/python -m compat_tests.bench.$(@:bench-%=%) $(if $(KAFKA),$(if $(filter-out bench-scale bench-harm,$@),--kafka $(KAFKA)))
-=======
-bench-wire bench-clients bench-disk bench-scale: build
-	@$(BIN)/python -m compat_tests.bench.$(@:bench-%=%) $(if $(KAFKA),$(if $(filter-out bench-scale,$@),--kafka $(KAFKA)))
->>>>>>> 86f34da (bench-disk: acks=all beside the disk's own limit, produce to fetch on disk and in memory, acks=1 while a sync hangs)
 
 fuzz: build
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris || echo "without atheris: at random"
