@@ -43,7 +43,7 @@ struct broker {
 
 static void append_group(struct broker *broker, struct log *log, uint32_t group)
 {
-    struct append appends[GROUP_MAX];
+    struct append appends[GROUP_COUNT];
     uint8_t *bytes = payload(broker->number, 3000);
     uint32_t count = 1 + group % 7;
     for (uint32_t i = 0; i < count; i++)
@@ -61,8 +61,8 @@ static void append_group(struct broker *broker, struct log *log, uint32_t group)
 /* What this broker has written, read through its own handle while the others write. */
 static void read_back(struct broker *broker, struct log *log)
 {
-    static const uint64_t room_size = 3000 * GROUP_MAX;
-    struct read_batch batches[GROUP_MAX];
+    static const uint64_t room_size = 3000 * GROUP_COUNT;
+    struct read_batch batches[GROUP_COUNT];
     struct read_result result;
     uint8_t *room = malloc(room_size), *bytes = payload(broker->number, 3000);
     CHECK(room != NULL);

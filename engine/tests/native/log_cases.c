@@ -66,7 +66,7 @@ static void batches_are_ordered(const char *folder, uint32_t coherence)
     struct topic one = create_topic(world, "one", 3, 5), other = create_topic(world, "other", 1, 0);
     for (uint32_t i = 0; i < 6; i++) {
         send_group(world, one, 1 + i * 12, 1 + i * 700);
-        send_group(world, other, GROUP_MAX, 64);
+        send_group(world, other, GROUP_COUNT, 64);
         send_reserved(world, one, i % 3, 150000);
     }
     send_group(world, one, 3, 1 << 20);
@@ -132,7 +132,7 @@ static void trims_move_the_log_start(const char *folder, uint32_t coherence)
     struct world *world = world_make(folder, coherence, BLOCKS_SMALL);
     struct topic topic = create_topic(world, "one", 2, 5);
     for (uint32_t i = 0; i < 8; i++)
-        send_group(world, topic, GROUP_MAX, 100);
+        send_group(world, topic, GROUP_COUNT, 100);
     trim(world, topic, 1, 301);
     CHECK(read_status(world, topic, 1, 300) == STATUS_OFFSET_OUT_OF_RANGE);
     CHECK(read_status(world, topic, 1, 301) == STATUS_OK);
@@ -165,7 +165,7 @@ static void retention_cuts_the_oldest(const char *folder, uint32_t coherence)
     struct world *world = world_make(folder, coherence, BLOCKS_SMALL);
     struct topic topic = create_topic(world, "one", 2, 5);
     for (uint32_t i = 0; i < 8; i++)
-        send_group(world, topic, GROUP_MAX, 1000 + i * 10);
+        send_group(world, topic, GROUP_COUNT, 1000 + i * 10);
     struct topic_request request = describe_topic("one", 2, 5);
     request.operation = OPERATION_ALTER;
     request.topic_slot = topic.slot;

@@ -28,7 +28,7 @@ static void a_full_log_keeps_what_it_has(const char *folder, uint32_t coherence)
     CHECK(blocks_used(world) <= before);
     topic = create_topic(world, "two", 1, 5);
     world->sent_count = 0;
-    send_group(world, topic, GROUP_MAX, size);
+    send_group(world, topic, GROUP_COUNT, size);
     expect_topic(world, topic);
     world_end(world);
 }

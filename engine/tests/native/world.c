@@ -194,10 +194,10 @@ void remember(struct world *world, const struct append *append, uint32_t number)
 
 void send_group(struct world *world, struct topic topic, uint32_t count, uint32_t size)
 {
-    struct append appends[GROUP_MAX];
-    uint8_t *payloads[GROUP_MAX];
+    struct append appends[GROUP_COUNT];
+    uint8_t *payloads[GROUP_COUNT];
     uint32_t first = world->next_number;
-    CHECK(count <= GROUP_MAX);
+    CHECK(count <= GROUP_COUNT);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t number = world->next_number++;
         payloads[i] = payload(number, size);
@@ -253,7 +253,7 @@ static void read_some(struct world *world, struct topic topic, uint32_t partitio
     uint64_t size = READ_ROOM;
     for (;;) {
         log_read(world->log, topic.slot, topic.generation, partition, offset, (uint64_t)(uintptr_t)*room, size, 1,
-                 (uint64_t)(uintptr_t)batches, GROUP_MAX, result);
+                 (uint64_t)(uintptr_t)batches, GROUP_COUNT, result);
         CHECK(result->status == STATUS_OK);
         if (result->size_needed == 0)
             return;
@@ -266,7 +266,7 @@ static void read_some(struct world *world, struct topic topic, uint32_t partitio
 
 void expect_partition(struct world *world, struct topic topic, uint32_t partition)
 {
-    struct read_batch batches[GROUP_MAX];
+    struct read_batch batches[GROUP_COUNT];
     struct read_result result;
     struct bounds bounds;
     uint8_t *room = malloc(READ_ROOM);
