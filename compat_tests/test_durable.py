@@ -33,14 +33,19 @@ class Durable(Reborn):
     """As `Reborn`, on data directories."""
 
     def __init__(
-        self, data_dirs: list[Path], start_broker: StartBroker, settings: Mapping[str, object] | None = None
+        self,
+        data_dirs: list[Path],
+        start_broker: StartBroker,
+        settings: Mapping[str, object] | None = None,
+        memory: str = MEMORY,
     ) -> None:
         self.data_dirs = data_dirs
+        self._memory = memory
         self._settings = dict(settings or {})
         super().__init__(data_dirs[0] / "no region of ours", start_broker)
 
     def _start(self, port: int) -> "RunningBroker":
-        return self._start_broker(data_dirs=self.data_dirs, memory=MEMORY, port=port, settings=self._settings)
+        return self._start_broker(data_dirs=self.data_dirs, memory=self._memory, port=port, settings=self._settings)
 
     def lose_region(self) -> None:
         """The broker is dead; so is its memory."""
@@ -62,9 +67,9 @@ Make = Callable[..., Durable]
 def make_durable(tmp_path: Path, start_broker: StartBroker) -> Iterator[Make]:
     made: list[Durable] = []
 
-    def make(count: int = 1, settings: Mapping[str, object] | None = None) -> Durable:
+    def make(count: int = 1, settings: Mapping[str, object] | None = None, memory: str = MEMORY) -> Durable:
         data_dirs = [tmp_path / f"broker{len(made)}-data{index}" for index in range(count)]
-        made.append(Durable(data_dirs, start_broker, settings))
+        made.append(Durable(data_dirs, start_broker, settings, memory))
         return made[-1]
 
     yield make
@@ -283,3 +288,31 @@ def test_fewer_directories_than_min_insync_replicas(make_durable: Make) -> None:
     assert delivery.retriable
     write(client, topic, [Record(b"yes", partition=0)], ProducerSettings(acks="1"))
     assert [record.value for record in client.read_topic(topic, 1)] == [b"yes"]
+
+
+def test_a_topic_larger_than_memory_is_read_from_disk(make_durable: Make) -> None:
+    """Half as much again as memory holds, by partition, by the total order, and by time; before a restart and after."""
+    durable = make_durable(memory="96m")
+    client, other = durable.clients.values()
+    topic, count, first_ms = unique("large"), 160, 1_700_000_000_000
+    client.create_topic(topic, 2)
+    records = [
+        Record(b"%04d" % at + bytes(900_000), partition=at % 2, timestamp_ms=first_ms + at) for at in range(count)
+    ]
+    write(client, topic, records, ProducerSettings(delivery_timeout_ms=90_000))
+    for again in (False, True):
+        if again:
+            durable.kill(True)
+            durable.wait_for_clients()
+        view = other.read_topic(f"{topic}.total-order", 1)
+        assert [record.offset for record in view] == list(range(count))
+        values = sorted(int((record.value or b"")[:4]) for record in view)
+        assert values == list(range(count))
+        by_partition = client.read_topic(topic, 2)
+        for partition in range(2):
+            read = [int((record.value or b"")[:4]) for record in by_partition if record.partition == partition]
+            assert read == list(range(partition, count, 2))
+        with consumer_of(client, ConsumerSettings()) as consumer:
+            places = {Place(topic, 0): first_ms + 11, Place(topic, 1): first_ms + count - 1}
+            found = client.offsets_for_times(consumer, places)
+        assert list(found.values()) == [6, count // 2 - 1]
