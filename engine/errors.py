@@ -36,6 +36,10 @@ class RegionError(EngineError):
     """The region cannot be used."""
 
 
+class Replaced(EngineError):
+    """Another process has become the sequencer: this one had lost its part, and is a broker like others."""
+
+
 class NotARegion(RegionError):
     """The file is something else."""
 

@@ -21,6 +21,7 @@ from typing import Any
 from totalog.engine._core import ffi, lib
 from totalog.engine._core_long import ffi as long_ffi
 from totalog.engine._core_long import lib as long_lib
+from totalog.engine.errors import Replaced
 from totalog.engine.log import AppendGroup, Log
 from totalog.engine.region import Region, explain
 
@@ -66,8 +67,14 @@ class SharedLog(Log):
 
     def sequence(self, seconds_max: float) -> int:
         """Orders what brokers have published, and returns how many headers that were; where there is nothing, sleeps
-        until one publishes or the time is over. For the process that took over."""
-        return int(long_lib.log_sequence(self._long_core, int(seconds_max * NANOSECONDS)))
+        until one publishes or the time is over. For the process that took over.
+
+        Errors: Replaced.
+        """
+        handled = int(long_lib.log_sequence(self._long_core, int(seconds_max * NANOSECONDS)))
+        if handled == lib.REPLACED:
+            raise Replaced("another process has become the sequencer of this log")
+        return handled
 
     def bury(self) -> list[int]:
         """Settles what brokers that died left: their rings are ordered to the end, their pins and unpublished blocks go

@@ -6,6 +6,7 @@
 
 #define PARTITION_VIEW 0xffffffff
 #define GROUP_MAX 1024
+#define REPLACED 0xffffffff
 
 enum {
     OPEN_OK = 0,
@@ -144,7 +145,8 @@ struct log *log_join(int32_t fd, uint64_t size, uint64_t layout_id, uint32_t bro
 int32_t log_take_over(struct log *log, uint32_t dead);
 /* What dead brokers left: ring, pins, segments, blocks half claimed. For the sequencer. */
 void log_bury(struct log *log, uint32_t dead);
-/* Orders what is there; where nothing is, sleeps until a broker publishes, at most so long. Returns headers handled. A long call. */
+/* Orders what is there; where nothing is, sleeps until a broker publishes, at most so long. Returns headers handled; or REPLACED: another process has
+   taken over, and this one is a broker like others again. A long call. */
 uint32_t log_sequence(struct log *log, int64_t nanoseconds_max);
 /* An eventfd that becomes readable when there is news, told by a thread that this starts; -1: no thread, no descriptor. The log closes it. */
 int32_t log_listen(struct log *log, uint32_t what);

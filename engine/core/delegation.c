@@ -24,6 +24,7 @@ void ring_publish(struct log *log)
 {
     mem_fence(&log->mem);
     fail_point(log, FAIL_HEADERS);
+    log->published_epoch = mem_load64(&log->mem, FIELD(CONTROL_POSITION, struct control, sequencer_epoch));
     /* Its fence comes with what follows: the wake-up of the sequencer, or the pass, where this handle is that as well. */
     uint64_t written = FIELD(broker_position(log->broker), struct broker_entry, written);
     mem_store64(&log->mem, written, log->ring_next);

@@ -228,6 +228,15 @@ void log_bury(struct log *log, uint32_t dead)
         recover_bury(log, dead & ~(1u << log->broker));
 }
 
+/* The part of a sequencer that was replaced ends. */
+static int end_replaced(struct log *log)
+{
+    if (log->sequencer == NULL || !log->sequencer->replaced)
+        return 0;
+    sequencer_release(log);
+    return 1;
+}
+
 uint32_t log_sequence(struct log *log, int64_t nanoseconds_max)
 {
     uint32_t handled = 0;
@@ -236,6 +245,8 @@ uint32_t log_sequence(struct log *log, int64_t nanoseconds_max)
         return 0;
     while ((more = sequencer_pass(log)) > 0)
         handled += (uint32_t)more;
+    if (end_replaced(log))
+        return REPLACED;
     if (handled == 0)
         wait_for_headers(log, nanoseconds_max);
     return handled;
@@ -327,16 +338,29 @@ static int delegate_one(struct log *log, struct append *append, uint32_t number,
     return STATUS_PENDING;
 }
 
-static void take_completion(struct log *log, struct append *appends, uint64_t sequence)
+/* Whether a completion was written by a sequencer that had been replaced before the header was published, or is of something that is not ordered. */
+static int false_completion(struct log *log, const struct completion *completion)
+{
+    uint64_t ordered = FIELD(CONTROL_POSITION, struct control, ordered);
+    if (completion->sequencer_epoch < (uint32_t)log->published_epoch)
+        return 1;
+    return completion->status == STATUS_OK && completion->global_position >= (int64_t)mem_load64(&log->mem, ordered) &&
+           completion->global_position >= (int64_t)mem_observe64(&log->mem, ordered);
+}
+
+/* Returns 0 where the answer is not there yet, whatever `completed` says. */
+static int take_completion(struct log *log, struct append *appends, uint64_t sequence)
 {
     struct completion completion;
     uint32_t number = log->ring_append[sequence % RING_SLOTS];
     if (number == NOT_AN_APPEND)
-        return;
+        return 1;
     mem_invalidate(&log->mem, completion_position(log->broker, sequence), sizeof completion);
     mem_read(&log->mem, completion_position(log->broker, sequence), &completion, sizeof completion);
     if (completion.turn != ring_turn(sequence))
         abort();
+    if (false_completion(log, &completion))
+        return 0;
     struct append *append = &appends[number];
     append->status = completion.status;
     append->base_offset = completion.base_offset;
@@ -345,21 +369,25 @@ static void take_completion(struct log *log, struct append *appends, uint64_t se
     append->log_start_offset = completion.log_start_offset;
     append->leader_epoch = completion.leader_epoch;
     log->limit = completion.limit;
+    return 1;
 }
 
 /* Publishes what stands in the ring, orders it, and takes the answers. */
 static void order_now(struct log *log, struct append *appends)
 {
     ring_publish(log);
+    while (log->sequencer != NULL && !end_replaced(log) && log->sequencer->consumed[log->broker] < log->ring_next)
+        if (sequencer_pass(log) == 0)
+            wait_for_headers(log, -1);    /* this ring is held: until another has something, or for as long as that may be */
     if (log->sequencer == NULL) {
         wait_wake_sequencer(log);
         wait_for_completions(log, log->ring_next);
     }
-    while (log->sequencer != NULL && log->sequencer->consumed[log->broker] < log->ring_next)
-        if (sequencer_pass(log) == 0)
-            wait_for_headers(log, -1);    /* this ring is held: until another has something, or for as long as that may be */
-    for (; log->ring_taken < log->ring_next; log->ring_taken++)
-        take_completion(log, appends, log->ring_taken);
+    while (log->ring_taken < log->ring_next)
+        if (take_completion(log, appends, log->ring_taken))
+            log->ring_taken++;
+        else
+            wait_a_moment(log);
 }
 
 static void seal_dead(struct log *log)
@@ -419,8 +447,8 @@ uint32_t log_collect(struct log *log, struct append *appends, uint32_t count)
     uint64_t completed = mem_observe64(&log->mem, FIELD(broker_position(log->broker), struct broker_entry, completed));
     if (log->ring_taken == log->ring_next)
         return 0;
-    for (; log->ring_taken < log->ring_next && log->ring_taken < completed; log->ring_taken++)
-        take_completion(log, appends, log->ring_taken);
+    while (log->ring_taken < log->ring_next && log->ring_taken < completed && take_completion(log, appends, log->ring_taken))
+        log->ring_taken++;
     for (uint32_t i = 0; i < count && log->ring_taken == log->ring_next; i++)
         count_answer(log, &appends[i]);
     return (uint32_t)(log->ring_next - log->ring_taken);
@@ -530,7 +558,7 @@ uint64_t log_topics_version(struct log *log)
 
 int32_t log_maintain(struct log *log, int64_t now_ms)
 {
-    if (log->sequencer == NULL)
+    if (log->sequencer == NULL || sequencer_replaced(log))
         return 0;
     retention_all(log, now_ms);
     sequencer_publish_lines(log);

@@ -71,6 +71,7 @@ struct log {
     uint32_t broker_epoch;
     uint64_t ring_next;               /* sequence of the next header to write */
     uint64_t ring_taken;              /* completions below it have been taken */
+    uint64_t published_epoch;         /* of the sequencer, before the newest headers were published: only it or a later one can answer them */
     struct open_segment open[TOPICS_MAX];
     uint32_t ring_append[RING_SLOTS]; /* which append of the group a slot carries, or NOT_AN_APPEND */
 
@@ -167,6 +168,7 @@ void wait_wake_sequencer(struct log *log);
 void wait_wake_brokers(struct log *log, uint64_t answered);                    /* bit per broker */
 void wait_for_completions(struct log *log, uint64_t sequence);                 /* those below it */
 void wait_for_headers(struct log *log, int64_t nanoseconds_max);
+void wait_a_moment(struct log *log);
 void wait_wake_replicas(struct log *log);
 void wait_wake_replica(struct log *log, uint32_t directory);
 /* A replica sleeps, unless `waits` says, once it can be woken, that there is something to do. */

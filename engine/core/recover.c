@@ -744,8 +744,10 @@ void recover_bury(struct log *log, uint32_t dead)
 {
     log->sequencer->dead = dead;
     log->sequencer->held &= ~(uint64_t)dead;
-    while (sequencer_headers_wait(log))   /* also in a ring that nobody had looked at yet: its first headers */
+    while (!sequencer_replaced(log) && sequencer_headers_wait(log))   /* also in a ring that nobody had looked at yet: its first headers */
         sequencer_pass(log);
+    if (log->sequencer->replaced)
+        return;
     settle_blocks(log, 0);
     forget_dead(log);
     release_free_waiting(log);

@@ -172,11 +172,24 @@ void sequencer_publish_completions(struct log *log)
     wait_wake_brokers(log, touched);
 }
 
-static void publish_pass(struct log *log)
+/* Whether another sequencer has taken over, which happens only to one that lost its lock: it must change nothing from here on. A plain load, since
+ * the lock is this kernel's: a successor is a process of this host. */
+int sequencer_replaced(struct log *log)
+{
+    struct sequencer *sequencer = log->sequencer;
+    if (mem_load64(&log->mem, FIELD(CONTROL_POSITION, struct control, sequencer_epoch)) != sequencer->epoch)
+        sequencer->replaced = 1;
+    return sequencer->replaced;
+}
+
+/* Returns 0, and leaves what all others see as it is, where another has taken over. */
+static int publish_pass(struct log *log)
 {
     struct sequencer *sequencer = log->sequencer;
     mem_fence(&log->mem);
     fail_point(log, FAIL_ENTRIES);
+    if (sequencer_replaced(log))
+        return 0;
     mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered), sequencer->ordered);
     fail_point(log, FAIL_ORDERED);
     sequencer_publish_lines(log);
@@ -186,6 +199,7 @@ static void publish_pass(struct log *log)
     mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, applied), sequencer->ordered);
     if (mem_load32(&log->mem, FIELD(CONTROL_POSITION, struct control, directories)) != 0)
         wait_wake_replicas(log);
+    return 1;
 }
 
 static void take_snapshot(struct log *log)
@@ -592,6 +606,8 @@ int sequencer_headers_wait(struct log *log)
 int sequencer_pass(struct log *log)
 {
     struct sequencer *sequencer = log->sequencer;
+    if (sequencer_replaced(log))
+        return 0;
     if (sequencer->pass_count++ % 256 == 0)
         find_active_rings(log);
     int handled = handle_rings(log);
@@ -609,7 +625,8 @@ int sequencer_pass(struct log *log)
     if (touched_count > 0)
         memcpy(touched, sequencer->dirty_partitions, touched_count * sizeof *touched);
     log->counters.sequencer_passes++;
-    publish_pass(log);
+    if (!publish_pass(log))
+        return 0;
     for (uint32_t i = 0; i < touched_count; i++)
         retention_by_size(log, touched[i].topic_slot, touched[i].partition);
     sequencer_release_after(log);

@@ -77,6 +77,7 @@ struct sequencer {
     uint32_t dirty_partition_room;
     uint32_t dead;                    /* bit per broker whose process is gone for sure, while it is buried */
     uint64_t active;                  /* bit per broker whose ring has to be looked at */
+    int replaced;                     /* by another, which took over: this one is at its end */
     uint64_t held;                    /* bit per broker whose ring is held */
     struct hold holds[BROKERS_MAX];
     uint32_t next_ring;               /* which ring is served first */
@@ -134,6 +135,7 @@ struct pending_completion *sequencer_complete(struct sequencer *sequencer, uint3
 void sequencer_publish_completions(struct log *log);
 void sequencer_answer(struct completion *completion, const struct order_entry *entry, const struct partition_state *partition);
 void sequencer_refuse(struct log *log, uint32_t broker, uint64_t sequence);   /* answers a header that was not ordered, and will not be */
+int sequencer_replaced(struct log *log);                               /* by another: changes nothing any more */
 int sequencer_pass(struct log *log);                                   /* headers handled */
 void sequencer_release_after(struct log *log);
 void sequencer_touch_topic(struct sequencer *sequencer, uint32_t topic_slot);

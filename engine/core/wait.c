@@ -125,6 +125,15 @@ void wait_for_completions(struct log *log, uint64_t sequence)
         mem_exchange32(&log->mem, word, 0);
 }
 
+/* For what nobody wakes us for. */
+void wait_a_moment(struct log *log)
+{
+    uint64_t word = wait_word_of_broker(log->broker);
+    uint32_t sleeps = log->listeners[LISTEN_ORDERED].running ? SLEEPS_FOR_ANYTHING : SLEEPS;
+    wait_say(&log->mem, word, sleeps);
+    mem_sleep(&log->mem, word, sleeps, 10000000);
+}
+
 void wait_for_headers(struct log *log, int64_t nanoseconds_max)
 {
     uint64_t word = wait_word_of_sequencer();
