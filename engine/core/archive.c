@@ -10,41 +10,22 @@
 #include <errno.h>
 
 #include "archive.h"
-#include "sequencer.h"
 
 /* ---- what the region says ---- */
 
-static int topic_alive(struct archive *archive, uint32_t slot, uint32_t generation)
-{
-    return mem_observe64(&archive->view->mem, topic_position(slot)) == ((uint64_t)generation << 32 | TOPIC_LIVE);
-}
-
-static int read_partition(struct archive *archive, const struct topic_entry *topic, uint32_t partition, struct partition_entry *entry)
-{
-    uint32_t row = partition < topic->partition_count && topic->extent_count <= EXTENTS_MAX ? partition_table_slot(topic, partition) : PARTITIONS_MAX;
-    if (row >= PARTITIONS_MAX)
-        return 0;
-    mem_invalidate(&archive->view->mem, partition_position(row), sizeof *entry);
-    mem_read(&archive->view->mem, partition_position(row), entry, sizeof *entry);
-    return entry->topic_generation == topic->generation && entry->partition == partition;
-}
-
-uint64_t archive_partition_start(struct archive *archive, const struct topic_entry *topic, uint32_t partition)
+uint64_t archive_partition_start(struct archive *archive, const struct kept *kept, uint32_t partition)
 {
     struct partition_entry entry;
-    return read_partition(archive, topic, partition, &entry) ? entry.log_start_offset : ~0ull;
+    return view_partition(archive->view, &kept->topic, kept->slot, partition, &entry) ? entry.log_start_offset : ~0ull;
 }
 
 int archive_kept(struct archive *archive, uint32_t slot, uint32_t generation, uint32_t partition, struct kept *kept)
 {
-    struct mem *mem = &archive->view->mem;
     struct partition_entry entry;
     *kept = (struct kept){.slot = slot, .generation = generation, .partition = partition};
-    if (slot >= TOPICS_MAX || !topic_alive(archive, slot, generation))
+    if (!view_topic(archive->view, slot, &kept->topic) || kept->topic.generation != generation)
         return STATUS_UNKNOWN_TOPIC;
-    mem_invalidate(mem, topic_position(slot), sizeof kept->topic);
-    mem_read(mem, topic_position(slot), &kept->topic, sizeof kept->topic);
-    kept->archived = mem_observe64(mem, FIELD(CONTROL_POSITION, struct control, archived));
+    kept->archived = mem_observe64(&archive->view->mem, FIELD(CONTROL_POSITION, struct control, archived));
     if (partition == PARTITION_VIEW) {
         kept->log_start = kept->topic.log_start_total_order;
         kept->next = kept->topic.next_total_order;
@@ -52,7 +33,7 @@ int archive_kept(struct archive *archive, uint32_t slot, uint32_t generation, ui
         kept->bytes_released = kept->topic.bytes_released;
         return STATUS_OK;
     }
-    if (!read_partition(archive, &kept->topic, partition, &entry))
+    if (!view_partition(archive->view, &kept->topic, slot, partition, &entry))
         return STATUS_UNKNOWN_TOPIC;
     kept->log_start = entry.log_start_offset;
     kept->next = entry.next_offset;

@@ -91,7 +91,7 @@ struct kept {
 int archive_kept(struct archive *archive, uint32_t slot, uint32_t generation, uint32_t partition, struct kept *kept);   /* STATUS_* */
 int archive_begin(struct archive *archive, uint32_t slot, uint32_t generation, uint32_t partition, struct kept *kept);  /* the same, with the files at hand */
 uint64_t archive_bytes_before(const struct part *part, uint32_t at);       /* of the part's batches before this one */
-uint64_t archive_partition_start(struct archive *archive, const struct topic_entry *topic, uint32_t partition);
+uint64_t archive_partition_start(struct archive *archive, const struct kept *kept, uint32_t partition);
 
 /* A key of batches. Of a topic in total order both are the same. */
 enum archive_key { BY_OFFSET, BY_TOTAL_ORDER };

@@ -75,7 +75,7 @@ int archive_next_part(struct archive *archive, const struct kept *kept, struct p
 /* What lies below its partition's log start is in no view. */
 static int is_cut(struct archive *archive, const struct kept *kept, const struct part *part, const struct journal_row *row)
 {
-    return part->view && row->base_offset + row->last_offset_delta < archive_partition_start(archive, &kept->topic, row->partition);
+    return part->view && row->base_offset + row->last_offset_delta < archive_partition_start(archive, kept, row->partition);
 }
 
 int archive_settle(struct archive *archive, const struct kept *kept, struct place *place)

@@ -17,7 +17,6 @@
 #include <time.h>
 
 #include "replica.h"
-#include "sequencer.h"
 
 static int64_t now(void)
 {
@@ -106,33 +105,20 @@ static int32_t copy_one(struct replica *replica, uint64_t position)
 
 /* ---- before a checkpoint: log starts, which move without being ordered ---- */
 
-static void raise_partition(struct replica *replica, const struct topic_entry *topic, uint32_t slot, uint32_t partition)
-{
-    struct partition_entry entry;
-    uint32_t row = partition_table_slot(topic, partition);
-    if (row >= PARTITIONS_MAX)
-        return;
-    mem_invalidate(&replica->view->mem, partition_position(row), sizeof entry);
-    mem_read(&replica->view->mem, partition_position(row), &entry, sizeof entry);
-    if (entry.topic_slot == slot && entry.topic_generation == topic->generation && entry.partition == partition)
-        state_raise_start(replica->journal->state, slot, topic->generation, partition, entry.log_start_offset, entry.bytes_released);
-}
-
 static void raise_starts(struct journal *journal, void *context)
 {
     struct replica *replica = context;
-    struct mem *mem = &replica->view->mem;
     for (uint32_t slot = 1; slot < journal->state->topic_slots; slot++) {
-        const struct journal_topic *known = &journal->state->topics[slot].row;
+        struct folded_topic *known = &journal->state->topics[slot];
         struct topic_entry topic;
-        mem_invalidate(mem, topic_position(slot), sizeof topic);
-        mem_read(mem, topic_position(slot), &topic, sizeof topic);
-        if (known->state != TOPIC_LIVE || topic.state != TOPIC_LIVE || topic.generation != known->generation || topic.extent_count > EXTENTS_MAX)
+        struct partition_entry entry;
+        if (known->row.state != TOPIC_LIVE || !view_topic(replica->view, slot, &topic) || topic.generation != known->row.generation)
             continue;
-        journal->state->topics[slot].trimmed = 0;
+        known->trimmed = 0;
         state_raise_start(journal->state, slot, topic.generation, PARTITION_VIEW, topic.log_start_total_order, topic.bytes_released);
-        for (uint32_t partition = 0; partition < known->partition_count; partition++)
-            raise_partition(replica, &topic, slot, partition);
+        for (uint32_t partition = 0; partition < known->row.partition_count; partition++)
+            if (view_partition(replica->view, &topic, slot, partition, &entry))
+                state_raise_start(journal->state, slot, topic.generation, partition, entry.log_start_offset, entry.bytes_released);
     }
     uint64_t floor = local_load(&replica->floor_wanted);
     if (floor > journal->floor)

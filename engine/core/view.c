@@ -1,0 +1,50 @@
+/* Topics and partitions as another thread reads them while their sequencer writes: of replicas and archives.
+ *
+ * Fields that change while a topic lives are loaded one by one; the others were complete before the topic's state said that it lives. Nothing
+ * is believed: numbers are checked by who uses them.
+ */
+#include "sequencer.h"
+
+int view_topic(struct log *view, uint32_t slot, struct topic_entry *topic)
+{
+    struct mem *mem = &view->mem;
+    uint64_t at = topic_position(slot);
+    memset(topic, 0, sizeof *topic);
+    if (slot >= TOPICS_MAX)
+        return 0;
+    mem_invalidate(mem, at, sizeof *topic);
+    uint64_t word = mem_load64(mem, at);
+    topic->state = (uint32_t)word;
+    topic->generation = (uint32_t)(word >> 32);
+    topic->flags = mem_load32(mem, FIELD(at, struct topic_entry, flags));
+    topic->order_level = mem_load32(mem, FIELD(at, struct topic_entry, order_level));
+    topic->partition_count = mem_load32(mem, FIELD(at, struct topic_entry, partition_count));
+    topic->extent_count = mem_load32(mem, FIELD(at, struct topic_entry, extent_count));
+    topic->retention_bytes = (int64_t)mem_load64(mem, FIELD(at, struct topic_entry, retention_bytes));
+    topic->retention_ms = (int64_t)mem_load64(mem, FIELD(at, struct topic_entry, retention_ms));
+    mem_read(mem, FIELD(at, struct topic_entry, extents), topic->extents, sizeof topic->extents);
+    topic->log_start_total_order = mem_load64(mem, FIELD(at, struct topic_entry, log_start_total_order));
+    topic->next_total_order = mem_load64(mem, FIELD(at, struct topic_entry, next_total_order));
+    topic->bytes_appended = mem_load64(mem, FIELD(at, struct topic_entry, bytes_appended));
+    topic->bytes_released = mem_load64(mem, FIELD(at, struct topic_entry, bytes_released));
+    return topic->state == TOPIC_LIVE && topic->extent_count <= EXTENTS_MAX;
+}
+
+int view_partition(struct log *view, const struct topic_entry *topic, uint32_t slot, uint32_t partition, struct partition_entry *entry)
+{
+    struct mem *mem = &view->mem;
+    uint32_t row = partition < topic->partition_count ? partition_table_slot(topic, partition) : PARTITIONS_MAX;
+    memset(entry, 0, sizeof *entry);
+    if (row >= PARTITIONS_MAX)
+        return 0;
+    uint64_t at = partition_position(row);
+    mem_invalidate(mem, at, sizeof *entry);
+    entry->topic_slot = mem_load32(mem, FIELD(at, struct partition_entry, topic_slot));
+    entry->topic_generation = mem_load32(mem, FIELD(at, struct partition_entry, topic_generation));
+    entry->partition = mem_load32(mem, FIELD(at, struct partition_entry, partition));
+    entry->log_start_offset = mem_load64(mem, FIELD(at, struct partition_entry, log_start_offset));
+    entry->next_offset = mem_load64(mem, FIELD(at, struct partition_entry, next_offset));
+    entry->bytes_appended = mem_load64(mem, FIELD(at, struct partition_entry, bytes_appended));
+    entry->bytes_released = mem_load64(mem, FIELD(at, struct partition_entry, bytes_released));
+    return entry->topic_slot == slot && entry->topic_generation == topic->generation && entry->partition == partition;
+}
