@@ -6,8 +6,11 @@ last block is lost, which costs nothing: there are 2**63 ids. An id is told when
 not survive would be given again.
 """
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from totalog.engine import OutOfMemory
+from totalog.engine.errors import DirectoryError
 from totalog.gateway.wire import records
 
 if TYPE_CHECKING:
@@ -40,5 +43,6 @@ class ProducerIds:
         batch = records.build_batch([(b"producer-ids", None)], broker.clock.wall_ms())
         block = broker.append_internal(broker.state_topic, 0, batch)
         self._position = broker.log.frontiers().ordered - 1
-        broker.log.trim(broker.state_topic.topic, 0, block)  # the last record stays, so that the topic is never empty
+        with suppress(OutOfMemory, DirectoryError):  # the next block tries again
+            broker.log.trim(broker.state_topic.topic, 0, block)  # the last record stays: the topic is never empty
         return block

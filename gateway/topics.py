@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from totalog.engine import VIEW, LimitReached, Log, OutOfMemory, Topic, TopicExists, UnknownTopic
+from totalog.engine.errors import DirectoryError
 from totalog.gateway import view
 from totalog.gateway.config import Config
 from totalog.gateway.replication import Replication
@@ -129,7 +130,7 @@ def _refusals(name: str) -> Iterator[None]:
     except LimitReached as error:
         message = f"topic {name}: the limit {error.limit_name} of {error.limit} is reached"
         raise Refused(ErrorCode.POLICY_VIOLATION, message) from None
-    except OutOfMemory as error:
+    except (OutOfMemory, DirectoryError) as error:
         raise Refused(ErrorCode.KAFKA_STORAGE_ERROR, f"topic {name}: {error}") from None
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from totalog.engine import OutOfMemory
+from totalog.engine.errors import DirectoryError
 from totalog.gateway.broker import AppendFailed
 from totalog.gateway.coordinators.offset_records import (
     Commit,
@@ -66,6 +67,7 @@ is carried on with it, which keeps to the same limits."""
 READ_SIZE = 1 << 20
 READ_BATCHES_COUNT = 256
 STATUS_ON_DISK: int = lib.STATUS_ON_DISK
+STATUS_ARCHIVE_FAILED: int = lib.STATUS_ARCHIVE_FAILED
 
 log = logging.getLogger("totalog")
 
@@ -208,7 +210,7 @@ class OffsetStore:
             return
         try:
             self._broker.log.trim(topic.topic, 0, oldest.log_offset)
-        except OutOfMemory:
+        except (OutOfMemory, DirectoryError):
             return  # the next append tries again
         self._log_start = oldest.log_offset
 
@@ -257,6 +259,8 @@ class OffsetStore:
             read = engine.read(topic.topic, 0, offset, buffer.address, buffer.size, batches=batches)
             if read.status == STATUS_ON_DISK:
                 read = engine.archive_read(topic.topic, 0, offset, buffer.address, buffer.size, batches=batches)
+                if read.status == STATUS_ARCHIVE_FAILED:
+                    raise DirectoryError(f"committed offsets cannot be read from disk at record {offset} of {TOPIC}")
             if read.size_needed:
                 buffer = Buffer(read.size_needed)
                 continue

@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from totalog.engine.errors import DirectoryError
 from totalog.gateway import apis
 from totalog.gateway.healthcheck import Unhealthy, check
 from totalog.gateway.server import Server, listen
@@ -397,3 +398,21 @@ async def test_the_server_hears_of_its_replicas_and_healthcheck_tells(caplog: py
             told = [record.getMessage() for record in caplog.records if "/data/0" in record.getMessage()]
             assert len(told) == 2
             server.stop_now()
+
+
+async def test_a_trim_that_finds_no_room_or_no_disk_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeping internal topics short may wait; deleting records that are on a disk nobody can read is refused."""
+    async with world() as w:
+        client = await prepared(w)
+
+        def trim(*arguments: Any, **options: Any) -> None:
+            raise DirectoryError("cannot be read")
+
+        monkeypatch.setattr(w.log, "trim", trim)
+        version, fields = REQUESTS["InitProducerId"]
+        await client.send("InitProducerId", version, **fields)
+        await w.store()
+        assert codes("InitProducerId", await client.answer()) == [NONE]
+        version, fields = REQUESTS["DeleteRecords"]
+        await client.send("DeleteRecords", version, **fields)
+        assert codes("DeleteRecords", await client.answer()) == [ErrorCode.KAFKA_STORAGE_ERROR]
