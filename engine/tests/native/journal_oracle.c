@@ -69,10 +69,8 @@ static void make_batch(struct oracle *oracle, uint32_t slot, struct known_record
     entry->base_sequence = entry->producer_id < 0 ? -1 : (int32_t)(below(oracle, 4) == 0 ? 0x7fffffff - below(oracle, 3) : below(oracle, 1000));
     entry->flags = (uint16_t)below(oracle, 8);
     record->payload = bytes_of(random_next(&oracle->random), entry->size);
-    if (below(oracle, 4) == 0 && extra_size > 0) {
-        uint64_t from = below(oracle, extra_size) / 64 * 64, size = extra_size - from < entry->size ? extra_size - from : entry->size;
-        memcpy(record->payload, extra + from, size);
-    }
+    if (extra_size > 0 && below(oracle, 2))
+        memcpy(record->payload, extra, extra_size < entry->size ? extra_size : entry->size);
 }
 
 static struct topic_operation describe_operation(struct oracle *oracle, uint32_t kind, uint32_t slot)
