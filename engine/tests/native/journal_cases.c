@@ -2,7 +2,7 @@
  * compared with the oracle.
  *
  * One history: several lives of a journal on one disk. In each, records of several topics, syncs, marks, new files, retention, in random order;
- * before each change that reaches the disk, copies of the disk lose their power and are opened. The life ends by a cut, by a failed call, or well.
+ * before changes that reach the disk, copies of the disk lose their power and are opened. The life ends by a cut, by a failed call, or well.
  *
  * Expected after a cut: what was synced is there; what is there is what was appended, from the first record on without a hole; topics,
  * partitions and producers are those after that record; opening again, also where the power went while it was opened, ends at the same record; it is
@@ -23,7 +23,8 @@ struct history {
     struct journal *journal;
     uint64_t random, file_size;
     uint32_t durable;                 /* records */
-    uint32_t checks;                  /* at each change */
+    uint64_t one_in;                  /* so many changes the power is cut at */
+    uint32_t checks;                  /* there */
     int faulty;                       /* a call was made to fail in this life */
     uint64_t cuts, cuts_in_recovery, torn, spoilt, told, lost, failures, removed;
 };
@@ -131,7 +132,7 @@ static uint32_t recover_cut_short(struct disk *disk, uint32_t least)
 static void cut_and_check(void *context)
 {
     (void)context;
-    if (below(history.oracle.large ? 8 : 2) != 0)
+    if (below(history.oracle.large ? 4 * history.one_in : history.one_in) != 0)
         return;
     for (uint32_t i = 0; i < history.checks; i++) {
         struct disk *disk = model_copy(history.disk);
@@ -451,9 +452,10 @@ static void live(void)
     end_life(how);
 }
 
-void cases_of_power_cuts(uint64_t seed, uint64_t cuts)
+void cases_of_power_cuts(uint64_t seed, uint64_t cuts, uint64_t one_in)
 {
     history.random = seed;
+    history.one_in = one_in;
     mallopt(M_MMAP_THRESHOLD, 256 << 10);         /* large, empty tables come as zeros from the kernel each time */
     while (history.cuts < cuts) {
         history.disk = model_new();

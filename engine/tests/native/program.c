@@ -1,7 +1,7 @@
 /* One program over the core, without Python: built for each processor and with each sanitizer by test_native.py.
  *
  *     program log|memory|threads|brokers FOLDER coherent|noncoherent     cases on regions of their own
- *     program cuts SEED COUNT                                    power cuts under a journal, on a model of a disk
+ *     program cuts SEED COUNT ONE_IN                             power cuts under a journal, at one in so many changes of a model of a disk
  *     program batches                                            the gateway's check of batches
  *     program leave|take FOLDER coherent|noncoherent             a region that one process leaves and another takes
  *     program flush clflush|clflushopt                           one instruction, outright: does this processor have it?
@@ -66,8 +66,8 @@ int main(int count, char **words)
     else if (count == 3 && strcmp(what, "flush") == 0)
         flush_outright(words[2]);
 #endif
-    else if (count == 4 && strcmp(what, "cuts") == 0)
-        cases_of_power_cuts(strtoull(words[2], NULL, 0), strtoull(words[3], NULL, 0));
+    else if (count == 5 && strcmp(what, "cuts") == 0)
+        cases_of_power_cuts(strtoull(words[2], NULL, 0), strtoull(words[3], NULL, 0), strtoull(words[4], NULL, 0));
     else if (count == 3 && strcmp(what, "plant") == 0)
         plant(words[2]);
     else if (count != 4)
