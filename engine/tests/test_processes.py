@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from totalog.engine import VIEW, RegionInUse
-from totalog.engine.tests.process_worker import ACK
+from totalog.engine._core import lib
+from totalog.engine.tests.process_worker import ACK, GROUP
 from totalog.engine.tests.processes import (
     BROKER_POINTS,
     SEQUENCER_POINTS,
@@ -20,6 +21,7 @@ from totalog.engine.tests.processes import (
     acks_of,
     check,
     joined,
+    left,
     make,
     topics_of,
     wait_for_free,
@@ -101,6 +103,55 @@ def test_a_stopped_appender_holds_up_nobody_and_goes_on(world: World) -> None:
     assert len(acks) == 200 * 8
     with joined(world) as log:
         check(log, topics_of(log, "a"), np.concatenate([other, acks]))
+
+
+def test_a_reader_is_killed_while_it_pins(world: World) -> None:
+    """While it lives, what it pins stays, also of a topic that is gone; when it is dead, nothing of it is left."""
+    make(world, {"a": 1})
+    world.sequencer().wait_for(b"took over\n")
+    with joined(world) as log:
+        before = log.memory().blocks_free
+        reader = world.appender(1, ["a"], 2, fail_at=lib.FAIL_PINNED, healthy=0, reads=True, stops=True)
+        reader.wait_until_stopped()
+        reader.go_on()
+        reader.wait_until_stopped()
+        assert left(log).pins == 1
+        log.delete_topic(topics_of(log, "a")[0])
+        for _ in range(20):
+            log.delete_topic(log.create_topic("occasion", id=bytes(16), partitions=1))
+        assert left(log).pins == 1
+        assert log.memory().blocks_free < before
+        reader.process.kill()
+        reader.rest(-signal.SIGKILL)
+        wait_for_free(log, before)
+        assert left(log).pins == 0
+
+
+@pytest.mark.parametrize("point", [lib.FAIL_COPIED, lib.FAIL_HEADERS, lib.FAIL_WRITTEN])
+def test_a_stopped_appender_wakes_when_its_topic_is_gone_and_the_sequencer_another(world: World, point: int) -> None:
+    make(world, {"a": 1, "b": 1})
+    first = world.sequencer()
+    first.wait_for(b"took over\n")
+    with joined(world) as log:
+        gone, stays = topics_of(log, "a", "b")
+        before = log.memory().blocks_free
+        late = world.appender(1, ["a"], 2, fail_at=point, healthy=1, stops=True)
+        late.wait_until_stopped()
+        late.go_on()
+        late.wait_until_stopped()
+        log.delete_topic(gone)
+        first.process.kill()
+        world.sequencer().wait_for(b"took over\n")
+        other = acks_of(world.appender(2, ["b"], 20).rest())
+        late.go_on()
+        acks = acks_of(late.rest())
+        assert set(acks["status"][:GROUP].tolist()) == {lib.STATUS_OK}
+        answers = set(acks["status"][GROUP:].tolist())
+        may_be_first = point == lib.FAIL_WRITTEN  # published, as the deletion is, in two rings at the same time
+        assert answers == {lib.STATUS_UNKNOWN_TOPIC} or (may_be_first and answers == {lib.STATUS_OK})
+        check(log, [stays], other)
+        log.delete_topic(stays)
+        wait_for_free(log, before)
 
 
 @pytest.mark.parametrize("point", SEQUENCER_POINTS)
