@@ -139,7 +139,7 @@ def passes(finished: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("cases", ["log", "memory", "threads", "brokers"])
+@pytest.mark.parametrize("cases", ["log", "memory", "threads", "brokers", "replicas"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_cases(run: Run, variant: str, cases: str, mode: str) -> None:
     assert passes(run(VARIANTS[variant], cases, ".", mode)) == f"{cases}: done\n"

@@ -1,6 +1,6 @@
 /* One program over the core, without Python: built for each processor and with each sanitizer by test_native.py.
  *
- *     program log|memory|threads|brokers FOLDER coherent|noncoherent     cases on regions of their own
+ *     program log|memory|threads|brokers|replicas FOLDER coherent|noncoherent     cases on regions of their own
  *     program cuts SEED COUNT ONE_IN                             power cuts under a journal, at one in so many changes of a model of a disk
  *     program batches                                            the gateway's check of batches
  *     program leave|take FOLDER coherent|noncoherent             a region that one process leaves and another takes
@@ -80,6 +80,8 @@ int main(int count, char **words)
         cases_of_threads(words[2], coherence);
     else if (strcmp(what, "brokers") == 0)
         cases_of_brokers(words[2], coherence);
+    else if (strcmp(what, "replicas") == 0)
+        cases_of_replicas(words[2], coherence);
     else if (strcmp(what, "leave") == 0)
         leave_a_region(words[2], coherence);
     else if (strcmp(what, "take") == 0)

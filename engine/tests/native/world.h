@@ -82,6 +82,7 @@ void cases_of_the_log(const char *folder, uint32_t coherence);
 void cases_of_memory(const char *folder, uint32_t coherence);
 void cases_of_threads(const char *folder, uint32_t coherence);
 void cases_of_brokers(const char *folder, uint32_t coherence);
+void cases_of_replicas(const char *folder, uint32_t coherence);
 void cases_of_batches(void);
 void cases_of_power_cuts(uint64_t seed, uint64_t cuts, uint64_t one_in);
 void leave_a_region(const char *folder, uint32_t coherence);
