@@ -151,7 +151,6 @@ void segment_return(struct log *log, uint32_t segment);                        /
 int segment_valid(struct log *log, uint32_t segment, uint32_t position, uint32_t size);
 int segment_pin(struct log *log, uint32_t segment);                            /* pin number, or -1 */
 void segment_unpin(struct log *log, int pin);
-int segment_pinned(struct log *log, uint32_t segment);
 
 /* ---- delegation.c ---- */
 void ring_put(struct log *log, struct batch_header *header, uint32_t append);

@@ -213,11 +213,29 @@ static uint64_t visible_end(struct log *log, uint32_t slot)
     return mem_observe64(mem, FIELD(CONTROL_POSITION, struct control, replicated) + (wanted - 1) * sizeof(uint64_t));
 }
 
+/* `next` may have moved in its line, or the partition's line before the topic's, while what it ends is not counted or not found yet: of that nobody
+ * knows whether it is durable. Returns how many elements are found. */
+static uint64_t known_count(struct log *log, struct cursor *cursor, struct order_entry *entry)
+{
+    uint64_t known = cursor->count, start;
+    while (known > cursor->first && !entry_at(log, cursor, known - 1, entry))
+        known--;
+    if (known > cursor->first) {
+        cursor->next = end_of(cursor, entry);
+        cursor->bytes_end = cursor->view ? entry->topic_bytes + entry->size : entry->partition_bytes + entry->size;
+    } else {
+        start = cursor->log_start > cursor->memory_start ? cursor->log_start : cursor->memory_start;
+        if (cursor->first < cursor->count || start < cursor->next)
+            cursor->next = start;
+    }
+    return cursor->count = known;
+}
+
 /* What is not visible yet is left out. The last entry alone is looked at where all is. */
 static void leave_out(struct log *log, struct cursor *cursor, uint64_t from)
 {
     struct order_entry entry;
-    if (cursor->count == cursor->first || !entry_at(log, cursor, cursor->count - 1, &entry) || entry.global_position < from)
+    if (known_count(log, cursor, &entry) == cursor->first || entry.global_position < from)
         return;
     uint64_t number = search(log, cursor, lies_at, (int64_t)from);
     while (number < cursor->count && (!entry_at(log, cursor, number, &entry) || entry.global_position < from))
@@ -233,11 +251,19 @@ static void leave_out(struct log *log, struct cursor *cursor, uint64_t from)
 
 static int open_cursor(struct log *log, struct cursor *cursor, uint32_t slot, uint32_t generation, uint32_t partition)
 {
-    int status = open_ordered(log, cursor, slot, generation, partition);
-    uint64_t end = status == STATUS_OK ? visible_end(log, slot) : UINT64_MAX;
-    if (end != UINT64_MAX && end < mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered)))
+    for (;;) {
+        struct cursor now;
+        int status = open_ordered(log, cursor, slot, generation, partition);
+        uint64_t end = status == STATUS_OK ? visible_end(log, slot) : UINT64_MAX, count = cursor->count;
+        if (end == UINT64_MAX || end >= mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered)))
+            return status;
         leave_out(log, cursor, end);
-    return status;
+        /* Elements, and none of them found: not there yet, or released meanwhile, and then the head tells. */
+        if (cursor->count > cursor->first || count == cursor->first)
+            return status;
+        if (open_ordered(log, &now, slot, generation, partition) != STATUS_OK || now.first == cursor->first)
+            return status;
+    }
 }
 
 /* Log start and memory start may have passed what was just read; then it may have been anything. STATUS_OK: they have not passed `offset`. */

@@ -101,14 +101,3 @@ void segment_unpin(struct log *log, int pin)
     mem_fence(&log->mem);
     log->pins_used--;
 }
-
-int segment_pinned(struct log *log, uint32_t segment)
-{
-    for (uint32_t broker = 0; broker < BROKERS_MAX; broker++) {
-        mem_invalidate(&log->mem, pin_position(broker, 0), PINS_MAX * sizeof(struct pin));
-        for (uint32_t pin = 0; pin < PINS_MAX; pin++)
-            if (mem_load32(&log->mem, FIELD(pin_position(broker, pin), struct pin, segment)) == segment)
-                return 1;
-    }
-    return 0;
-}

@@ -1,6 +1,6 @@
 """One simulated host: a handle of the core on the simulated memory, and what it says the log holds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from totalog.engine.sim import build
@@ -118,15 +118,33 @@ class Host:
         self.ffi.memmove(request.name, topic.name, len(topic.name))
         return int(self.lib.log_topic_operation(self.core, request, topic.settings))
 
-    def append(self, topic: Topic, batches: Sequence[Batch]) -> list[Answer]:
-        """One group."""
+    def group(self, topic: Topic, batches: Sequence[Batch]) -> Any:
+        """What the core takes. The sources live as long as it does."""
         group = self.ffi.new("struct append[]", len(batches))
-        kept = [self.ffi.from_buffer(batch.payload) for batch in batches]
-        for append, batch, source in zip(group, batches, kept, strict=True):
+        for append, batch in zip(group, batches, strict=True):
+            source = self.ffi.from_buffer(batch.payload)
             append.source, append.size = int(self.ffi.cast("uintptr_t", source)), len(batch.payload)
             fill(append, topic, batch)
+        return group
+
+    def append(self, topic: Topic, batches: Sequence[Batch]) -> list[Answer]:
+        """One group."""
+        group = self.group(topic, batches)
         self.lib.log_append(self.core, group, len(batches))
-        return [Answer(a.status, a.base_offset, a.total_order, a.global_position) for a in group]
+        return answers(group)
+
+    def append_later(self, topic: Topic, batches: Sequence[Batch]) -> Callable[[], list[Answer]]:
+        """Publishes one group. Its answers come when they are asked for, once they are there."""
+        group = self.group(topic, batches)
+        self.lib.log_publish(self.core, group, len(batches))
+
+        def collect() -> list[Answer]:
+            left = self.lib.log_collect(self.core, group, len(batches))
+            if left:
+                raise Violation(f"{left} headers that were ordered have no answer")
+            return answers(group)
+
+        return collect
 
     def append_reserved(self, topic: Topic, batches: Sequence[Batch], size: int) -> list[Answer]:
         """The payloads are received into a reservation of `size` bytes; what is left of it goes back."""
@@ -142,7 +160,7 @@ class Host:
             at += len(batch.payload)
         self.lib.log_append(self.core, group, len(batches))
         self.lib.log_reserve_done(self.core, segment, bool(batches))
-        return [Answer(a.status, a.base_offset, a.total_order, a.global_position) for a in group[0 : len(batches)]]
+        return answers(group[0 : len(batches)])
 
     def replicate(self, durable: int, *, releasable: int, archived: int = 0) -> None:
         """Says in the replicas' place how far the one data directory is."""
@@ -264,6 +282,12 @@ class Host:
             at += batch.size
         return tuple(found)
 
+    def leader_epoch(self, topic: Topic, partition: int) -> int:
+        bounds = self.ffi.new("struct bounds *")
+        if self.lib.log_bounds(self.core, topic.slot, topic.generation, partition, bounds) != 0:
+            raise Violation(f"topic {topic.slot} has no partition {partition}")
+        return int(bounds.leader_epoch)
+
     def segment_of(self, topic: Topic, number: int) -> int:
         """Where the batch lies that is this many batches after the topic's first."""
         entry = self.ffi.new("struct order_entry *")
@@ -275,6 +299,10 @@ class Host:
         total, used, committed = (self.ffi.new("uint64_t *") for _ in range(3))
         self.lib.log_blocks(self.core, total, used, committed)
         return int(used[0])
+
+
+def answers(group: Any) -> list[Answer]:
+    return [Answer(each.status, each.base_offset, each.total_order, each.global_position) for each in group]
 
 
 def fill(append: Any, topic: Topic, batch: Batch) -> None:

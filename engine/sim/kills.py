@@ -68,12 +68,12 @@ def publish(world: World, broker: Host, topic: Topic, batches: Sequence[Batch]) 
 
     def go_on() -> None:
         world.lib.log_bury(world.writer.core, 1 << COLLEAGUE)
+        world.check_nothing_unfenced(world.writer)
         world.colleague = None
         after = world.writer.contents()
         check_prefix(before, after, [(topic, batch) for batch in batches])
         if world.process_of(COLLEAGUE) != 0:
             raise Violation("a broker that is buried still has its process")
-        world.check_nothing_unfenced(world.writer)
         world.expect_reader(after, "that a reader sees after a burial")
         live_on(world, world.join(COLLEAGUE))
 

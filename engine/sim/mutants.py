@@ -18,7 +18,7 @@ from totalog.engine.sim.child import in_child
 from totalog.engine.sim.scenarios import SCENARIOS
 from totalog.engine.sim.world import Adversary, World
 
-ADVERSARY = Adversary(seed=1, subsets_max=10, follow_one_in=5)
+ADVERSARY = Adversary(seed=1, subsets_max=8, follow_one_in=8)
 OPERATIONS = ("flush", "fence", "invalidate")
 KINDS = {"flush": ("deleted", "redirected"), "fence": ("deleted",), "invalidate": ("deleted", "redirected", "unfenced")}
 SWITCH = {"deleted": 1, "redirected": 2, "unfenced": 3}

@@ -8,6 +8,7 @@ from totalog.engine.sim.host import VIEW, Answer, Batch, Host, Topic, Violation
 from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, World
 
 ENTRIES_PER_PAGE = 32
+RAISED_EPOCH = 7
 
 Scenario = Callable[[World], None]
 
@@ -189,6 +190,23 @@ def elsewhere(world: World) -> None:
     append(world, world.topic(b"c"), 0)
 
 
+def collecting(world: World) -> None:
+    """A broker publishes, does something else, and takes its answers later."""
+    topic = create(world, b"a", 2)
+    broker = world.colleague = world.join(COLLEAGUE)
+    for _ in range(2):
+        world.prefetch()
+        batches = world.batches(0, 1, 1)
+        collect = broker.append_later(topic, batches)
+        world.order()  # the first time it finds a ring that it did not know
+        world.order()
+        given = collect()
+        accept_all(given)
+        kills.check_answers(world.writer.contents(), topic, batches, given)
+        world.check_nothing_unfenced(broker)
+    append(world, topic, 0)
+
+
 def leaving(world: World) -> None:
     """A broker ends in good order: its place is free, and its segments are nobody's."""
     topic = create(world, b"a", 2)
@@ -326,6 +344,59 @@ def pins(world: World) -> None:
     append(world, other, 0)
 
 
+def late_pins(world: World) -> None:
+    """A segment is released at each moment of a reader's pinning it: the same the other way round."""
+    lib = world.lib
+    number, moments = 0, 1
+    while number < moments:
+        topic = plain_topic(world, b"a")
+        accept_all(world.writer.append(topic, world.batches(0)))
+        segment = world.writer.segment_of(topic, 0)
+        left = number
+
+        def meanwhile(topic: Topic = topic) -> None:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                accept(world.writer.operate("delete", topic._replace(settings=b"")))
+                world.writer.maintain(0)
+
+        world.prefetch()
+        lib.sim_hook(world.reader.number, lib.SIM_AT_INVALIDATES | lib.SIM_AT_FENCES, world.callback(meanwhile))
+        held = lib.core_pin(world.reader.core, segment)
+        lib.sim_hook(world.reader.number, 0, world.ffi.NULL)
+        world.raise_failure()
+        world.check_nothing_unfenced(world.reader)
+        moments = number - left
+        if held >= 0:
+            if 0 < number and left < 0 and not world.claimed(segment):  # at moment 0 it had not looked yet
+                raise Violation(f"a reader holds a segment that went back at moment {number} of its pinning")
+            lib.core_unpin(world.reader.core, held)
+        if left >= 0:
+            accept(world.writer.operate("delete", topic._replace(settings=b"")))
+        world.writer.maintain(0)
+        if world.claimed(segment):
+            raise Violation(f"nobody pins a segment, and it stays: moment {number}")
+        number += 1
+        world.states += 1
+
+
+def epochs(world: World) -> None:
+    """Leader epochs were raised, as a restore does it: a reader that holds older lines answers the new ones."""
+    topic = create(world, b"a", 2)
+    append(world, topic, 0, 1)
+    world.prefetch()
+    world.writer.end()
+    for partition in range(2):
+        world.poke(world.partition_position(topic, partition), "partition_entry", "leader_epoch", RAISED_EPOCH)
+    world.writer = world.open()
+    for number in (VIEW, 0, 1):
+        epoch = world.reader.leader_epoch(topic, number)
+        if epoch != RAISED_EPOCH:
+            raise Violation(f"leader epoch {epoch} is answered, where {RAISED_EPOCH} is")
+    append(world, topic, 0, 1)
+
+
 def plain_topic(world: World, name: bytes) -> Topic:
     """Made without an adversary."""
     accept(world.writer.operate("create", topic_named(name)))
@@ -344,11 +415,14 @@ SCENARIOS: dict[str, Scenario] = {
         beginnings,
         colleagues,
         elsewhere,
+        collecting,
         leaving,
         burial,
         succession,
         promotion,
         pins,
+        late_pins,
+        epochs,
         slow_reader,
         unpinned_reader,
         replicated,

@@ -18,9 +18,8 @@ from pathlib import Path
 
 from totalog.engine import core_build
 from totalog.engine.sim import build
-from totalog.engine.sim.equivalents import EQUIVALENTS
+from totalog.engine.sim.equivalents import EQUIVALENTS, UNPROVEN
 from totalog.engine.sim.mutants import KINDS, Baseline, Mutant, Outcome, baseline, mutants, sites, try_mutant
-from totalog.engine.sim.scenarios import SCENARIOS
 
 RESULTS = core_build.ROOT / "build/mutants"
 README = core_build.ROOT / "engine/README.md"
@@ -128,6 +127,7 @@ def run(chosen: Sequence[Mutant]) -> dict[str, Outcome]:
     file = results_file()
     known = read_results(file)
     missing = [mutant for mutant in chosen if mutant.name not in known]
+    missing.sort(key=lambda mutant: mutant.name in EQUIVALENTS)  # those last: they take every scenario
     print(f"{len(chosen)} mutants, of {len(chosen) - len(missing)} the result is known ({file})", flush=True)
     if missing:
         base = baseline()
@@ -150,27 +150,37 @@ def run(chosen: Sequence[Mutant]) -> dict[str, Outcome]:
 # ---- the score ----
 
 
+def unproven(name: str) -> bool:
+    return any(name.startswith(beginning) for beginning in UNPROVEN)
+
+
 def problems(outcomes: Iterable[Outcome]) -> list[str]:
-    """Mutants that survived without a reason, or have a reason and died."""
+    """Mutants that survived and are in no list, or have a reason to survive and died."""
     found = []
     for outcome in outcomes:
         if outcome.killed_by and outcome.name in EQUIVALENTS:
             found.append(
-                f"has a reason to survive, but was killed: {outcome.name}, by {outcome.killed_by}: {outcome.how}"
+                f"has a reason to survive, but was killed: {outcome.name} by {outcome.killed_by}: {outcome.how}"
             )
-        elif not outcome.killed_by and outcome.name not in EQUIVALENTS:
+        elif not outcome.killed_by and outcome.name not in EQUIVALENTS and not unproven(outcome.name):
             found.append(f"survived: {outcome.name}")
     return found
 
 
 def gone() -> list[str]:
-    """Reasons without a mutant."""
-    return sorted(set(EQUIVALENTS) - {mutant.name for mutant in mutants()})
+    """What is listed without being a mutant."""
+    names = [mutant.name for mutant in mutants()]
+    listed = sorted(set(EQUIVALENTS) - set(names))
+    return listed + [start for start in UNPROVEN if not any(name.startswith(start) for name in names)]
 
 
 def facts() -> str:
     """What stands in the README and can be counted without running anything."""
-    return f"{len(sites())} sites, {len(mutants())} mutants, {len(EQUIVALENTS)} of them with a reason to survive"
+    open_ones = sum(unproven(mutant.name) for mutant in mutants())
+    return (
+        f"Today: {len(sites())} sites, {len(mutants())} mutants; {len(EQUIVALENTS)} have a listed reason to survive,"
+        f"\nand {open_ones} stand at places of which it is not shown yet that a scenario would tell."
+    )
 
 
 def table(outcomes: dict[str, Outcome]) -> str:
@@ -178,9 +188,7 @@ def table(outcomes: dict[str, Outcome]) -> str:
     rows = []
     for operation, kinds in KINDS.items():
         for kind in kinds:
-            of_kind = [
-                mutant.name for mutant in mutants() if mutant.site.operation == operation and mutant.kind == kind
-            ]
+            of_kind = [each.name for each in mutants() if each.site.operation == operation and each.kind == kind]
             rows.append((f"{operation} {kind}", of_kind))
     rows.append(("all", [mutant.name for mutant in mutants()]))
     lines = ["| mutants | number | killed | survive, with a reason | survive |", "|---|--:|--:|--:|--:|"]
@@ -190,21 +198,31 @@ def table(outcomes: dict[str, Outcome]) -> str:
         lines.append(f"| {title} | {len(names)} | {killed} | {reasoned} | {len(names) - killed - reasoned} |")
     kills = collections.Counter(outcome.killed_by for outcome in outcomes.values() if outcome.killed_by)
     by = ", ".join(f"{name} {count}" for name, count in kills.most_common())
-    unused = [name for name in SCENARIOS if name not in kills]
-    return "\n".join(lines) + f"\n\nFirst to kill: {by}{'; none left for ' + ', '.join(unused) if unused else ''}."
+    return "The last whole run:\n\n" + "\n".join(lines) + f"\n\nFirst to kill: {by}."
 
 
 def with_score(readme: str, outcomes: dict[str, Outcome]) -> str:
     before, rest = readme.split(BEGIN)
     _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{facts()}.\n\n{table(outcomes)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{facts()}\n\n{table(outcomes)}\n{END}{after}"
+
+
+def with_facts(readme: str) -> str:
+    """The README with what was counted as it has to be; the score is left as it was measured."""
+    before, rest = readme.split(BEGIN)
+    _, measured = rest.split("\n\n", 1)
+    return f"{before}{BEGIN}\n{facts()}\n\n{measured}"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """No argument: all mutants, and the score into the README. Otherwise words that the mutant's name has to hold."""
+    """No argument: all mutants, and the score into the README. `--facts`: only what can be counted, into the README.
+    Otherwise words that the mutant's name has to hold."""
+    if arguments == ["--facts"]:
+        README.write_text(with_facts(README.read_text()))
+        return 0
     chosen = [mutant for mutant in mutants() if " ".join(arguments) in mutant.name]
     outcomes = run(chosen)
-    wrong = problems(outcomes.values()) + [f"has a reason to survive, but is no mutant: {name}" for name in gone()]
+    wrong = problems(outcomes.values()) + [f"is listed, but is no mutant: {name}" for name in gone()]
     print("".join(f"{line}\n" for line in wrong), end="")
     killed = sum(bool(outcome.killed_by) for outcome in outcomes.values())
     print(f"{len(chosen)} mutants: {killed} killed, {len(chosen) - killed} survive, {len(wrong)} wrong")

@@ -105,7 +105,9 @@ class World:
         core = self.lib.log_open(self.descriptor, self.size, LAYOUT_ID, 0, error)
         if core == self.ffi.NULL:
             raise Violation(f"a successor cannot open the region: OPEN_* {error[0]}")
-        return Host(core)
+        host = Host(core)
+        self.check_nothing_unfenced(host)
+        return host
 
     def join(self, broker: int) -> Host:
         """A host that is a broker and no sequencer; A orders what it publishes whenever it waits for that."""
@@ -222,6 +224,18 @@ class World:
         """A word of memory as it stands there."""
         at = position + self.ffi.offsetof(f"struct {struct}", name)
         return int.from_bytes(self.map[at : at + 8], "little")
+
+    def poke(self, position: int, struct: str, name: str, value: int) -> None:
+        """Four bytes of memory, changed by nobody's store. Of what no living host has stored to."""
+        at = position + self.ffi.offsetof(f"struct {struct}", name)
+        self.map[at : at + 4] = value.to_bytes(4, "little")
+
+    def partition_position(self, topic: Topic, partition: int) -> int:
+        """Of a topic whose partitions lie side by side."""
+        entry = self.lib.TOPIC_TABLE_POSITION + topic.slot * self.topic_size
+        first = self.word(entry, "topic_entry", "extents") & 0xFFFFFFFF
+        size = self.ffi.sizeof("struct partition_entry")
+        return int(self.lib.PARTITION_TABLE_POSITION + (first + partition) * size)
 
     def published(self) -> int:
         """Headers of broker 0 that memory shows."""
