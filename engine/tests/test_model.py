@@ -14,7 +14,7 @@ from totalog.engine import VIEW, Log, OffsetOutOfRange, Topic, TopicExists, Unkn
 from totalog.engine._core import lib
 from totalog.engine.tests import driver
 from totalog.engine.tests.driver import Batch
-from totalog.engine.tests.model import SEQUENCES, Model, ModelTopic, Stored
+from totalog.engine.tests.model import EVERYTHING, SEQUENCES, Model, ModelTopic, Stored
 
 NAMES = ("a", "b", "c")
 FIRST_SEQUENCE = SEQUENCES - 6
@@ -227,7 +227,8 @@ class LogMachine(RuleBasedStateMachine):
             with pytest.raises(OffsetOutOfRange):
                 self.log.trim(model.topic, partition, offset)
             return
-        self.log.trim(model.topic, partition, offset)
+        below = offset < model.memory_start[partition]
+        self.log.trim(model.topic, partition, offset, rows=model.rows(partition, offset) if below else ())
         self.model.ordered += 1
         model.trim(partition, offset)
 
@@ -264,7 +265,8 @@ class LogMachine(RuleBasedStateMachine):
             (b.start(partition), b.payload) for b in expected
         ]
         assert result.size_needed == (needed if whole else 0)
-        assert (result.log_start_offset, result.next_offset) == (model.log_start[partition], model.next[partition])
+        assert result.log_start_offset == model.log_start[partition]
+        assert result.next_offset == model.visible_end(partition)
         assert self.log.available(model.topic, partition, offset) == model.available(partition, offset)
 
     @precondition(lambda self: self.model.topics)
@@ -282,7 +284,9 @@ class LogMachine(RuleBasedStateMachine):
         for model in self.topics():
             for partition in range(VIEW, model.topic.partitions):
                 bounds = self.log.bounds(model.topic, partition)
-                assert bounds == (model.log_start[partition], model.next[partition], 0, model.next[partition])
+                end = model.visible_end(partition)
+                assert bounds == (model.log_start[partition], end, 0, model.next[partition])
+                assert self.log.archived(model.topic, partition) == model.archived(partition)
                 assert self.log.size_bytes(model.topic, partition) == model.size(partition)
 
     def everything_agrees(self) -> None:
@@ -292,12 +296,13 @@ class LogMachine(RuleBasedStateMachine):
         for model in self.topics():
             for partition in range(VIEW, model.topic.partitions):
                 found = self.reader.read_all(model.topic, partition)
-                expected = [(batch.start(partition), batch.payload) for batch in model.live(partition)]
+                expected = [(batch.start(partition), batch.payload) for batch in model.shown(partition)]
                 assert [(each.base_offset, each.payload) for each in found] == expected
             table = self.log.entries(model.topic)
-            assert [int(total) for total in table["total_order"][table["state"] == lib.ENTRY_LIVE]] == [
-                batch.total_order for batch in model.live(VIEW)
-            ]
+            in_memory = [int(total) for total in table["total_order"][table["state"] == lib.ENTRY_LIVE]]
+            held = {batch.total_order for batch in model.stored if batch.position >= self.model.limits.releasable}
+            kept = [batch.total_order for batch in model.live(VIEW) if batch.in_memory]
+            assert [total for total in in_memory if total in kept or total not in held] == kept
 
     def teardown(self) -> None:
         try:
@@ -324,6 +329,43 @@ class NoncoherentMachine(LogMachine):
     coherent = False
 
 
+class DurableMachine(LogMachine):
+    """With a data directory: what is durable becomes visible, and may go; what is archived leaves memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model.limits.visible = self.model.limits.releasable = 0
+        self.tell()
+
+    def tell(self, archived: int = 0) -> None:
+        limits = self.model.limits
+        driver.replicate(self.log, limits.visible, releasable=limits.releasable, archived=archived)
+
+    @rule(data=st.data())
+    def replicate(self, data: st.DataObject) -> None:
+        limits = self.model.limits
+        limits.visible = data.draw(st.integers(limits.visible, self.model.ordered + 1), label="visible")
+        limits.releasable = data.draw(st.integers(limits.releasable, limits.visible), label="releasable")
+        self.tell()
+
+    @rule(data=st.data())
+    def evict(self, data: st.DataObject) -> None:
+        archived = data.draw(st.integers(0, self.model.limits.releasable), label="archived")
+        self.tell(archived)
+        lib.log_evict(self.log._core, 1 << 20)
+        self.tell()
+        for model in self.topics():
+            model.evict(archived)
+
+    def teardown(self) -> None:
+        limits = self.model.limits
+        limits.visible = limits.releasable = EVERYTHING
+        self.tell()
+        driver.settle(self.log, self.now)
+        self.model.maintain(self.now)
+        super().teardown()
+
+
 machine_settings = settings(
     max_examples=30,
     stateful_step_count=40,
@@ -334,3 +376,5 @@ TestCoherent = LogMachine.TestCase
 TestCoherent.settings = machine_settings
 TestNoncoherent = NoncoherentMachine.TestCase
 TestNoncoherent.settings = machine_settings
+TestDurable = DurableMachine.TestCase
+TestDurable.settings = machine_settings
