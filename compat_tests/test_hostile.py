@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.totalog_only
 
 MIB = 1 << 20
-API_VERSIONS, DESCRIBE_LOG_DIRS, PRODUCE = 18, 35, 0
+API_VERSIONS, DESCRIBE_LOG_DIRS, INIT_PRODUCER_ID, PRODUCE = 18, 35, 22, 0
 ABORTED = 10_000
 HALVES = 300
 """Of the aborted requests, those that really send half of their MiB: loopback would take too long for all."""
@@ -250,4 +250,8 @@ def shared_broker() -> Iterator["RunningBroker"]:
     from totalog.gateway.testing import broker
 
     with broker(memory="256m") as running:
+        peer = Peer(running)  # what a broker keeps from the first producer id on; random bytes are a request for one
+        peer.send(frame(INIT_PRODUCER_ID, 0, struct.pack(">hi", -1, 0)))
+        peer.answer()
+        peer.close()
         yield running
