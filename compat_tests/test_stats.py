@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compat_tests.bench import stats
+from totalog.gateway.bench import stats
 
 values_of_a_bench = st.lists(st.floats(min_value=0, max_value=1e6), min_size=2, max_size=300)
 

@@ -69,6 +69,7 @@ def cli() -> None:
     Use it:           any Kafka client, with bootstrap.servers=localhost:9092
     Total order:      read the topic NAME.total-order of any topic NAME
     Is it serving:    totalog healthcheck localhost:9092
+    How fast is it:   totalog bench localhost:9092
     """
 
 
@@ -172,6 +173,69 @@ def healthcheck(target: tuple[str, int | None], timeout: float) -> None:
     except Unhealthy as fault:
         raise click.ClickException(str(fault)) from None
     click.echo(f"healthy: {said}")
+
+
+@cli.command(short_help="Measure a broker.")
+@click.argument("target", type=address, metavar="HOST:PORT")
+@click.option(
+    "--batch-size",
+    type=size,
+    metavar="SIZE",
+    help="Of each batch, such as 16k. Without it the best from 64k to 4m is looked for, and the curve shown.",
+)
+@click.option("--record-size", type=size, default="1k", show_default=True, metavar="SIZE", help="Of each value.")
+@click.option("--acks", type=click.Choice(["1", "all"]), default="all", show_default=True)
+@click.option("--connections", type=click.IntRange(1, 1000), default=1, show_default=True)
+@click.option("--in-flight", type=click.IntRange(1, 1000), default=5, show_default=True, help="Of each connection.")
+@click.option("--partitions", type=click.IntRange(1, 1000), default=1, show_default=True)
+@click.option("--iterations", type=click.IntRange(1), default=7, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.05), default=1.0, show_default=True, help="Of each iteration.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the table here.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the iterations here (matplotlib).")
+def bench(
+    target: tuple[str, int | None],
+    batch_size: int | None,
+    record_size: int,
+    acks: str,
+    connections: int,
+    in_flight: int,
+    partitions: int,
+    iterations: int,
+    seconds: float,
+    csv_path: Path | None,
+    plot: Path | None,
+) -> None:
+    """Produce to a broker, of whatever kind, as fast as it takes it, and say how fast that is.
+
+    \b
+    totalog bench localhost:9092
+    totalog bench localhost:9092 --batch-size 16k --in-flight 20 --acks 1
+    totalog bench kafka.example:9092 --connections 8 --csv rates.csv --plot rates.png
+    """
+    from totalog.gateway.bench import stats
+    from totalog.gateway.bench.measure import CannotMeasure, Plan, measure
+
+    host, port = target
+    plan = Plan(
+        (host, DEFAULT_PORT if port is None else port),
+        batch_size,
+        record_size,
+        1 if acks == "1" else -1,
+        connections,
+        in_flight,
+        partitions,
+        iterations,
+        seconds,
+    )
+    try:
+        report = measure(plan, click.echo)
+    except CannotMeasure as fault:
+        raise click.ClickException(str(fault)) from None
+    click.echo(stats.table(report.rows))
+    if csv_path is not None:
+        stats.write_csv(csv_path, report.rows)
+    if plot is not None and not stats.plot(plot, report.series, unit="MB/s, records/s"):
+        click.echo("no plot: matplotlib is not installed", err=True)
 
 
 @cli.command(short_help="List the settings that serve --set takes.")

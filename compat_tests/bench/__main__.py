@@ -6,8 +6,9 @@ Tables to standard output; CSV and plots to build/bench. Quote medians and ratio
 import argparse
 from pathlib import Path
 
-from compat_tests.bench import small, start, stats
+from compat_tests.bench import small, start
 from totalog.engine.bench import stages, writers
+from totalog.gateway.bench import stats
 
 TARGET = Path("build/bench")
 

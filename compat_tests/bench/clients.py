@@ -20,8 +20,8 @@ from pathlib import Path
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from compat_tests.bench import stats
 from compat_tests.bench.client_work import CLIENTS
+from totalog.gateway.bench import stats
 from totalog.gateway.testing import broker
 
 ROUNDS = 5

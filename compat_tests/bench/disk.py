@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from compat_tests.bench import requests, stats
-from compat_tests.bench.load import Generator, Work
 from compat_tests.breaking.broker import Victim
 from compat_tests.breaking.faults import Fault
+from totalog.gateway.bench import requests, stats
+from totalog.gateway.bench.load import Generator, Work
 from totalog.gateway.testing import broker
 
 ROUNDS = 5

@@ -6,8 +6,8 @@ A round writes one record and reads it back. Calm and harm are measured in turn 
 from functools import partial
 from pathlib import Path
 
-from compat_tests.bench import stats
 from compat_tests.harm import HARMS, SETTINGS, TOPIC, Good, calm, memory
+from totalog.gateway.bench import stats
 from totalog.gateway.testing import broker
 
 ROUNDS = 1000

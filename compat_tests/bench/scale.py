@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from compat_tests.bench import requests, stats
-from compat_tests.bench.load import Generator, Work
 from compat_tests.bench.start import memory_mib
+from totalog.gateway.bench import requests, stats
+from totalog.gateway.bench.load import Generator, Work
 from totalog.gateway.testing import RunningBroker, broker
 
 ROUNDS = 7

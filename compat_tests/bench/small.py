@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from compat_tests.bench import requests, stats
+from totalog.gateway.bench import requests, stats
 from totalog.gateway.testing import broker
 
 ROUNDS = 5

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kafka import KafkaProducer
 
-from compat_tests.bench import stats
+from totalog.gateway.bench import stats
 from totalog.gateway.testing import RunningBroker, broker
 
 STARTS = 7

@@ -18,8 +18,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compat_tests.bench import bare, requests, stats
-from compat_tests.bench.load import Generator, Work
+from compat_tests.bench import bare
+from totalog.gateway.bench import requests, stats
+from totalog.gateway.bench.load import Generator, Work
 from totalog.gateway.testing import broker
 
 ROUNDS = 7

@@ -6,14 +6,15 @@ Each is a whole frame, size word included, with correlation id 1; a sender repea
 import socket
 import struct
 from collections.abc import Mapping
+from typing import Any
 
-from kafka.protocol.admin import CreateTopicsRequest
-from kafka.protocol.consumer import FetchRequest
-from kafka.protocol.producer import ProduceRequest
-from kafka.record.memory_records import MemoryRecordsBuilder
+from totalog.gateway.wire import codec
+from totalog.gateway.wire.records import build_batch
 
 CREATE_TOPICS_VERSION, PRODUCE_VERSION, FETCH_VERSION = 4, 8, 11
-RECORDS_SIZE_MAX = 1 << 30
+METADATA_VERSION, DELETE_TOPICS_VERSION = 4, 1
+RECORD_OVERHEAD_MIN = 7
+"""Bytes that a record takes besides its value, at least."""
 ERROR_AT = 22
 """Where the error code of a Produce answer stands behind the topic's name: size word, correlation id, two counts, the
 name's length and the partition take these bytes."""
@@ -21,10 +22,12 @@ name's length and the partition take these bytes."""
 
 def create_topic(name: str, partitions: int = 1, configs: Mapping[str, str] | None = None) -> bytes:
     settings = [
-        CreateTopicsRequest.CreatableTopic.CreatableTopicConfig(version=CREATE_TOPICS_VERSION, name=key, value=value)
+        codec.CreateTopicsRequest.CreatableTopic.CreatableTopicConfig(
+            version=CREATE_TOPICS_VERSION, name=key, value=value
+        )
         for key, value in (configs or {}).items()
     ]
-    topic = CreateTopicsRequest.CreatableTopic(
+    topic = codec.CreateTopicsRequest.CreatableTopic(
         version=CREATE_TOPICS_VERSION,
         name=name,
         num_partitions=partitions,
@@ -32,34 +35,39 @@ def create_topic(name: str, partitions: int = 1, configs: Mapping[str, str] | No
         assignments=[],
         configs=settings,
     )
-    request = CreateTopicsRequest(version=CREATE_TOPICS_VERSION, topics=[topic], timeout_ms=30_000, validate_only=False)
+    request = codec.CreateTopicsRequest(
+        version=CREATE_TOPICS_VERSION, topics=[topic], timeout_ms=30_000, validate_only=False
+    )
     return _framed(request)
 
 
 def batch(size: int, record_size: int) -> bytes:
     """One uncompressed record batch with values of `record_size` bytes, as many as fit into `size` bytes, at least
     one."""
-    builder = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=RECORDS_SIZE_MAX)
+    value = bytes(record_size)
+    count = max(1, size // (record_size + RECORD_OVERHEAD_MIN))
     while True:
-        builder.append(timestamp=1, key=None, value=bytes(record_size))
-        if builder.size_in_bytes() + record_size + 32 > size:
-            builder.close()
-            return bytes(builder.buffer())
+        made = build_batch([(None, value)] * count, 1)
+        if len(made) <= size or count == 1:
+            return made
+        count -= max(1, (len(made) - size) // (record_size + 2 * RECORD_OVERHEAD_MIN))
 
 
 def produce(topic: str, records: bytes, *, acks: int, partition: int = 0) -> bytes:
     """The batch is the end of the frame."""
-    target = ProduceRequest.TopicProduceData.PartitionProduceData(
+    target = codec.ProduceRequest.TopicProduceData.PartitionProduceData(
         version=PRODUCE_VERSION, index=partition, records=records
     )
-    data = ProduceRequest.TopicProduceData(version=PRODUCE_VERSION, name=topic, partition_data=[target])
+    data = codec.ProduceRequest.TopicProduceData(version=PRODUCE_VERSION, name=topic, partition_data=[target])
     return _framed(
-        ProduceRequest(version=PRODUCE_VERSION, transactional_id=None, acks=acks, timeout_ms=30_000, topic_data=[data])
+        codec.ProduceRequest(
+            version=PRODUCE_VERSION, transactional_id=None, acks=acks, timeout_ms=30_000, topic_data=[data]
+        )
     )
 
 
 def fetch(topic: str, *, offset: int, size_max: int, partition: int = 0) -> bytes:
-    source = FetchRequest.FetchTopic.FetchPartition(
+    source = codec.FetchRequest.FetchTopic.FetchPartition(
         version=FETCH_VERSION,
         partition=partition,
         current_leader_epoch=-1,
@@ -67,9 +75,9 @@ def fetch(topic: str, *, offset: int, size_max: int, partition: int = 0) -> byte
         log_start_offset=-1,
         partition_max_bytes=size_max,
     )
-    data = FetchRequest.FetchTopic(version=FETCH_VERSION, topic=topic, partitions=[source])
+    data = codec.FetchRequest.FetchTopic(version=FETCH_VERSION, topic=topic, partitions=[source])
     return _framed(
-        FetchRequest(
+        codec.FetchRequest(
             version=FETCH_VERSION,
             replica_id=-1,
             max_wait_ms=500,
@@ -105,6 +113,20 @@ def ask(connection: socket.socket, request: bytes) -> bytes:
             raise ConnectionError("the broker closed the connection")
         answer += more
     return bytes(answer)
+
+
+def metadata(topic: str) -> bytes:
+    asked = codec.MetadataRequest.MetadataRequestTopic(version=METADATA_VERSION, name=topic)
+    return _framed(codec.MetadataRequest(version=METADATA_VERSION, topics=[asked], allow_auto_topic_creation=False))
+
+
+def delete_topic(name: str) -> bytes:
+    return _framed(codec.DeleteTopicsRequest(version=DELETE_TOPICS_VERSION, topic_names=[name], timeout_ms=30_000))
+
+
+def decoded(response: str, version: int, answer: bytes) -> Any:
+    """The library's message for a whole answer."""
+    return getattr(codec, response).decode(answer[4:], version=version, header=True)
 
 
 def _framed(request: object) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
-from compat_tests.bench import requests
+from totalog.gateway.bench import requests
 
 RECEIVE_SIZE = 1 << 20
 STALL_S_MAX = 30.0
