@@ -1,5 +1,5 @@
-"""A disk replica on a host of its own: it follows what A orders into a journal on real files, and what the journal
-holds is compared with what A says."""
+"""A disk replica on a host of its own: it follows what A orders into a journal on real files, and what an archive on
+another host finds there is compared with what A says."""
 
 import os
 import tempfile
@@ -20,14 +20,14 @@ MEANWHILE = 3
 class Follower:
     def __init__(self, world: World, folder: str) -> None:
         self.world, self.lib, self.ffi = world, world.lib, world.ffi
-        self.host = world.open_reader()
+        self.host, self.looker = world.open_reader(), world.open_reader()
         self.descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         self.replicas = self.lib.replicas_new(self.host.core, 1, -1)
         world.check_nothing_unfenced(self.host)
         self.journal = self.open()
         if self.lib.replica_attach(self.replicas, 0, self.journal) != 0:
             raise Violation("a replica cannot be attached")
-        self.archive = self.lib.archive_open(self.host.core, self.descriptor, LOG_ID)
+        self.archive = self.lib.archive_open(self.looker.core, self.descriptor, LOG_ID)
 
     def open(self) -> Any:
         report = self.ffi.new("struct journal_report *")
@@ -45,6 +45,7 @@ class Follower:
         """It holds copies of everything as it was before A goes on, and of the lines that A will write next."""
         lib, number = self.lib, self.host.number
         lib.sim_prefetch(number)
+        lib.sim_prefetch(self.looker.number)
         slot = self.world.ordered() % lib.ORDER_RING_SLOTS
         lib.sim_prefetch_range(number, lib.ORDER_RING_POSITION + slot * lib.LINE_SIZE, 32 * lib.LINE_SIZE)
 
@@ -74,7 +75,7 @@ class Follower:
 
     def read(self, topic: Topic, partition: int, start: int) -> tuple[tuple[int, bytes], ...]:
         """All batches of the sealed files, from there on. Errors: Refused."""
-        lib, host = self.lib, self.host
+        lib, host = self.lib, self.looker
         found: list[tuple[int, bytes]] = []
         offset = start
         while True:
