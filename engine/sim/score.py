@@ -127,7 +127,8 @@ def run(chosen: Sequence[Mutant]) -> dict[str, Outcome]:
     file = results_file()
     known = read_results(file)
     missing = [mutant for mutant in chosen if mutant.name not in known]
-    missing.sort(key=lambda mutant: mutant.name in EQUIVALENTS)  # those last: they take every scenario
+    killed = hints()  # first; those that survive take every scenario
+    missing.sort(key=lambda mutant: (mutant.name in EQUIVALENTS, mutant.name not in killed))
     print(f"{len(chosen)} mutants, of {len(chosen) - len(missing)} the result is known ({file})", flush=True)
     if missing:
         base = baseline()
@@ -191,14 +192,23 @@ def table(outcomes: dict[str, Outcome]) -> str:
             of_kind = [each.name for each in mutants() if each.site.operation == operation and each.kind == kind]
             rows.append((f"{operation} {kind}", of_kind))
     rows.append(("all", [mutant.name for mutant in mutants()]))
-    lines = ["| mutants | number | killed | survive, with a reason | survive |", "|---|--:|--:|--:|--:|"]
+    lines = [
+        "| mutants | number | killed | survive, with a reason | survive | not tried |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
     for title, names in rows:
-        killed = sum(bool(outcomes[name].killed_by) for name in names)
-        reasoned = sum(not outcomes[name].killed_by and name in EQUIVALENTS for name in names)
-        lines.append(f"| {title} | {len(names)} | {killed} | {reasoned} | {len(names) - killed - reasoned} |")
+        tried = [name for name in names if name in outcomes]
+        killed = sum(bool(outcomes[name].killed_by) for name in tried)
+        reasoned = sum(not outcomes[name].killed_by and name in EQUIVALENTS for name in tried)
+        left = len(tried) - killed - reasoned
+        lines.append(f"| {title} | {len(names)} | {killed} | {reasoned} | {left} | {len(names) - len(tried)} |")
     kills = collections.Counter(outcome.killed_by for outcome in outcomes.values() if outcome.killed_by)
     by = ", ".join(f"{name} {count}" for name, count in kills.most_common())
-    return "The last whole run:\n\n" + "\n".join(lines) + f"\n\nFirst to kill: {by}."
+    whole = all(mutant.name in outcomes for mutant in mutants())
+    title = (
+        "The last whole run:" if whole else "No whole run yet; when each was last tried, on this core or an older one:"
+    )
+    return f"{title}\n\n" + "\n".join(lines) + f"\n\nFirst to kill: {by}."
 
 
 def with_score(readme: str, outcomes: dict[str, Outcome]) -> str:
