@@ -267,6 +267,7 @@ static int numbers_valid(const struct sequencer *sequencer, const struct topic_s
 /* What the walk over a topic's entries has found of one partition. */
 struct left {
     uint64_t element;                 /* of the first entry that is left */
+    uint64_t page, page_number;       /* position of the page of elements in hand, and which one it is */
     uint64_t count;                   /* entries that are not released */
     uint64_t gone;                    /* the first of them, which are gone for readers */
     uint64_t kept_bytes;              /* of the batches before the first that is kept */
@@ -297,17 +298,32 @@ static uint64_t find_element(struct log *log, const struct partition_state *part
     return low;
 }
 
+/* The page that begins with this number; looked at fresh once, since nobody writes it meanwhile. 0: it is gone. */
+static uint64_t page_at(struct log *log, const struct index *index, uint64_t number)
+{
+    uint64_t page = index_find(log, index, number);
+    if (page != 0)
+        mem_invalidate(&log->mem, page, INDEX_PAGE_SIZE);
+    return page;
+}
+
 /* Each element names the entry that belongs to it: what is read from an index page by retention was looked at once. */
 static int element_valid(struct log *log, const struct walk *walk, uint64_t number, const struct order_entry *entry)
 {
     struct left *left = &walk->left[entry->partition];
     const struct partition_state *partition = &walk->topic->partitions[entry->partition];
     struct index elements = partition_index(partition->slot, partition->index_root);
-    uint64_t named;
     if (left->count == 0)
         left->element = find_element(log, partition, &elements, number);
-    return left->element + left->count < partition->element_count &&
-           element_read(log, &elements, left->element + left->count, &named) && named == number;
+    uint64_t at = left->element + left->count, within = at % ELEMENTS_PER_PAGE;
+    if (at >= partition->element_count)
+        return 0;
+    if (left->page == 0 || left->page_number != at / ELEMENTS_PER_PAGE) {
+        left->page = page_at(log, &elements, at - within);
+        left->page_number = at / ELEMENTS_PER_PAGE;
+    }
+    return left->page != 0 &&
+           mem_load64(&log->mem, FIELD(left->page + within * sizeof(struct partition_element), struct partition_element, entry)) == number;
 }
 
 static int fits(uint64_t first, uint64_t count, uint64_t end) { return first <= end && count <= end - first; }
@@ -382,12 +398,17 @@ static int walk_entries(struct log *log, uint32_t slot, struct walk *walk)
 {
     const struct topic_entry *topic = &walk->topic->entry;
     struct index index = order_index(slot, topic->index_root);
+    uint64_t page = 0;
     for (uint64_t number = topic->entry_first; number < topic->entry_count; number++) {
+        uint64_t within = number % ENTRIES_PER_PAGE;
         struct order_entry entry;
-        if (!entry_read(log, &index, number, &entry)) {
-            number += ENTRIES_PER_PAGE - 1 - number % ENTRIES_PER_PAGE;
+        if (number == topic->entry_first || within == 0)
+            page = page_at(log, &index, number - within);
+        if (page == 0) {
+            number += ENTRIES_PER_PAGE - 1 - within;
             continue;
         }
+        mem_read(&log->mem, page + within * sizeof entry, &entry, sizeof entry);
         if (slot == 0 && entry.state == ENTRY_RELEASED)
             continue;                 /* of a record that was spent before the region was made from a journal, nothing else stands here */
         if (entry.state > ENTRY_CUT || !entry_valid(log, walk, &entry))
