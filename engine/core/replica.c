@@ -348,7 +348,8 @@ int32_t replica_seal(struct replicas *all, uint32_t index)
     struct replica *replica = &all->replicas[index];
     if (replica->journal == NULL || journal_failure(replica->journal) != 0)
         return replica->status.saved_errno;
-    if (journal_seal(replica->journal) != 0) {
+    /* The next file is only a checkpoint: log starts that moved since the last one are in it, and the next start reads no records. */
+    if (journal_seal(replica->journal) != 0 || journal_begin(replica->journal) != 0) {
         give_up(replica);
         return replica->status.saved_errno;
     }

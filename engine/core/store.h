@@ -54,7 +54,7 @@ int32_t replica_run(struct replicas *replicas, uint32_t index, int64_t nanosecon
 void replica_stop(struct replicas *replicas, uint32_t index, int32_t catch_up);
 /* Has a running replica seal its file and begin the next one, so that what stands in it can be archived, copied, or forgotten. */
 void replica_rotate(struct replicas *replicas, uint32_t index);
-/* After it was stopped: seals the file. 0 or errno. A long call. */
+/* After it was stopped: seals the file, and makes one with a checkpoint of what is now. 0 or errno. A long call. */
 int32_t replica_seal(struct replicas *replicas, uint32_t index);
 /* Closes the journal; the directory is not live any more. Not while it runs. */
 void replica_detach(struct replicas *replicas, uint32_t index);

@@ -134,6 +134,19 @@ def everything_durable(log: DurableLog) -> dict[str, Kept]:
     return everything(log)
 
 
+def test_log_starts_that_moved_last_come_back_after_a_clean_stop(region: Path, data: Path) -> None:
+    """Retention is no operation in the order: the journal knows it from its checkpoints."""
+    with opened(region, data) as log:
+        topic = make_topic(log, retention_bytes=1000)
+        write(log, topic, 60)
+        wait_until_all_durable(log)
+        driver.settle(log, -1)
+        before = everything(log)
+        assert before[TOPIC].bounds[0][0] > 0
+    with opened(region, data) as log:
+        assert everything(log) == before
+
+
 def test_restarts_that_write_nothing_change_nothing(region: Path, data: Path) -> None:
     with opened(region, data) as log:
         write(log, make_topic(log), 10)
