@@ -23,6 +23,7 @@ UNPROVEN: dict[str, str] = {
     "restore ": "no scenario restores a log on one host and reads it on another",
     "archive ": "no topic is deleted or trimmed elsewhere while the archive's host looks at it",
     "face log_replicated ": "no scenario asks for it on another host than the replica's",
+    "face log_frontiers invalidate 2 ": "data directories are there before any reader looks",
     "hold ": "no scenario has a gap in a producer's sequence that a living broker may fill",
     "recover said ": "no block is half claimed by one broker while another that lives holds claims",
     "recover finish_trim ": "no record of a trim lies where a successor's cache holds an older life of the block",

@@ -127,8 +127,8 @@ def run(chosen: Sequence[Mutant]) -> dict[str, Outcome]:
     file = results_file()
     known = read_results(file)
     missing = [mutant for mutant in chosen if mutant.name not in known]
-    killed = hints()  # first; those that survive take every scenario
-    missing.sort(key=lambda mutant: (mutant.name in EQUIVALENTS, mutant.name not in killed))
+    killed = hints()  # first; those that may survive last, since they take every scenario
+    missing.sort(key=lambda mutant: (mutant.name in EQUIVALENTS or unproven(mutant.name), mutant.name not in killed))
     print(f"{len(chosen)} mutants, of {len(chosen) - len(missing)} the result is known ({file})", flush=True)
     if missing:
         base = baseline()
