@@ -17,8 +17,9 @@
 
 #include "../../engine/core/shared.h"
 
-#include "batch.h"
 #include "alike.h"
+#include "batch.h"
+#include "big_endian.h"
 
 #define SIZE_WORD 4
 #define CORRELATION_ID_AT 4     /* in a frame behind its size word */
@@ -27,25 +28,6 @@
 #define VARINT_BYTES_MAX 5
 #define PARTITION_SIZE 4
 #define TAGS_SIZE 3             /* no tagged fields of partition, topic and request */
-
-static uint32_t load32(const uint8_t *at)
-{
-    uint32_t value;
-    memcpy(&value, at, sizeof value);
-    return __builtin_bswap32(value);
-}
-
-static void store32(uint8_t *at, uint32_t value)
-{
-    value = __builtin_bswap32(value);
-    memcpy(at, &value, sizeof value);
-}
-
-static void store64(uint8_t *at, uint64_t value)
-{
-    value = __builtin_bswap64(value);
-    memcpy(at, &value, sizeof value);
-}
 
 /* The size of the records, and how many bytes say it; false where they do not say one within what is left. */
 static bool records_size(const uint8_t *at, uint32_t left, bool flexible, uint32_t *size, uint32_t *taken)

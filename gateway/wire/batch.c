@@ -28,6 +28,7 @@
 #include "../../engine/core/shared.h"
 
 #include "batch.h"
+#include "big_endian.h"
 
 #define LENGTH_AT 8
 #define LEADER_EPOCH_AT 12
@@ -51,39 +52,6 @@
 #define APPEND_TIME_BIT 0x08
 #define CONTROL_BIT 0x20
 #define NO_TIMESTAMP (-1)
-
-static uint16_t load16(const uint8_t *at)
-{
-    uint16_t value;
-    memcpy(&value, at, sizeof value);
-    return __builtin_bswap16(value);
-}
-
-static uint32_t load32(const uint8_t *at)
-{
-    uint32_t value;
-    memcpy(&value, at, sizeof value);
-    return __builtin_bswap32(value);
-}
-
-static uint64_t load64(const uint8_t *at)
-{
-    uint64_t value;
-    memcpy(&value, at, sizeof value);
-    return __builtin_bswap64(value);
-}
-
-static void store32(uint8_t *at, uint32_t value)
-{
-    value = __builtin_bswap32(value);
-    memcpy(at, &value, sizeof value);
-}
-
-static void store64(uint8_t *at, uint64_t value)
-{
-    value = __builtin_bswap64(value);
-    memcpy(at, &value, sizeof value);
-}
 
 /* ---- CRC ---- */
 
