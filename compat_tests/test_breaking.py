@@ -7,7 +7,7 @@ import pytest
 
 from compat_tests.breaking import faults
 from compat_tests.breaking.campaign import Campaign, Ledger
-from compat_tests.breaking.judge import still_there
+from compat_tests.breaking.judge import commits_kept, still_there
 from compat_tests.checker import Seen, numbers
 
 pytestmark = pytest.mark.totalog_only
@@ -34,6 +34,17 @@ def test_the_seeds_make_sixty_rounds_with_and_without_the_region() -> None:
 def view(identities: list[int], first: int = 0) -> Seen:
     count = len(identities)
     return Seen(np.zeros(count, dtype=np.int64), np.arange(first, first + count), numbers(identities))
+
+
+@pytest.mark.parametrize(("committed", "kept"), [(400, True), (600, True), (399, False), (601, False), (0, False)])
+def test_commits_that_went_back_are_found(committed: int, kept: bool) -> None:
+    class Told:
+        acknowledged, asked = 400, 600
+
+        def committed(self) -> int:
+            return committed
+
+    assert (commits_kept(Told()) == []) == kept  # type: ignore[arg-type]
 
 
 def test_what_vanished_is_found() -> None:

@@ -5,6 +5,7 @@
   fdatasync.
 - From produce to fetch: one record at a time, acks=1, a consumer that waits, on a topic on disk and one in memory.
 - acks=1 while each fdatasync takes five seconds longer, beside the same undisturbed.
+- From the start of a process after a kill to the first record fetched, with the region and without it.
 
 Rounds take turns; ratios are those of the medians of one run. The data lies where temporary files do: TMPDIR moves it.
 """
@@ -20,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from compat_tests.breaking.broker import Victim
-from compat_tests.breaking.faults import Fault
+from compat_tests.breaking.faults import KILL, REMOVED, Fault
 from totalog.gateway.bench import requests, stats
 from totalog.gateway.bench.load import Generator, Work
 from totalog.gateway.testing import broker
@@ -38,6 +39,8 @@ LATENCIES_COUNT = 300
 SLOW_MS = 5000
 SLOWED_COUNT = 3000
 FILE_SIZE_MAX = 512 * MIB
+FILLED = 4 << 30
+"""Bytes of the journal that is recovered: far more than the victim has memory."""
 
 Address = tuple[str, int]
 Table = tuple[list[stats.Summary], dict[str, list[float]]]
@@ -109,9 +112,9 @@ def throughput(folder: Path, kafka: Address | None) -> Table:
     return rows, series
 
 
-def _work(address: Address, topic: str, size: int, depth: int, connections: int) -> Work:
+def _work(address: Address, topic: str, size: int, depth: int, connections: int, retained: int = RETAINED) -> Work:
     with socket.create_connection(address) as connection:
-        requests.ask(connection, requests.create_topic(topic, configs={"retention.bytes": str(RETAINED)}))
+        requests.ask(connection, requests.create_topic(topic, configs={"retention.bytes": str(retained)}))
     frame = requests.produce(topic, requests.batch(size, min(size, KIB)), acks=-1)
     return Work([frame], depth, connections, topic)
 
@@ -190,10 +193,49 @@ def _victim(folder: Path) -> Iterator[Victim]:
         victim.stop()
 
 
+def recovery(folder: Path) -> Table:
+    """From the start of a process after a kill to its first answer, on a log of FILLED bytes."""
+    rows: list[stats.Summary] = []
+    values: dict[str, list[float]] = {"with its region": [], "its region lost": []}
+    victim = Victim(folder / "recovery", memory=256 * MIB, journal_size=64 * MIB)
+    try:
+        victim.start()
+        work = _work(("127.0.0.1", victim.port), "filled", MIB, 5, 1, retained=-1)
+        with ExitStack() as held:
+            generator = _generator(held, ("127.0.0.1", victim.port), work)
+            while victim_size(victim) < FILLED:
+                generator.run(ROUND_S)
+        size = victim_size(victim)
+        fetch = requests.fetch("filled", offset=0, size_max=MIB)
+        for _ in range(ROUNDS):
+            for name, of in values.items():
+                victim.strike(KILL)
+                victim.end(cleanly=False)
+                if name != "with its region":
+                    victim.harm_region(REMOVED)
+                began = time.perf_counter()
+                victim.start()
+                with socket.create_connection(("127.0.0.1", victim.port)) as connection:
+                    requests.ask(connection, fetch)
+                of.append(time.perf_counter() - began)
+    finally:
+        victim.stop()
+    for name, of in values.items():
+        rows.append(stats.summarize(f"start to the first record, {size / 2**30:.1f} GiB, {name}", of, unit="ms"))
+        rows.append(stats.summarize(f"  for each GiB, {name}", [value / (size / 2**30) for value in of], unit="ms"))
+    return rows, {f"recovery {name}": of for name, of in values.items()}
+
+
+def victim_size(victim: Victim) -> int:
+    """Bytes of its journal."""
+    return sum(path.stat().st_blocks * 512 for path in victim.directory.glob("journal-*"))
+
+
 def _tables(folder: Path, kafka: Address | None) -> Iterator[tuple[str, Table]]:
     yield "disk", throughput(folder, kafka)
     yield "latency", end_to_end(folder)
     yield "slow-disk", slow_disk(folder)
+    yield "recovery", recovery(folder)
 
 
 def main() -> None:

@@ -4,7 +4,18 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-PUBLISH_POINTS = ("CLAIMED", "COPIED", "HEADERS", "WRITTEN", "ENTRIES", "ORDERED", "LINES", "COMPLETIONS", "COMPLETED")
+PUBLISH_POINTS = (
+    "CLAIMED",
+    "COPIED",
+    "HEADERS",
+    "WRITTEN",
+    "ENTRIES",
+    "ORDERED",
+    "LINES",
+    "COMPLETIONS",
+    "COMPLETED",
+    "PINNED",
+)
 REPLICA_POINTS = ("COPIED", "WRITTEN", "SYNCED", "FRONTIER")
 
 

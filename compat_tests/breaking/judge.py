@@ -5,7 +5,7 @@ what is lost is what nobody could see, the end of the log.
 """
 
 from compat_tests import checker
-from compat_tests.breaking.load import DURABLE, FAST, PARTITIONS, PER_PRODUCER, Load, read_all
+from compat_tests.breaking.load import DURABLE, FAST, PARTITIONS, PER_PRODUCER, Load, Reader, read_all
 from compat_tests.checker import Seen
 from totalog.engine.check import CHECKS, Check, History, histories, judge
 
@@ -26,6 +26,8 @@ def judge_load(load: Load, *, region_lost: bool) -> dict[str, list[str]]:
         vanished = still_there(load.readers[topic].seen(), run.views[0])
         if vanished:
             anomalies["seen, then gone"] = vanished
+        if not lossy:
+            anomalies |= {name: told for name, told in (("commits", commits_kept(load.readers[topic])),) if told}
         found |= {f"{topic}: {name}": sentences for name, sentences in anomalies.items()}
     return found
 
@@ -48,3 +50,11 @@ def still_there(before: Seen, after: Seen) -> list[str]:
         return [*anomalies, f"a reader saw {len(before)} records, {len(after)} are left"]
     known = Seen(after.partition[: len(before)], after.offset[: len(before)], after.identity[: len(before)])
     return anomalies + checker.agree(before, known)
+
+
+def commits_kept(reader: Reader) -> list[str]:
+    """What the group is told now was asked for, and lies not before the last commit that was answered."""
+    committed = reader.committed()
+    if reader.acknowledged <= committed <= reader.asked:
+        return []
+    return [f"{committed} is committed, {reader.acknowledged} was acknowledged and {reader.asked} asked for"]

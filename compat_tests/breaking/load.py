@@ -23,6 +23,8 @@ IN_FLIGHT_MAX = 200
 """Records of one producer that wait for their answers."""
 PADDING = bytes(100)
 READ_COUNT = 5_000
+COMMIT_EVERY = 200
+"""Records between two commits of a reader."""
 WAIT_S_MAX = 90.0
 
 COMMON: dict[str, Any] = {"reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 50, "log_level": 0}
@@ -76,13 +78,20 @@ class Writer:
 
 
 class Reader:
-    """Follows the view of a topic for as long as it lives."""
+    """Follows the view of a topic for as long as it lives, and commits how far it is, for a group of its own."""
 
     def __init__(self, address: str, topic: str) -> None:
-        self.consumer = consumer(address)
-        self.consumer.assign([TopicPartition(f"{topic}.total-order", 0, OFFSET_BEGINNING)])
+        self.address = address
+        self.group = f"readers of {topic}"
+        self.view = f"{topic}.total-order"
+        self.consumer = consumer(address, self.group, on_commit=self._answered)
+        self.consumer.assign([TopicPartition(self.view, 0, OFFSET_BEGINNING)])
         self.offsets: list[int] = []
         self.values: list[bytes] = []
+        self.asked = 0
+        """The largest offset whose commit was asked for: it may be stored also where its answer was lost."""
+        self.acknowledged = 0
+        """The largest whose commit was answered."""
 
     def read(self) -> None:
         for message in self.consumer.consume(READ_COUNT, 0.001):
@@ -90,6 +99,22 @@ class Reader:
                 _, offset, value = row_of(message)
                 self.offsets.append(offset)
                 self.values.append(value)
+        if self.offsets and self.offsets[-1] >= self.asked + COMMIT_EVERY:
+            self.asked = self.offsets[-1] + 1
+            self.consumer.commit(offsets=[TopicPartition(self.view, 0, self.asked)], asynchronous=True)
+
+    def _answered(self, error: Any, places: list[TopicPartition]) -> None:
+        if error is None:
+            self.acknowledged = max(self.acknowledged, *(place.offset for place in places if place.error is None), 0)
+
+    def committed(self) -> int:
+        """What the group is told now, by a consumer that knows nothing of before; 0: nothing was committed."""
+        other = consumer(self.address, self.group)
+        try:
+            (place,) = other.committed([TopicPartition(self.view, 0)], WAIT_S_MAX)
+            return max(int(place.offset), 0)
+        finally:
+            other.close()
 
     def seen(self) -> Seen:
         return checker.seen([0] * len(self.offsets), self.offsets, self.values, PER_PRODUCER)
@@ -172,16 +197,17 @@ def row_of(message: Any) -> tuple[int, int, bytes]:
     return message.partition(), message.offset(), message.value()
 
 
-def consumer(address: str) -> Consumer:
+def consumer(address: str, group: str = "breaking", **settings: Any) -> Consumer:
     return Consumer(
         {
             "bootstrap.servers": address,
-            "group.id": "breaking",
+            "group.id": group,
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
             "fetch.error.backoff.ms": 20,
             "fetch.wait.max.ms": 50,
             **COMMON,
+            **settings,
         }
     )
 

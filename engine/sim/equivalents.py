@@ -25,7 +25,7 @@ UNPROVEN: dict[str, str] = {
     "face log_replicated ": "no scenario asks for it on another host than the replica's",
     "face log_frontiers invalidate 2 ": "data directories are there before any reader looks",
     "hold ": "no scenario has a gap in a producer's sequence that a living broker may fill",
-    "recover page_at invalidate 1 redirected": "no successor holds a stale copy of the first line of an index page alone",
+    "recover page_at invalidate 1 redirected": "no successor has a stale copy of a page's first line alone",
     "recover said ": "no block is half claimed by one broker while another that lives holds claims",
     "recover finish_trim ": "no record of a trim lies where a successor's cache holds an older life of the block",
     "recover sequencer_take fence": "until a process that was replaced is fenced by the epoch alone, later fences do",
