@@ -47,6 +47,18 @@ static void write_part(struct log *log, uint64_t topic, const struct topic_entry
     mem_fence(&log->mem);
 }
 
+/* The same word by word: replicas and archives look at flags and retention meanwhile. */
+static void store_part(struct log *log, uint64_t topic, const struct topic_entry *entry, uint64_t first, uint64_t end)
+{
+    for (uint64_t at = first; at < end; at += sizeof(uint64_t)) {
+        uint64_t word;
+        memcpy(&word, (const uint8_t *)entry + at, sizeof word);
+        mem_store64(&log->mem, topic + at, word);
+    }
+    mem_flush(&log->mem, topic + first, end - first);
+    mem_fence(&log->mem);
+}
+
 /* In an order in which each step leaves a topic that can be read, and that a successor brings up to date from the record of the operation:
  * extents are added before partitions count them, `changed_position` says that all of the description stands, and the state,
  * in one word with the generation, comes last. */
@@ -61,8 +73,8 @@ static void write_topic_identity(struct log *log, uint32_t slot, const struct to
     memcpy(&counts, &entry->partition_count, sizeof counts);
     write_part(log, at, entry, offsetof(struct topic_entry, extents), offsetof(struct topic_entry, next_total_order));
     mem_publish64(&log->mem, FIELD(at, struct topic_entry, partition_count), counts);
-    write_part(log, at, entry, offsetof(struct topic_entry, id), offsetof(struct topic_entry, partition_count));
-    write_part(log, at, entry, offsetof(struct topic_entry, retention_bytes), offsetof(struct topic_entry, changed_position));
+    store_part(log, at, entry, offsetof(struct topic_entry, id), offsetof(struct topic_entry, partition_count));
+    store_part(log, at, entry, offsetof(struct topic_entry, retention_bytes), offsetof(struct topic_entry, changed_position));
     write_part(log, at, entry, offsetof(struct topic_entry, record_entry), offsetof(struct topic_entry, extents));
     mem_publish64(&log->mem, changed, entry->changed_position);
     mem_publish64(&log->mem, at, (uint64_t)entry->generation << 32 | entry->state);
