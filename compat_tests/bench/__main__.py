@@ -4,22 +4,11 @@ Tables to standard output; CSV and plots to build/bench. Quote medians and ratio
 """
 
 import argparse
-from pathlib import Path
 
 from compat_tests.bench import small, start
+from compat_tests.bench.report import show, tell_where
 from totalog.engine.bench import stages, writers
 from totalog.gateway.bench import stats
-
-TARGET = Path("build/bench")
-
-
-def show(name: str, rows: list[stats.Summary], series: dict[str, list[float]], unit: str) -> None:
-    """Prints a table, and keeps the numbers and a picture of them."""
-    print(f"\n{name}\n{stats.table(rows)}", flush=True)
-    TARGET.mkdir(parents=True, exist_ok=True)
-    stats.write_csv(TARGET / f"{name}.csv", rows)
-    if series:
-        stats.plot(TARGET / f"{name}.png", series, unit=unit)
 
 
 def engine() -> tuple[list[stats.Summary], dict[str, list[float]]]:
@@ -58,7 +47,7 @@ def main() -> None:
     show("small", *small.run(), unit="us")
     show("engine", *engine(), unit="ns")
     show("writers", *several(), unit="GB/s")
-    print(f"\nCSV and plots: {TARGET}/")
+    tell_where()
 
 
 if __name__ == "__main__":

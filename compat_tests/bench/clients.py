@@ -15,11 +15,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from pathlib import Path
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from compat_tests.bench import report
 from compat_tests.bench.client_work import CLIENTS
 from totalog.gateway.bench import stats
 from totalog.gateway.testing import broker
@@ -150,11 +150,8 @@ def main() -> None:
     if not arguments.kafka:
         print("Apache Kafka is skipped: no address was given (KAFKA=HOST:PORT)")
     rows, series = run(arguments.kafka, arguments.only)
-    target = Path("build/bench")
-    target.mkdir(parents=True, exist_ok=True)
-    stats.write_csv(target / "clients.csv", rows)
-    stats.plot(target / "clients.png", series, unit="MB/s, seconds")
-    print(f"{stats.table(rows)}\n\nCSV and plot: {target}/")
+    report.show("clients", rows, series, unit="MB/s, seconds")
+    report.tell_where()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from compat_tests.bench import report
 from compat_tests.breaking.broker import Victim
 from compat_tests.breaking.faults import KILL, REMOVED, Fault
 from totalog.gateway.bench import requests, stats
@@ -246,17 +247,11 @@ def main() -> None:
     if not arguments.kafka:
         print("Apache Kafka is skipped: no address was given (KAFKA=HOST:PORT)")
     kafka = (host, int(port)) if arguments.kafka else None
-    target = Path("build/bench")
-    target.mkdir(parents=True, exist_ok=True)
-    every: list[stats.Summary] = []
     with tempfile.TemporaryDirectory(prefix="totalog-bench-") as name:
         folder = Path(name)
         for title, (rows, series) in _tables(folder, kafka):
-            print(stats.table(rows), flush=True)
-            stats.plot(target / f"{title}.png", series, unit="us")
-            every += rows
-    stats.write_csv(target / "disk.csv", every)
-    print(f"\nCSV and plots: {target}/")
+            report.show(title, rows, series, unit="us")
+    report.tell_where()
 
 
 if __name__ == "__main__":

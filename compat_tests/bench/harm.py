@@ -4,8 +4,8 @@ A round writes one record and reads it back. Calm and harm are measured in turn 
 """
 
 from functools import partial
-from pathlib import Path
 
+from compat_tests.bench import report
 from compat_tests.harm import HARMS, SETTINGS, TOPIC, Good, calm, memory
 from totalog.gateway.bench import stats
 from totalog.gateway.testing import broker
@@ -46,11 +46,8 @@ def _look(pid: int, seen: list[int]) -> None:
 
 def main() -> None:
     rows, series = run()
-    target = Path("build/bench")
-    target.mkdir(parents=True, exist_ok=True)
-    stats.write_csv(target / "harm.csv", rows)
-    stats.plot(target / "harm.png", series, unit="us")
-    print(f"{stats.table(rows)}\n\nCSV and plot: {target}/")
+    report.show("harm", rows, series, unit="us")
+    report.tell_where()
 
 
 if __name__ == "__main__":

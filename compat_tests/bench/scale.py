@@ -8,8 +8,8 @@ medians.
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
+from compat_tests.bench import report
 from compat_tests.bench.start import memory_mib
 from totalog.gateway.bench import requests, stats
 from totalog.gateway.bench.load import Generator, Work
@@ -115,11 +115,8 @@ def _memory(subject: Subject) -> stats.Summary:
 
 def main() -> None:
     rows, series = run()
-    target = Path("build/bench")
-    target.mkdir(parents=True, exist_ok=True)
-    stats.write_csv(target / "scale.csv", rows)
-    stats.plot(target / "scale.png", series, unit="us")
-    print(f"{stats.table(rows)}\n\nCSV and plot: {target}/")
+    report.show("scale", rows, series, unit="us")
+    report.tell_where()
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from compat_tests.bench import bare
+from compat_tests.bench import bare, report
 from totalog.gateway.bench import requests, stats
 from totalog.gateway.bench.load import Generator, Work
 from totalog.gateway.testing import broker
@@ -191,11 +190,9 @@ def main() -> None:
     if not arguments.kafka:
         print("Apache Kafka is skipped: no address was given (KAFKA=HOST:PORT)")
     rows, series = run((host, int(port)) if arguments.kafka else None, arguments.only)
-    target = Path("build/bench")
-    target.mkdir(parents=True, exist_ok=True)
-    stats.write_csv(target / "wire.csv", rows)
-    stats.plot(target / "wire.png", series, unit="MB/s, requests/s")
-    print(f"\n{stats.table([row for row in rows if row.unit == 'ratio'])}\n\nCSV and plot: {target}/")
+    report.keep("wire", rows, series, unit="MB/s, requests/s")
+    print(f"\n{stats.table([row for row in rows if row.unit == 'ratio'])}")
+    report.tell_where()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 buffer, checks their batches, and puts them into a group for the log, in one call for all of them. `answers` makes their
 answers in another.
 
-Measured on one core of a Zen 4 server, requests of one 100-byte record, fifty of them: 0.4 us for one, taken and
-answered, where the general path takes 6 us. The log's own part is the same for both.
+Measured on one core of a Zen 4 server, fifty requests of one 100-byte record each, per request: 0.08 us taken and
+answered, 0.25 us with the log's own part; the general path takes 8.3 us with it, and 1.4 us to find its frames.
 """
 
 from collections.abc import Sequence
