@@ -46,7 +46,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("stopped for a while", signals=("SIGSTOP", "SIGCONT"), ends=False),
 )
 
-KEPT, REMOVED, CUT, GARBAGE, OPEN_TO_ALL = "kept", "removed", "cut short", "overwritten", "readable by all"
+KEPT, REMOVED, CUT, GARBAGE = "kept", "removed", "cut short", "overwritten"
 REGIONS = (KEPT, KEPT, KEPT, REMOVED, REMOVED, CUT, GARBAGE)
 """What happens to the region file; where it is not kept, the log is rebuilt from the journal."""
 
