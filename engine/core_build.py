@@ -33,6 +33,45 @@ KEEP_GIL = """
 #define Py_BEGIN_ALLOW_THREADS {
 #define Py_END_ALLOW_THREADS }
 """
+# Calls that do give it away count what it costs to get it back.
+GIL_DECLARATIONS = """
+struct gil_counters {
+    uint64_t calls;            /* gave the GIL away */
+    uint64_t waits;            /* and waited for it afterwards, for longer than it takes to take a free one */
+    uint64_t wait_nanoseconds; /* of all of them, between asking for it and having it */
+};
+extern struct gil_counters gil_counters;
+"""
+COUNT_GIL = (
+    "#include <time.h>\n"
+    + GIL_DECLARATIONS
+    + """
+#define GIL_WAIT_NANOSECONDS_MIN 5000
+struct gil_counters gil_counters;
+
+static uint64_t gil_now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+static void gil_take(PyThreadState *state)
+{
+    uint64_t asked = gil_now();
+    PyEval_RestoreThread(state);
+    uint64_t waited = gil_now() - asked;
+    __atomic_fetch_add(&gil_counters.calls, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&gil_counters.waits, waited >= GIL_WAIT_NANOSECONDS_MIN, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&gil_counters.wait_nanoseconds, waited, __ATOMIC_RELAXED);
+}
+
+#undef Py_BEGIN_ALLOW_THREADS
+#undef Py_END_ALLOW_THREADS
+#define Py_BEGIN_ALLOW_THREADS { PyThreadState *gil_state = PyEval_SaveThread();
+#define Py_END_ALLOW_THREADS gil_take(gil_state); }
+"""
+)
 
 
 class BuildError(Exception):
@@ -125,6 +164,8 @@ class Build:
     def write_wrapper(self, module: Module, target: Path) -> None:
         """Has cffi write the module's C, unless the declarations are those of last time."""
         declarations = "\n".join((ROOT / name).read_text() for name in module.declarations)
+        if not module.keeps_gil:
+            declarations += GIL_DECLARATIONS
         key = digest(repr(module), declarations, Path(__file__).read_text())
         if is_current(target, key):
             return
@@ -138,7 +179,7 @@ class Build:
             ffi.cdef(declarations)
         except (cffi.CDefError, cffi.FFIError) as error:
             raise BuildError(f"cffi cannot read {', '.join(module.declarations)}: {error}") from error
-        make_c_source(ffi, module.name, preamble + (KEEP_GIL if module.keeps_gil else ""), str(target))
+        make_c_source(ffi, module.name, preamble + (KEEP_GIL if module.keeps_gil else COUNT_GIL), str(target))
         remember(target, key)
 
     def compile(self, source: Path, target: Path, flags: list[str]) -> Path:

@@ -5,6 +5,7 @@ time.
 """
 
 import os
+import sys
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
@@ -584,16 +585,32 @@ class Log:
         return Frontiers(frontiers.written, frontiers.ordered, frontiers.replicated)
 
     def counters(self) -> dict[str, int]:
+        """What this process has counted: the fields of `struct log_counters`, and how often calls of the engine gave up
+        the GIL (`gil_calls`), had to wait for it afterwards (`gil_waits`), and how long
+        (`gil_wait_nanoseconds`)."""
         counters = ffi.new("struct log_counters *")
         lib.log_counters(self._core, counters)
-        described = ffi.typeof("struct log_counters").fields
-        assert described is not None
-        return {name: getattr(counters, name) for name, _ in described}
+        return _fields(ffi, "struct log_counters", counters) | _gil_counters()
 
     def memory(self) -> Memory:
         total, used, committed = (ffi.new("uint64_t *") for _ in range(3))
         lib.log_blocks(self._core, total, used, committed)
         return Memory(total[0], total[0] - used[0], lib.BLOCK_SIZE)
+
+
+def _fields(of: Any, struct: str, filled: Any) -> dict[str, int]:
+    described = of.typeof(struct).fields
+    assert described is not None
+    return {name: getattr(filled, name) for name, _ in described}
+
+
+def _gil_counters() -> dict[str, int]:
+    """Only calls of the long core give it up, and a log that needs none never loads that."""
+    long_core = sys.modules.get("totalog.engine._core_long")
+    if long_core is None:
+        return dict.fromkeys(("gil_calls", "gil_waits", "gil_wait_nanoseconds"), 0)
+    counters = _fields(long_core.ffi, "struct gil_counters", long_core.lib.gil_counters)
+    return {f"gil_{name}": value for name, value in counters.items()}
 
 
 def _flags_of(topic: Topic) -> int:

@@ -53,6 +53,9 @@ struct log_counters {
     uint64_t sequencer_passes;
     uint64_t allocations;
     uint64_t allocation_retries;  /* a fetch_or that another thread won */
+    uint64_t ring_full_waits;     /* a group larger than the ring takes at once: its rest waited for the answers before it */
+    uint64_t order_ring_full;     /* a batch found no order slot: replicas or the producer snapshot are behind */
+    uint64_t completion_sleeps;   /* an append slept until the sequencer, another process, had answered */
     uint64_t out_of_memory;
     uint64_t commit_steps;
     uint64_t commit_steps_inline; /* fresh memory that a writer had to wait for */

@@ -416,6 +416,7 @@ void log_append(struct log *log, struct append *appends, uint32_t count)
     seal_dead(log);
     for (uint32_t done = 0; done < count;) {
         uint32_t end = count - done < CHUNK_MAX ? count : done + CHUNK_MAX;
+        log->counters.ring_full_waits += done > 0;
         for (uint32_t i = done; i < end; i++)
             if (appends[i].status == STATUS_OK)
                 appends[i].status = delegate_one(log, &appends[i], i, &relieved);

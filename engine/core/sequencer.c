@@ -278,8 +278,11 @@ static int order_room(struct log *log)
     uint64_t slot = sequencer->ordered % ORDER_RING_SLOTS;
     if (sequencer->ordered - sequencer->order_trimmed >= ORDER_RING_SLOTS)
         trim_order_ring(log, 1);
-    return sequencer->ordered - sequencer->order_trimmed < ORDER_RING_SLOTS &&
-           commit_area(log, AREA_ORDER, (slot + 1) * sizeof(struct order_slot)) == 0;
+    if (sequencer->ordered - sequencer->order_trimmed >= ORDER_RING_SLOTS) {
+        log->counters.order_ring_full++;
+        return 0;
+    }
+    return commit_area(log, AREA_ORDER, (slot + 1) * sizeof(struct order_slot)) == 0;
 }
 
 static int64_t later(int64_t one, int64_t other) { return one > other ? one : other; }

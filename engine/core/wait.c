@@ -119,6 +119,7 @@ void wait_for_completions(struct log *log, uint64_t sequence)
         if (completed(log) >= sequence)
             break;
         fail_point(log, FAIL_SLEEPER_LOOKED);
+        log->counters.completion_sleeps++;
         mem_sleep(&log->mem, word, sleeps, -1);
     }
     if (!shared)

@@ -286,7 +286,10 @@ def test_a_full_order_ring_refuses_and_goes_on(tmp_path: Path) -> None:
         assert {answer.status for answer in driver.append(log, some)} == {lib.STATUS_OK, lib.STATUS_OUT_OF_MEMORY}
         ordered = log.frontiers().ordered
         assert ordered == lib.ORDER_RING_SLOTS + store.control().order_trimmed
+        assert log.counters()["ring_full_waits"] == 1, "2,000 batches are more than the ring takes at once"
+        refused = log.counters()["order_ring_full"]
         assert {answer.status for answer in driver.append(log, some[:1])} == {lib.STATUS_OUT_OF_MEMORY}
+        assert log.counters()["order_ring_full"] > refused > 0
         store.run_all()
         assert store.control().replicated[0] == ordered
         assert {answer.status for answer in driver.append(log, some)} == {lib.STATUS_OK}

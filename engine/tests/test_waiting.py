@@ -8,6 +8,7 @@ import os
 import resource
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -100,6 +101,7 @@ def test_a_sequencer_is_stopped_as_it_wakes_a_broker(world: World, log: SharedLo
     assert word_of_broker(log, log.broker) == 1, "or nobody else would wake it"
     waker.go_on()
     mine.end()
+    assert log.counters()["completion_sleeps"] > 0
 
 
 @pytest.mark.parametrize("point", WAKER_POINTS)
@@ -159,6 +161,23 @@ def test_a_sequencer_is_stopped_as_it_falls_asleep(world: World, log: SharedLog,
     until(lambda: left(log).headers == GROUP and word_of_sequencer(log) == 0)
     sleeper.go_on()
     mine.end()
+
+
+@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is no GIL to wait for")
+def test_who_gives_up_the_gil_counts_what_it_waits_for_it(log: SharedLog) -> None:
+    log.take_over()
+    before = log.counters()
+    for number in range(1, 1000):
+        waiter = threading.Thread(target=log.sequence, args=(0.01,))
+        waiter.start()
+        while waiter.is_alive():
+            pass  # holds the GIL whenever it may
+        after = log.counters()
+        assert after["gil_calls"] == before["gil_calls"] + number
+        if after["gil_waits"] > before["gil_waits"]:
+            break
+    assert 0 < after["gil_waits"] - before["gil_waits"] <= number
+    assert after["gil_wait_nanoseconds"] - before["gil_wait_nanoseconds"] >= 5000
 
 
 # -- listeners

@@ -9,6 +9,8 @@ Behaviour
 - Unknown topics are UNKNOWN_TOPIC_OR_PARTITION, bad names INVALID_TOPIC_EXCEPTION, other brokers and other resources
   INVALID_REQUEST.
 - A resource named twice is answered once: an answer is some hundred times as large as the question.
+- A broker that is asked for `totalog.counters` by that name says what its engine has counted since its start, as
+  NAME=COUNT,NAME=COUNT,... It is no setting, so nobody gets it who asks for all of them.
 
 Version notes: 1: sources and synonyms (KIP-226). 3: types and documentation (KIP-569). 4: compact lengths, tagged
 fields.
@@ -22,7 +24,7 @@ from struct import pack
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Frame, Request
-from totalog.gateway.config import BROKER, TOPIC, Config, Setting, as_text
+from totalog.gateway.config import BROKER, TOPIC, Config, Setting, Type, as_text
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, check_name
 from totalog.gateway.wire import codec
@@ -41,6 +43,8 @@ CONFIGS_A_STEP = 4
 
 NOTHING, TOPIC_RESOURCE, BROKER_RESOURCE = 0, 2, 4
 FROM_TOPIC, FROM_COMMAND_LINE, FROM_DEFAULT = 1, 4, 5
+
+COUNTERS = Setting("totalog.counters", Type.LIST, (), "What the engine of this broker has counted since its start.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,11 @@ def broker_entries(config: Config) -> list[Entry]:
     return [Entry(setting, not setting.changeable, _broker_synonyms(config, setting)) for setting in BROKER.values()]
 
 
+def counters_entry(counters: Mapping[str, int]) -> Entry:
+    value = as_text(tuple(f"{name}={count}" for name, count in counters.items()))
+    return Entry(COUNTERS, True, [(COUNTERS.name, value, FROM_DEFAULT)])
+
+
 def _default(setting: Setting) -> tuple[str, str, int]:
     return setting.name, as_text(setting.default), FROM_DEFAULT
 
@@ -95,7 +104,7 @@ def _broker_synonyms(config: Config, setting: Setting) -> list[tuple[str, str, i
 def handle(broker: "Broker", request: Request) -> Steps[Frame]:
     message = codec.decode(request.key, request.version, request.body)
     flexible = request.version >= FLEXIBLE_FROM
-    told = Told(broker.config, request.version, message.include_synonyms, message.include_documentation)
+    told = Told(broker, request.version, message.include_synonyms, message.include_documentation)
     results: list[bytes] = []
     for resource in {(asked.resource_type, asked.resource_name): asked for asked in message.resources}.values():
         results.append(_result(broker, resource, told, flexible))
@@ -122,8 +131,8 @@ def _result(broker: "Broker", resource: Any, told: "Told", flexible: bool) -> by
 class Told:
     """The settings of resources as one answer tells them, encoded: most topics have the same ones."""
 
-    def __init__(self, config: Config, version: int, with_synonyms: bool, with_documentation: bool) -> None:
-        self._config = config
+    def __init__(self, broker: "Broker", version: int, with_synonyms: bool, with_documentation: bool) -> None:
+        self._broker = broker
         self._version = version
         self._with_synonyms = with_synonyms
         self._with_documentation = with_documentation
@@ -138,14 +147,17 @@ class Told:
         if found is None:
             self.made += 1
             found = self._known[key] = self._encode(
-                [] if kind == NOTHING else self._entries(kind, own, read_only), names
+                [] if kind == NOTHING else self._entries(kind, own, read_only, names), names
             )
         return found
 
-    def _entries(self, kind: int, own: Mapping[str, str], read_only: bool) -> list[Entry]:
+    def _entries(self, kind: int, own: Mapping[str, str], read_only: bool, names: Sequence[str]) -> list[Entry]:
         if kind == TOPIC_RESOURCE:
-            return topic_entries(self._config, own, read_only=read_only)
-        return broker_entries(self._config)
+            return topic_entries(self._broker.config, own, read_only=read_only)
+        entries = broker_entries(self._broker.config)
+        if COUNTERS.name in names:
+            entries.append(counters_entry(self._broker.log.counters()))
+        return entries
 
     def _encode(self, entries: list[Entry], names: Sequence[str]) -> bytes:
         """The library encodes a whole answer; all but this array has a known size in it."""

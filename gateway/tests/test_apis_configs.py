@@ -100,6 +100,26 @@ def test_some_settings(broker: Broker) -> None:
     assert set(by_name(describe(broker, TOPIC_RESOURCE, "orders", keys=[]))) == set(TOPIC)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_the_engine_counts_is_told_to_who_asks_by_name(broker: Broker, version: int) -> None:
+    def counters() -> dict[str, int]:
+        told = by_name(
+            describe(broker, BROKER_RESOURCE, "0", version=version, keys=["totalog.counters", "num.partitions"])
+        )
+        assert set(told) == {"totalog.counters", "num.partitions"}
+        assert told["totalog.counters"].read_only
+        pairs = (pair.split("=") for pair in told["totalog.counters"].value.split(","))
+        return {name: int(value) for name, value in pairs}
+
+    before = counters()
+    assert set(before) == set(broker.log.counters())
+    assert before["sequencer_passes"] == broker.log.counters()["sequencer_passes"] > 0
+    broker.topics.create(f"more-{version}", partitions=1, config={})
+    assert counters()["sequencer_passes"] > before["sequencer_passes"]
+    assert by_name(describe(broker, BROKER_RESOURCE, "", version=version, keys=["totalog.counters"])) == {}
+    assert by_name(describe(broker, TOPIC_RESOURCE, "orders", version=version, keys=["totalog.counters"])) == {}
+
+
 def test_a_view_tells_its_topics_settings(broker: Broker) -> None:
     told = by_name(describe(broker, TOPIC_RESOURCE, "orders.total-order"))
     assert told["retention.bytes"].value == "100"
