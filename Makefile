@@ -26,14 +26,17 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
+# Bytecode too, which some environments are told not to write: without it each process of ours compiles its modules anew.
 build: setup
 	@$(BIN)/python engine/core_build.py
+	@$(BIN)/python -m compileall -q gateway engine compat_tests
 
 run: build
 	@$(BIN)/python -m compat_tests.demo
 
+# A suite at a time to each worker; see conftest.py.
 test: build
-	@$(BIN)/python -m pytest $(if $(CI),--every-suite)
+	@$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(if $(CI),--every-suite)
 
 mutants: build
 	@nice $(BIN)/python -m totalog.engine.sim.score

@@ -1,6 +1,9 @@
 """Says at the end of a run what each suite did, and names what was skipped; in CI a suite that did not run fails it.
 
 A suite is a test file: one whose every test was skipped, or that was found in none of the folders, did not run.
+
+`make test` has several workers (pytest-xdist), each of which takes a suite at a time, so that what a suite shares is
+made once. The long ones go first: the last to be taken then is a short one, and no worker waits long for another.
 """
 
 from collections import Counter
@@ -10,10 +13,31 @@ from pathlib import Path
 import pytest
 
 OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed")
+LONG = (
+    "compat_tests/test_restart.py",
+    "compat_tests/test_breaking.py",
+    "compat_tests/test_durable.py",
+    "engine/tests/test_sim.py",
+    "engine/tests/test_crash.py",
+    "engine/tests/test_native.py",
+    "engine/tests/test_kills.py",
+    "engine/tests/test_journal.py",
+    "compat_tests/test_memory.py",
+    "compat_tests/test_groups.py",
+    "compat_tests/test_wheel.py",
+    "compat_tests/test_load.py",
+)
+"""The longest first. A name that is missing here costs time and nothing else."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-suite", action="store_true", help="fail when a test file of testpaths had no test passed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        places = {suite: place for place, suite in enumerate(LONG)}
+        items.sort(key=lambda item: places.get(suite_of(item.nodeid), len(places)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -43,9 +67,12 @@ def outcomes_by_suite(reporter: pytest.TerminalReporter) -> dict[str, Counter[st
     counts: dict[str, Counter[str]] = {}
     for outcome in OUTCOMES:
         for report in reporter.stats.get(outcome, []):
-            suite = report.nodeid.partition("::")[0]
-            counts.setdefault(suite, Counter())[outcome] += 1
+            counts.setdefault(suite_of(report.nodeid), Counter())[outcome] += 1
     return counts
+
+
+def suite_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
 
 
 def missing_suites(config: pytest.Config, counts: dict[str, Counter[str]]) -> Sequence[str]:

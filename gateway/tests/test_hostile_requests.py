@@ -50,7 +50,9 @@ STRINGS = [
 
 
 @pytest.mark.parametrize(
-    ("api", "version", "path"), STRINGS, ids=lambda value: ".".join(value) if isinstance(value, list) else str(value)
+    ("api", "version", "path"),
+    STRINGS,
+    ids=[f"{api.name}-{version}-{'.'.join(path)}" for api, version, path in STRINGS],
 )
 def test_no_string_is_longer_than_an_old_answer_could_carry(
     broker: Broker, api: Any, version: int, path: list[str]
