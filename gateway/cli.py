@@ -192,6 +192,21 @@ def healthcheck(target: tuple[str, int | None], timeout: float) -> None:
 @click.option("--seconds", type=click.FloatRange(0.05), default=1.0, show_default=True, help="Of each iteration.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the table here.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the iterations here (matplotlib).")
+@click.option("--contention", is_flag=True, help="Also what its engine waited for, if it is a totalog broker.")
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Also where a broker on this machine spends its time: counters of the processor and functions, as far as"
+    " linux-perf and py-spy are installed.",
+)
+@click.option("--pid", type=click.IntRange(1), help="The process to profile. Default: who listens at the address.")
+@click.option(
+    "--flame-graph",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="flame-graph.svg",
+    show_default=True,
+    help="Where --profile draws it.",
+)
 def bench(
     target: tuple[str, int | None],
     batch_size: int | None,
@@ -204,6 +219,10 @@ def bench(
     seconds: float,
     csv_path: Path | None,
     plot: Path | None,
+    contention: bool,
+    profile: bool,
+    pid: int | None,
+    flame_graph: Path,
 ) -> None:
     """Produce to a broker, of whatever kind, as fast as it takes it, and say how fast that is.
 
@@ -211,6 +230,7 @@ def bench(
     totalog bench localhost:9092
     totalog bench localhost:9092 --batch-size 16k --in-flight 20 --acks 1
     totalog bench kafka.example:9092 --connections 8 --csv rates.csv --plot rates.png
+    totalog bench localhost:9092 --batch-size 1m --contention --profile
     """
     from totalog.gateway.bench import stats
     from totalog.gateway.bench.measure import CannotMeasure, Plan, measure
@@ -226,12 +246,18 @@ def bench(
         partitions,
         iterations,
         seconds,
+        contention,
+        profile,
+        flame_graph,
+        pid,
     )
     try:
         report = measure(plan, click.echo)
     except CannotMeasure as fault:
         raise click.ClickException(str(fault)) from None
     click.echo(stats.table(report.rows))
+    for line in report.remarks:
+        click.echo(line)
     if csv_path is not None:
         stats.write_csv(csv_path, report.rows)
     if plot is not None and not stats.plot(plot, report.series, unit="MB/s, records/s"):

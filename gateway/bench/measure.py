@@ -1,7 +1,8 @@
 """`totalog bench`: how fast a broker takes records, from this machine, through any address that speaks Kafka.
 
 The load is pre-encoded, so that what is measured is the broker and the way to it, not a client. It goes to one broker:
-the leader of partition 0 of a topic that is made for it and deleted afterwards.
+the leader of partition 0 of a topic that is made for it and deleted afterwards. What a broker is asked besides, and
+what its processor does, comes from further runs of the same load, and is not in the rates.
 """
 
 import os
@@ -9,16 +10,17 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from totalog.gateway.bench import requests, stats
+from totalog.gateway.bench import contention, flame, local, profile, requests, stats
 from totalog.gateway.bench.load import Generator, LoadFailed, Work
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES: Final = tuple(64 * KIB << step for step in range(7))
 """Bytes of a batch that are tried when the best is looked for: 64 KiB to 4 MiB."""
-TRIALS: Final = 3
+TRIALS: Final = 5
 TRIAL_S: Final = 0.3
 ROUND_TRIPS: Final = 1000
 RETAINED: Final = 256 * MIB
@@ -27,7 +29,10 @@ LEADER_S_MAX: Final = 20.0
 BATCH_OVERHEAD: Final = 1 * KIB
 """Bytes that max.message.bytes leaves beside the largest batch."""
 
+TOP_FUNCTIONS: Final = 10
+
 Address = tuple[str, int]
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,11 @@ class Plan:
     iterations: int
     seconds: float
     """Of one iteration."""
+    contention: bool = False
+    profile: bool = False
+    flame_graph: Path = Path("flame-graph.svg")
+    pid: int | None = None
+    """The broker's process. None: whoever listens at the address, if that is this machine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +62,21 @@ class Report:
     rows: list[stats.Summary]
     series: dict[str, list[float]]
     batch_size: int
+    remarks: list[str] = field(default_factory=list)
+    """Lines for people: what could not be told, and what no row of numbers holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    node_id: int
+    address: Address
 
 
 class CannotMeasure(Exception):
     """Why not, in one line."""
 
 
-def measure(plan: Plan, tell: Callable[[str], None] = lambda line: None) -> Report:
+def measure(plan: Plan, tell: Tell = lambda line: None) -> Report:
     """Raises CannotMeasure."""
     try:
         with _topic(plan) as (leader, topic):
@@ -67,19 +85,21 @@ def measure(plan: Plan, tell: Callable[[str], None] = lambda line: None) -> Repo
         raise CannotMeasure(f"{plan.address[0]}:{plan.address[1]}: {fault}") from None
 
 
-def _measure(plan: Plan, leader: Address, topic: str, tell: Callable[[str], None]) -> Report:
+def _measure(plan: Plan, leader: Leader, topic: str, tell: Tell) -> Report:
     rows: list[stats.Summary] = []
     size = plan.batch_size
     if size is None:
-        for tried in SIZES:
-            with _generator(plan, leader, topic, tried) as generator:
-                rows.append(_throughput(f"batches of {tried // KIB} KiB", generator, plan, TRIALS, TRIAL_S))
-            tell(f"{rows[-1].name}: {rows[-1].median:.0f} MB/s")
+        rows = _curve(plan, leader, topic)
+        for row in rows:
+            tell(f"{row.name}: {row.median:.0f} MB/s")
         size = SIZES[max(range(len(SIZES)), key=lambda index: rows[index].median)]
-    with _generator(plan, leader, topic, size) as generator:
+    count = _record_count(size, plan.record_size)
+    remarks: list[str] = []
+    with _generator(plan, leader.address, topic, size) as generator:
         generator.run(plan.seconds)
         done = [generator.run(plan.seconds) for _ in range(plan.iterations)]
-    count = _record_count(size, plan.record_size)
+        beside = _contention(plan, leader, generator, remarks) if plan.contention else []
+        beside += _profile(plan, leader, generator, count, remarks) if plan.profile else []
     series = {
         "MB/s of values": [each.answers * count * plan.record_size / each.seconds / 1e6 for each in done],
         "records/s": [each.answers * count / each.seconds for each in done],
@@ -88,17 +108,88 @@ def _measure(plan: Plan, leader: Address, topic: str, tell: Callable[[str], None
         stats.summarize(f"{name}, batches of {size // KIB} KiB", of, unit=name.split()[0])
         for name, of in series.items()
     ]
-    rows.append(stats.summarize("one record, sent and acknowledged", _round_trips(plan, leader, topic), unit="us"))
-    return Report(rows, series, size)
+    trips = _round_trips(plan, leader.address, topic)
+    rows.append(stats.summarize("one record, sent and acknowledged", trips, unit="us"))
+    return Report(rows + beside, series, size, remarks)
 
 
-def _throughput(name: str, generator: Generator, plan: Plan, trials: int, seconds: float) -> stats.Summary:
-    size = len(generator.work.frames[0])
-    values = []
-    for _ in range(trials):
-        done = generator.run(seconds)
-        values.append(done.answers * size / done.seconds / 1e6)
-    return stats.summarize(name, values, unit="MB/s")
+def _contention(plan: Plan, leader: Leader, generator: Generator, remarks: list[str]) -> list[stats.Summary]:
+    with _connected(leader.address) as connection:
+        before = contention.counters(connection, leader.node_id)
+        if before is None:
+            remarks.append(f"no counters of contention: this broker does not know {contention.COUNTERS}")
+            return []
+        for _ in range(plan.iterations):
+            generator.run(plan.seconds)
+        after = contention.counters(connection, leader.node_id)
+        assert after is not None
+        return list(contention.rows(before, after))
+
+
+def _profile(plan: Plan, leader: Leader, generator: Generator, count: int, remarks: list[str]) -> list[stats.Summary]:
+    """`count`: records of a request."""
+    pid = plan.pid or local.process_of(*leader.address)
+    if pid is None:
+        remarks.append("no profile: no process of this machine that one may look into serves there (--pid names one)")
+        return []
+    remarks += profile.missing()
+    rows: list[stats.Summary] = []
+    stacks: dict[str, flame.Stacks] = {}
+
+    def work() -> int:
+        """Records that were sent."""
+        return count * sum(generator.run(plan.seconds).answers for _ in range(plan.iterations))
+
+    def look(tool: str) -> None:
+        if tool == "py-spy":
+            stacks[tool] = profile.sample_python(pid, work)
+            return
+        rows.extend(_counted(*profile.count(pid, work), remarks))
+        stacks[tool] = profile.sample(pid, work)
+
+    for tool in profile.installed():
+        try:
+            look(tool)
+        except profile.CannotProfile as fault:
+            remarks.append(str(fault))
+    remarks += _shown(plan, pid, stacks)
+    return rows
+
+
+def _counted(counts: profile.Counts, records: int, remarks: list[str]) -> Iterator[stats.Summary]:
+    uncounted = [event for event, value in counts.items() if value is None]
+    if uncounted:
+        remarks.append(f"this machine does not count {', '.join(uncounted)} (a virtual one often has no counters)")
+    for event, value in counts.items():
+        if value is not None and event == "task-clock":
+            yield stats.summarize("processor time, each record", [value / 1e3], unit="ns", per=records)
+        elif value is not None:
+            yield stats.summarize(f"{event}, each record", [value], unit="count", per=records)
+
+
+def _shown(plan: Plan, pid: int, stacks: dict[str, flame.Stacks]) -> Iterator[str]:
+    for tool, seen in stacks.items():
+        yield f"most often on the processor, as {tool} saw it:"
+        yield from (f"  {share:6.1%}  {name}" for name, share in flame.top(seen, TOP_FUNCTIONS))
+    if not stacks:
+        return
+    tool = "py-spy" if "py-spy" in stacks else "perf"
+    try:
+        flame.write(plan.flame_graph, stacks[tool], f"process {pid} under load, {tool}")
+        yield f"flame graph ({tool}): {plan.flame_graph}"
+    except OSError as fault:
+        yield f"no flame graph: {fault}"
+
+
+def _curve(plan: Plan, leader: Leader, topic: str) -> list[stats.Summary]:
+    """The rate at each size. They take turns, so that a slow moment of the machine is not one size's alone."""
+    values: dict[int, list[float]] = {size: [] for size in SIZES}
+    for _ in range(TRIALS):
+        for size, rates in values.items():
+            with _generator(plan, leader.address, topic, size) as generator:
+                done = generator.run(min(TRIAL_S, plan.seconds))
+                rates.append(done.answers * len(generator.work.frames[0]) / done.seconds / 1e6)
+    return [stats.summarize(f"batches of {size // KIB} KiB", rates, unit="MB/s") for size, rates in values.items()]
 
 
 def _record_count(size: int, record_size: int) -> int:
@@ -129,7 +220,7 @@ def _connected(address: Address) -> socket.socket:
 
 
 @contextmanager
-def _topic(plan: Plan) -> Iterator[tuple[Address, str]]:
+def _topic(plan: Plan) -> Iterator[tuple[Leader, str]]:
     """The leader of partition 0 of a new topic, and its name."""
     name = f"totalog-bench-{os.urandom(6).hex()}"
     largest = plan.batch_size or SIZES[-1]
@@ -145,7 +236,7 @@ def _topic(plan: Plan) -> Iterator[tuple[Address, str]]:
             requests.ask(connection, requests.delete_topic(name))
 
 
-def _leader(connection: socket.socket, name: str, plan: Plan) -> Address:
+def _leader(connection: socket.socket, name: str, plan: Plan) -> Leader:
     deadline = time.monotonic() + LEADER_S_MAX
     while True:
         answer: Any = requests.decoded(
@@ -156,6 +247,6 @@ def _leader(connection: socket.socket, name: str, plan: Plan) -> Address:
         if len(leaders) == plan.partitions and min(leaders) >= 0:
             if len(set(leaders)) > 1:
                 raise CannotMeasure("the partitions have several leaders: measure with --partitions 1")
-            return nodes[leaders[0]]
+            return Leader(leaders[0], nodes[leaders[0]])
         if time.monotonic() > deadline:
             raise CannotMeasure(f"the new topic has no leader after {LEADER_S_MAX:.0f} s")

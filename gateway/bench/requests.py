@@ -5,14 +5,15 @@ Each is a whole frame, size word included, with correlation id 1; a sender repea
 
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.records import build_batch
 
 CREATE_TOPICS_VERSION, PRODUCE_VERSION, FETCH_VERSION = 4, 8, 11
-METADATA_VERSION, DELETE_TOPICS_VERSION = 4, 1
+METADATA_VERSION, DELETE_TOPICS_VERSION, DESCRIBE_CONFIGS_VERSION = 4, 1, 1
+BROKER_RESOURCE = 4
 RECORD_OVERHEAD_MIN = 7
 """Bytes that a record takes besides its value, at least."""
 ERROR_AT = 22
@@ -122,6 +123,15 @@ def metadata(topic: str) -> bytes:
 
 def delete_topic(name: str) -> bytes:
     return _framed(codec.DeleteTopicsRequest(version=DELETE_TOPICS_VERSION, topic_names=[name], timeout_ms=30_000))
+
+
+def describe_broker(node_id: int, names: Sequence[str]) -> bytes:
+    """For the settings of a broker that have these names."""
+    version = DESCRIBE_CONFIGS_VERSION
+    resource = codec.DescribeConfigsRequest.DescribeConfigsResource(
+        version=version, resource_type=BROKER_RESOURCE, resource_name=str(node_id), configuration_keys=list(names)
+    )
+    return _framed(codec.DescribeConfigsRequest(version=version, resources=[resource], include_synonyms=False))
 
 
 def decoded(response: str, version: int, answer: bytes) -> Any:
