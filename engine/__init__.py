@@ -24,6 +24,7 @@ else:
         UnknownTopic,
     )
     from totalog.engine.log import (
+        NOTHING_LENT,
         VIEW,
         AppendGroup,
         BatchAt,
@@ -39,6 +40,7 @@ else:
     from totalog.engine.topic import Topic
 
     __all__ = [
+        "NOTHING_LENT",
         "VIEW",
         "AppendGroup",
         "BatchAt",

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 VIEW = -1
 """As a partition: the topic in total order."""
 _CORE_VIEW: int = lib.PARTITION_VIEW
+LENT_FRONT: int = lib.LENT_FRONT
+"""Bytes of a lent batch that are copied all the same, so that their reader can change them."""
 _RUN_SIZE_MAX: int = lib.RUN_BLOCKS_MAX * lib.BLOCK_SIZE
 
 
@@ -79,9 +81,9 @@ class BatchAt(NamedTuple):
     flags: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Read:
-    """What a read copied, or why nothing."""
+    """What a read found, or why nothing. Not frozen: one is made for each read, and freezing costs a microsecond."""
 
     status: int
     """STATUS_OK, STATUS_OFFSET_OUT_OF_RANGE, STATUS_UNKNOWN_TOPIC, or STATUS_ON_DISK: ask the archive."""
@@ -93,6 +95,17 @@ class Read:
     """Bytes that the first batch takes, when there was no room for it; else 0."""
     log_start_offset: int
     next_offset: int
+    leader_epoch: int = 0
+    available: int = 0
+    """Visible bytes from the batch that holds the offset to the end."""
+    copied: int = 0
+    """Bytes of `size` that were copied; the others are lent."""
+    pins: int = 0
+    """What holds those that are lent: for `Log.give_back`."""
+
+
+NOTHING_LENT: int = (1 << 64) - 1
+"""As the size from which on batches are lent."""
 
 
 class AppendGroup:
@@ -120,6 +133,23 @@ class ReadBatches:
 
     def __getitem__(self, index: int) -> Any:
         return self._batches[index]
+
+    def pieces(self, copied: memoryview, count: int) -> list[memoryview]:
+        """The bytes of the first `count` batches, in order: `copied` is where the read put what it did not lend. What
+        is lent lies in the region, and is good until it is given back."""
+        pieces, begin, end = [], 0, 0
+        for batch in self._batches[0:count]:
+            if batch.lent:
+                end += LENT_FRONT
+                pieces.append(copied[begin:end])
+                lent = ffi.buffer(ffi.cast("uint8_t *", batch.lent), batch.size - LENT_FRONT)
+                pieces.append(memoryview(lent).toreadonly())
+                begin = end
+            else:
+                end += batch.size
+        if begin < end:
+            pieces.append(copied[begin:end])
+        return pieces
 
 
 class Reservation:
@@ -508,11 +538,17 @@ class Log:
         *,
         batches: ReadBatches,
         whole_first: bool = True,
+        room: int | None = None,
+        lent_size_min: int = NOTHING_LENT,
     ) -> Read:
-        """Copies whole batches, from the one that holds `offset`, to the address `target` (room: `size_max` bytes).
+        """Whole batches, from the one that holds `offset`, `size_max` bytes at most; with `whole_first` that one may be
+        larger. They are copied to the address `target`, where there are `room` bytes (`size_max` if it is not given).
+        Where that is not enough for the first one, `size_needed` says how much is.
 
-        When the first batch alone is larger, nothing is copied and, with `whole_first`, `size_needed` says how much
-        room it takes. Base offsets in the copies are those of the producer: `batches` says what they have to be.
+        Batches of `lent_size_min` bytes or more are lent: only their first LENT_FRONT bytes are copied, the others
+        stay where they are until `give_back` (`ReadBatches.pieces`). They hold up the release of their memory.
+
+        Base offsets in the copies are those of the producer: `batches` says what they have to be.
         """
         result = self._result
         lib.log_read(
@@ -522,13 +558,20 @@ class Log:
             partition & _CORE_VIEW,
             offset,
             target,
+            size_max if room is None else room,
             size_max,
             whole_first,
+            lent_size_min,
             batches.address,
             batches.capacity,
             result,
         )
         return read_of(result)
+
+    def give_back(self, pins: int) -> None:
+        """What a read has lent, once; nobody looks at it any more."""
+        if pins:
+            lib.log_return(self._core, pins)
 
     def available(self, topic: Topic, partition: int, offset: int) -> int:
         """Bytes from the batch that holds `offset` to the end; 0 at the end; -1 where offset or topic are not there."""
@@ -664,6 +707,10 @@ def read_of(result: Any) -> Read:
         result.size_needed,
         result.log_start_offset,
         result.next_offset,
+        result.leader_epoch,
+        result.available,
+        result.copied,
+        result.pins,
     )
 
 

@@ -10,7 +10,7 @@ from totalog.engine.topic import Topic
 
 ROOM = 4 << 20
 BATCHES = 4096
-_BATCH = np.dtype([("base_offset", "<i8"), ("size", "<u4"), ("leader_epoch", "<u4")])
+_BATCH = np.dtype([("base_offset", "<i8"), ("size", "<u4"), ("leader_epoch", "<u4"), ("lent", "<u8")])
 
 
 def read_heads(

@@ -140,8 +140,9 @@ static int copy_run(struct archive *archive, const struct kept *kept, struct pla
         }
         if (archive_copy(archive, &place->part, place->at, target + result->size, size_max - result->size) != 0)
             return -1;
-        batches[result->count++] = (struct read_batch){(int64_t)row_start(&place->part, row), row->size, row->leader_epoch};
+        batches[result->count++] = (struct read_batch){(int64_t)row_start(&place->part, row), row->size, row->leader_epoch, 0};
         result->size += row->size;
+        result->copied = result->size;
         found = archive_next(archive, kept, place);
     }
     return found;
@@ -152,7 +153,7 @@ static int read_once(struct archive *archive, const struct kept *kept, int64_t o
 {
     struct place place;
     result->count = 0;
-    result->size = result->size_needed = 0;
+    result->size = result->copied = result->size_needed = 0;
     int found = archive_seek(archive, kept, (uint64_t)offset, &place);
     if (found == 1)
         found = copy_run(archive, kept, &place, (uint8_t *)(uintptr_t)target, size_max, whole_first, (struct read_batch *)(uintptr_t)batches, batches_max,

@@ -115,11 +115,16 @@ struct bounds {
 
 struct read_result {
     int32_t status;
-    uint32_t count;               /* batches copied */
-    uint64_t size;                /* bytes copied */
-    uint64_t size_needed;         /* room that the first batch takes, when nothing was copied for lack of it */
+    uint32_t count;               /* batches */
+    uint64_t size;                /* their bytes */
+    uint64_t copied;              /* those of them that were copied: all but what is lent */
+    uint64_t size_needed;         /* room that the first batch takes, when there was not enough for it */
+    uint64_t available;           /* visible bytes from the batch that holds the offset to the end */
+    uint64_t pins;                /* of what is lent: to be given to log_return */
     int64_t log_start_offset;
     int64_t next_offset;
+    uint32_t leader_epoch;
+    uint32_t padding;
 };
 
 struct batch_at {
@@ -172,9 +177,13 @@ int32_t log_topic(struct log *log, uint32_t slot, struct topic_info *info);
 int32_t log_topic_settings(struct log *log, uint32_t slot, uint32_t generation, uint8_t *target, uint32_t size);
 
 int32_t log_bounds(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, struct bounds *bounds);
-/* Whole batches, first the one that holds `offset`, to `target`. STATUS_ON_DISK: it is only in the archive. */
-void log_read(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t offset, uint64_t target, uint64_t size_max,
-              int32_t whole_first, uint64_t batches, uint32_t batches_max, struct read_result *result);
+/* Whole batches of `size_max` bytes, first the one that holds `offset`, to `target`, where there is room for `room` bytes. With `whole_first` that one
+   may be larger. Batches of at least `lent_size_min` bytes are lent where pins are free: their fronts are copied, the rest stays where it is until
+   log_return. STATUS_ON_DISK: it is only in the archive. */
+void log_read(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t offset, uint64_t target, uint64_t room, uint64_t size_max,
+              int32_t whole_first, uint64_t lent_size_min, uint64_t batches, uint32_t batches_max, struct read_result *result);
+/* What a read has lent may go: its `pins`. */
+void log_return(struct log *log, uint64_t pins);
 /* Visible bytes from the batch that holds `offset` to the end; -1: out of range or unknown. Of what is only in the archive nothing is counted, but
    then at least 1 is answered. */
 int64_t log_available(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t offset);

@@ -12,7 +12,7 @@
 #define TOPIC_SIZE (sizeof(struct topic_entry) + BROKERS_MAX * sizeof(struct topic_counter))
 
 static_assert(sizeof(struct append) == 128, "append");
-static_assert(sizeof(struct read_batch) == 16, "read_batch");
+static_assert(sizeof(struct read_batch) == 24, "read_batch");
 static_assert(sizeof(struct region_header) == 2 * LINE_SIZE, "region_header");
 static_assert(sizeof(struct control) == 7 * LINE_SIZE, "control");
 static_assert(sizeof(struct broker_entry) == 8 * LINE_SIZE, "broker_entry");

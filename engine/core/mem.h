@@ -182,6 +182,12 @@ static inline uint8_t *mem_reserved(const struct mem *mem, uint64_t position, ui
     return mem_at(mem, position, size);
 }
 
+/* Published payload under a pin, lent to the socket: read until the pin goes, and never written. Invalidated before. */
+static inline const uint8_t *mem_lent(const struct mem *mem, uint64_t position, uint64_t size)
+{
+    return mem_at(mem, position, size);
+}
+
 /* True when an address of this process lies in [position, position + size). */
 static inline int mem_holds(const struct mem *mem, uint64_t position, uint64_t size, uint64_t address, uint64_t count)
 {

@@ -6,7 +6,8 @@
  *    so what is still above them was not overwritten while it was read.
  *  - That does not hold of what a search passes on its way, nor of holes in the view: there an index page is found again after it was read. Its
  *    reference is cleared, visibly, before it is used for something else.
- *  - Payload is copied under a pin of its segment (segment.c); where no pin is free, a look after the copy decides.
+ *  - Payload is copied under a pin of its segment (segment.c); where no pin is free, a look after the copy decides. What is lent stays under its
+ *    pin until the reader returns it, and some pins are never lent, so that others can always copy under one.
  *  - Only what `entry_count` and `element_count` cover is read: both are stored after `ordered`. Of topics on disk, readers see what is
  *    durable on as many data directories as the topic asks for; the rest is ordered, and not visible yet.
  *
@@ -316,18 +317,23 @@ int32_t log_bounds(struct log *log, uint32_t slot, uint32_t generation, uint32_t
     return STATUS_OK;
 }
 
+#define PINS_KEPT 8                   /* never lent */
+
 struct copy {
     uint64_t target;                  /* address */
-    uint64_t left;                    /* bytes */
+    uint64_t room;                    /* bytes there */
+    uint64_t size_max;
+    uint64_t lent_size_min;
     struct read_batch *batches;
     uint32_t batches_max;
     uint32_t pinned;                  /* segment under the pin */
     int pin;
+    int whole_first;
 };
 
-static void let_go(struct log *log, struct copy *copy)
+static void let_go(struct log *log, struct copy *copy, const struct read_result *result)
 {
-    if (copy->pin >= 0)
+    if (copy->pin >= 0 && !(result->pins >> copy->pin & 1))
         segment_unpin(log, copy->pin);
     copy->pin = -1;
     copy->pinned = 0;
@@ -341,11 +347,12 @@ static int stands(struct log *log, const struct cursor *cursor, uint64_t number,
 
 /* Pins the segment, then looks whether the entry still stands: 1 it does, 0 it was released meanwhile. An entry that was read under the pin has
  * been looked at already. */
-static int hold(struct log *log, struct copy *copy, const struct cursor *cursor, uint64_t number, const struct order_entry *entry)
+static int hold(struct log *log, struct copy *copy, const struct cursor *cursor, uint64_t number, const struct order_entry *entry,
+                const struct read_result *result)
 {
     if (entry->segment == copy->pinned)
         return 1;
-    let_go(log, copy);
+    let_go(log, copy, result);
     if (entry->segment >= log->block_count)
         return 0;
     copy->pin = segment_pin(log, entry->segment);
@@ -353,39 +360,76 @@ static int hold(struct log *log, struct copy *copy, const struct cursor *cursor,
     return stands(log, cursor, number, entry);
 }
 
-static int copy_batch(struct log *log, struct copy *copy, const struct cursor *cursor, const struct order_entry *entry, struct read_result *result)
+/* Bytes of the batch that go to the target. */
+static uint32_t copied_of(const struct log *log, const struct copy *copy, const struct order_entry *entry)
+{
+    int lent = copy->pin >= 0 && log->pins_used <= PINS_MAX - PINS_KEPT && entry->size >= copy->lent_size_min && entry->size > LENT_FRONT;
+    return lent ? LENT_FRONT : entry->size;
+}
+
+static int copy_batch(struct log *log, struct copy *copy, const struct cursor *cursor, const struct order_entry *entry, uint32_t copied,
+                      struct read_result *result)
 {
     if (!segment_valid(log, entry->segment, entry->segment_position, entry->size))
         return 0;
+    struct read_batch *batch = &copy->batches[result->count++];
     uint64_t at = block_position(log, entry->segment) + entry->segment_position;
     mem_invalidate(&log->mem, at, entry->size);
-    mem_read(&log->mem, at, (void *)(uintptr_t)(copy->target + result->size), entry->size);
-    copy->batches[result->count++] = (struct read_batch){(int64_t)start_of(cursor, entry), entry->size, entry->leader_epoch};
+    mem_read(&log->mem, at, (void *)(uintptr_t)(copy->target + result->copied), copied);
+    *batch = (struct read_batch){(int64_t)start_of(cursor, entry), entry->size, entry->leader_epoch, 0};
+    if (copied < entry->size) {
+        batch->lent = (uint64_t)(uintptr_t)mem_lent(&log->mem, at + copied, entry->size - copied);
+        result->pins |= 1ull << copy->pin;
+    }
     result->size += entry->size;
+    result->copied += copied;
     return 1;
 }
 
-static void copy_run(struct log *log, struct copy *copy, const struct cursor *cursor, uint64_t number, int whole_first, struct read_result *result)
+static void copy_run(struct log *log, struct copy *copy, const struct cursor *cursor, uint64_t number, struct read_result *result)
 {
     struct order_entry entry;
     for (; result->count < copy->batches_max && (number = next_live(log, cursor, number, &entry)) < cursor->count; number++) {
-        if (entry.size > copy->left - result->size) {
-            if (result->count == 0 && whole_first)
-                result->size_needed = entry.size;
+        int first = result->count == 0 && copy->whole_first;
+        if (entry.size > copy->size_max - result->size && !first)
+            return;
+        if (!hold(log, copy, cursor, number, &entry, result))
+            return;
+        uint32_t copied = copied_of(log, copy, &entry);
+        if (copied > copy->room - result->copied) {
+            result->size_needed = first ? copied : 0;
             return;
         }
-        if (!hold(log, copy, cursor, number, &entry) || !copy_batch(log, copy, cursor, &entry, result))
+        if (!copy_batch(log, copy, cursor, &entry, copied, result))
             return;
         if (copy->pin < 0 && !stands(log, cursor, number, &entry)) {
             result->count--;
             result->size -= entry.size;
+            result->copied -= entry.size;
             return;
         }
+        if (result->size > copy->size_max)
+            return;                   /* the first one, whatever its size */
     }
 }
 
-void log_read(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t offset, uint64_t target, uint64_t size_max,
-              int32_t whole_first, uint64_t batches, uint32_t batches_max, struct read_result *result)
+static uint64_t visible_bytes(const struct cursor *cursor, uint64_t number, const struct order_entry *entry)
+{
+    uint64_t before = cursor->bytes_end;
+    if (number < cursor->count)
+        before = cursor->view ? entry->topic_bytes : entry->partition_bytes;
+    return cursor->bytes_end > before ? cursor->bytes_end - before : 0;
+}
+
+void log_return(struct log *log, uint64_t pins)
+{
+    for (int pin = 0; pin < PINS_MAX; pin++)
+        if (pins >> pin & 1)
+            segment_unpin(log, pin);
+}
+
+void log_read(struct log *log, uint32_t slot, uint32_t generation, uint32_t partition, int64_t offset, uint64_t target, uint64_t room, uint64_t size_max,
+              int32_t whole_first, uint64_t lent_size_min, uint64_t batches, uint32_t batches_max, struct read_result *result)
 {
     struct cursor cursor;
     struct order_entry entry;
@@ -395,19 +439,22 @@ void log_read(struct log *log, uint32_t slot, uint32_t generation, uint32_t part
         return;
     result->log_start_offset = (int64_t)cursor.log_start;
     result->next_offset = (int64_t)cursor.next;
+    result->leader_epoch = cursor.view ? view_leader_epoch(log, slot) : cursor.leader_epoch;
     if (offset < (int64_t)cursor.log_start || offset > (int64_t)cursor.end)
         result->status = STATUS_OFFSET_OUT_OF_RANGE;
     else if (offset < (int64_t)cursor.memory_start)
         result->status = STATUS_ON_DISK;
     if (result->status != STATUS_OK || offset >= (int64_t)cursor.next)
         return;
-    struct copy copy = {target, size_max, (struct read_batch *)(uintptr_t)batches, batches_max, 0, -1};
+    struct copy copy = {target, room, size_max, lent_size_min, (struct read_batch *)(uintptr_t)batches, batches_max, 0, -1, whole_first};
     uint64_t number = find_offset(log, &cursor, offset, &entry), start = UINT64_MAX;
+    result->available = visible_bytes(&cursor, number, &entry);
     cursor.careful = cursor.view;
-    copy_run(log, &copy, &cursor, number, whole_first, result);
-    let_go(log, &copy);
+    copy_run(log, &copy, &cursor, number, result);
+    let_go(log, &copy, result);
     int status = look_again(log, &cursor, (uint64_t)offset, &start);
     if (status != STATUS_OK) {
+        log_return(log, result->pins);
         *result = (struct read_result){.status = status, .log_start_offset = (int64_t)start, .next_offset = (int64_t)cursor.next};
         return;
     }
@@ -422,10 +469,8 @@ int64_t log_available(struct log *log, uint32_t slot, uint32_t generation, uint3
     if (open_cursor(log, &cursor, slot, generation, partition) != STATUS_OK || offset < (int64_t)cursor.log_start ||
         offset > (int64_t)cursor.end)
         return -1;
-    uint64_t before = cursor.bytes_end;
-    if (offset < (int64_t)cursor.next && find_offset(log, &cursor, offset, &entry) < cursor.count)
-        before = cursor.view ? entry.topic_bytes : entry.partition_bytes;
-    uint64_t found = cursor.bytes_end > before ? cursor.bytes_end - before : 0;
+    uint64_t number = offset < (int64_t)cursor.next ? find_offset(log, &cursor, offset, &entry) : cursor.count;
+    uint64_t found = visible_bytes(&cursor, number, &entry);
     return (int64_t)(offset < (int64_t)cursor.memory_start && found == 0 ? 1 : found);
 }
 

@@ -52,9 +52,13 @@ struct append {
     uint64_t padding1[3];
 };
 
+/* Bytes at the front of a lent batch that are copied all the same: what a reader changes lies there. */
+#define LENT_FRONT 16
+
 /* One batch of a read, for the stamping of the copy. */
 struct read_batch {
     int64_t base_offset; /* of the partition, or the total order where the view is read */
     uint32_t size;
     uint32_t leader_epoch;
+    uint64_t lent;       /* 0: all of it was copied; else the address of what follows its front, under a pin */
 };

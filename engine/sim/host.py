@@ -9,6 +9,7 @@ VIEW = 0xFFFFFFFF
 """As a partition: the topic in total order."""
 LAYOUT_ID = 1
 READ_ROOM = 1 << 20
+NOTHING_LENT = (1 << 64) - 1
 BATCHES_MAX = 4096
 BLOCKS_MAX = 1 << 20
 OPERATIONS = {"create": 1, "alter": 2, "delete": 3, "trim": 4}
@@ -257,7 +258,8 @@ class Host:
         latest = (batch.base_offset, batch.max_timestamp) if status == 0 else None
         return Part(start, end, found, kept, latest, last, bounds.log_start_offset, bounds.end_offset)
 
-    def read(self, slot: int, generation: int, partition: int, offset: int) -> None:
+    def read(self, slot: int, generation: int, partition: int, offset: int, lent_size_min: int = NOTHING_LENT) -> None:
+        """What it lends is to be given back (`give_back`), and can be looked at (`found`) until then."""
         self.lib.log_read(
             self.core,
             slot,
@@ -266,21 +268,29 @@ class Host:
             offset,
             self.target,
             READ_ROOM,
+            READ_ROOM,
             True,
+            lent_size_min,
             self.batches_at,
             BATCHES_MAX,
             self.result,
         )
 
     def found(self) -> tuple[tuple[int, bytes], ...]:
-        """(base, payload) of each batch that the last read copied."""
+        """(base, payload) of each batch that the last read found."""
         found, at = [], 0
-        content = bytes(self.ffi.buffer(self.room, self.result.size))
+        content = bytes(self.ffi.buffer(self.room, self.result.copied))
         for index in range(self.result.count):
             batch = self.batches[index]
-            found.append((batch.base_offset, content[at : at + batch.size]))
-            at += batch.size
+            copied = self.lib.LENT_FRONT if batch.lent else batch.size
+            lent = self.ffi.buffer(self.ffi.cast("uint8_t *", batch.lent), batch.size - copied) if batch.lent else b""
+            found.append((batch.base_offset, content[at : at + copied] + bytes(lent)))
+            at += copied
         return tuple(found)
+
+    def give_back(self) -> None:
+        """What the last read lent."""
+        self.lib.log_return(self.core, self.result.pins)
 
     def leader_epoch(self, topic: Topic, partition: int) -> int:
         bounds = self.ffi.new("struct bounds *")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from totalog.engine.sim import disks, kills
 from totalog.engine.sim.follower import replicated
-from totalog.engine.sim.host import VIEW, Answer, Batch, Host, Topic, Violation
+from totalog.engine.sim.host import NOTHING_LENT, VIEW, Answer, Batch, Host, Topic, Violation
 from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, World
 
 ENTRIES_PER_PAGE = 32
@@ -290,7 +290,8 @@ def meet_slow_reader(world: World, topic: Topic, turn: int) -> None:
     world.prefetch()
     offset = before.parts[number].start
     lib.sim_hook(world.reader.number, lib.SIM_AT_INVALIDATES, world.callback(meanwhile))
-    world.reader.read(topic.slot, topic.generation, VIEW if number == 2 else number, offset)
+    lent_size_min = NOTHING_LENT if turn % 2 else 1
+    world.reader.read(topic.slot, topic.generation, VIEW if number == 2 else number, offset, lent_size_min)
     lib.sim_hook(world.reader.number, 0, world.ffi.NULL)
     world.raise_failure()
     status = world.reader.result.status
@@ -300,6 +301,7 @@ def meet_slow_reader(world: World, topic: Topic, turn: int) -> None:
     for base, payload in world.reader.found():
         if payload != known.get(base):
             raise Violation(f"a slow reader at {offset} gets other bytes at {base}: {payload[:8].hex()}")
+    world.reader.give_back()
     world.check_nothing_unfenced(world.reader)
     accept(world.writer.operate("trim", trimming, partition=VIEW, offset=world.topic(b"a").parts[-1].next))
 

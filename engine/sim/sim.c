@@ -780,6 +780,15 @@ uint8_t *mem_reserved(const struct mem *mem, uint64_t position, uint64_t size)
     return mem_at(mem, position, size);
 }
 
+/* The copy that the host has, or takes now: the socket reads what its loads would. */
+const uint8_t *mem_lent(const struct mem *mem, uint64_t position, uint64_t size)
+{
+    struct host *host = step(mem);
+    for (uint64_t line = position / LINE_SIZE; line * LINE_SIZE < position + size; line++)
+        (void)line_for_load(host, line);
+    return mem_at(mem, position, size);
+}
+
 /* ---- sites and readers ------------------------------------------------------------------------------------------------ */
 
 uint32_t sim_site_count(void) { return (uint32_t)(__stop_sim_places - __start_sim_places); }

@@ -27,6 +27,7 @@
 #define mem_use seam_use
 #define mem_pages seam_pages
 #define mem_reserved seam_reserved
+#define mem_lent seam_lent
 #include "mem.h"
 #undef mem_load64
 #undef mem_load32
@@ -48,6 +49,7 @@
 #undef mem_use
 #undef mem_pages
 #undef mem_reserved
+#undef mem_lent
 
 #include "sim_face.h"
 
@@ -104,5 +106,6 @@ void mem_raise64(struct mem *mem, uint64_t position, uint64_t value);
 void mem_use(struct mem *mem, void *base, uint64_t size);
 void *mem_pages(const struct mem *mem, uint64_t position, uint64_t size);
 uint8_t *mem_reserved(const struct mem *mem, uint64_t position, uint64_t size);
+const uint8_t *mem_lent(const struct mem *mem, uint64_t position, uint64_t size);
 
 #endif

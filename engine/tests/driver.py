@@ -8,7 +8,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from totalog.engine import Log, Reservation, Topic
+from totalog.engine import NOTHING_LENT, Log, Reservation, Topic
 from totalog.engine._core import ffi, lib
 
 SIZE_SMALL = 250 * lib.BLOCK_SIZE
@@ -17,6 +17,9 @@ RESERVE = 8
 """Blocks kept back so that topics can be deleted when memory is full (RESERVE_BLOCKS of log.h)."""
 READ_ROOM = 4 << 20
 """Bytes that `read_all` copies at once."""
+
+READ_BATCH = np.dtype([("base_offset", "<i8"), ("size", "<u4"), ("leader_epoch", "<u4"), ("lent", "<u8")])
+"""`struct read_batch`."""
 
 _FORMATS = {
     "uint64_t": "<u8",
@@ -205,19 +208,39 @@ class Reader:
         self.batches = log.read_batches(batches)
 
     def read(
-        self, topic: Topic, partition: int, offset: int, size_max: int | None = None, *, whole_first: bool = True
+        self,
+        topic: Topic,
+        partition: int,
+        offset: int,
+        size_max: int | None = None,
+        *,
+        whole_first: bool = True,
+        room: int | None = None,
+        lent_size_min: int = NOTHING_LENT,
     ) -> tuple[Any, list[Found]]:
         size_max = self.room if size_max is None else size_max
         assert size_max <= self.room
         result = self.log.read(
-            topic, partition, offset, self.target, size_max, batches=self.batches, whole_first=whole_first
+            topic,
+            partition,
+            offset,
+            self.target,
+            size_max,
+            batches=self.batches,
+            whole_first=whole_first,
+            room=room,
+            lent_size_min=lent_size_min,
         )
+        copied = memoryview(ffi.buffer(self.buffer, result.copied))
+        content = b"".join(self.batches.pieces(copied, result.count))
+        assert len(content) == result.size
         found, at = [], 0
         for index in range(result.count):
             batch = self.batches[index]
-            found.append(Found(batch.base_offset, batch.leader_epoch, bytes(ffi.buffer(self.buffer + at, batch.size))))
+            found.append(Found(batch.base_offset, batch.leader_epoch, content[at : at + batch.size]))
             at += batch.size
-        assert at == result.size
+        assert result.copied == result.size or lent_size_min < NOTHING_LENT
+        self.log.give_back(result.pins)
         return result, found
 
     def read_all(self, topic: Topic, partition: int) -> list[Found]:
@@ -361,9 +384,7 @@ class Numbers:
         self.log = log
         self.buffer = np.zeros(batches, dtype="<u8")
         self.batches = log.read_batches(batches)
-        self.described = np.frombuffer(
-            ffi.buffer(self.batches._batches), dtype=[("base_offset", "<i8"), ("size", "<u4"), ("leader_epoch", "<u4")]
-        )
+        self.described = np.frombuffer(ffi.buffer(self.batches._batches), dtype=READ_BATCH)
 
     def read(self, topic: Topic, partition: int, offset: int = 0) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """(base offsets, numbers) from `offset` to the end, of batches of one record."""

@@ -111,6 +111,8 @@ class Scale:
                 result, found = self.count(f"{name}, by {by}", read)
                 assert result.status == lib.STATUS_OK
                 assert sum(len(batch.payload) for batch in found) == (0 if offset == ends[partition] else size_max)
+        lending = functools.partial(reader.read, topic, 0, 19, LARGE, lent_size_min=LARGE)
+        self.count("read a batch, 1 MiB, by partition, lent and given back", lending)
         self.count("bounds of a partition", lambda: self.log.bounds(topic, 0))
         self.count("bounds of the total order", lambda: self.log.bounds(topic, VIEW))
         self.count("find a timestamp", lambda: self.log.find_timestamp(topic, 0, 0))

@@ -177,6 +177,6 @@ def test_numbers_become_addresses_only_for_the_callers_own_memory(path: str) -> 
     allowed = {
         "archive.c": {"batches", "target"},
         "face.c": {"append->source"},
-        "read.c": {"(copy->target + result->size)", "batches"},
+        "read.c": {"(copy->target + result->copied)", "batches"},
     }
     assert set(casts) <= allowed.get(path, set())

@@ -253,13 +253,18 @@ class LogMachine(RuleBasedStateMachine):
         size_max=st.sampled_from([0, 1, 100, 700, 5000, 1 << 20]),
         count=st.integers(1, 9),
         whole=st.booleans(),
+        lent_size_min=st.sampled_from([None, 1, 1000]),
     )
-    def read(self, data: st.DataObject, size_max: int, count: int, whole: bool) -> None:
+    def read(self, data: st.DataObject, size_max: int, count: int, whole: bool, lent_size_min: int | None) -> None:
+        """Copied to no more room than wanted; or to much of it, and large ones lent."""
         model, partition = self.any_place(data)
         offset = data.draw(st.integers(-1, model.next[partition] + 1), label="offset")
         self.reader.batches.capacity = count
-        result, found = self.reader.read(model.topic, partition, offset, size_max, whole_first=whole)
+        lending = {} if lent_size_min is None else {"room": self.reader.room, "lent_size_min": lent_size_min}
+        result, found = self.reader.read(model.topic, partition, offset, size_max, whole_first=whole, **lending)
         status, expected, needed = model.read(partition, offset, size_max, count)
+        if lending and whole and needed:
+            _, expected, needed = model.read(partition, offset, needed, 1)
         assert result.status == status
         assert [(each.base_offset, each.payload) for each in found] == [
             (b.start(partition), b.payload) for b in expected
@@ -267,7 +272,9 @@ class LogMachine(RuleBasedStateMachine):
         assert result.size_needed == (needed if whole else 0)
         assert result.log_start_offset == model.log_start[partition]
         assert result.next_offset == model.visible_end(partition)
-        assert self.log.available(model.topic, partition, offset) == model.available(partition, offset)
+        available = model.available(partition, offset)
+        assert self.log.available(model.topic, partition, offset) == available
+        assert status != lib.STATUS_OK or result.available == available
 
     @precondition(lambda self: self.model.topics)
     @rule(data=st.data(), timestamp=st.integers(0, 101))

@@ -8,6 +8,7 @@ was evicted is STATUS_ON_DISK in memory and is read by any thread.
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class ReplicaLog(Log):
             raise self.disk_fault
         self.disk_reads.append(offset)
         read = super().read(topic, partition, offset, target, size_max, batches=batches, whole_first=whole_first)
-        return Read(read.status, read.size, read.count, read.size_needed, -1, -1)
+        return replace(read, log_start_offset=-1, next_offset=-1)
 
     def find_timestamp(self, topic: Topic, partition: int, timestamp_ms: int) -> BatchAt | None:
         found = super().find_timestamp(topic, partition, timestamp_ms)

@@ -96,7 +96,7 @@ static void copies_are_stamped(void)
 {
     uint8_t batches[2 * BATCH_SIZE];
     struct append append;
-    struct read_batch described[] = {{0x0102030405060708, BATCH_SIZE, 9}, {0, BATCH_SIZE, 10}};
+    struct read_batch described[] = {{0x0102030405060708, BATCH_SIZE, 9, 0}, {0, BATCH_SIZE, 10, 0}};
     make_batch(batches);
     make_batch(batches + BATCH_SIZE);
     batch_stamp(address(batches), address(described), 2);

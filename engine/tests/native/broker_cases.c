@@ -68,15 +68,15 @@ static void read_back(struct broker *broker, struct log *log)
     CHECK(room != NULL);
     uint32_t found = 0;
     for (int64_t offset = 0; offset < (int64_t)broker->records;) {
-        log_read(log, broker->topic.slot, broker->topic.generation, broker->number - 1, offset, (uint64_t)(uintptr_t)room, room_size, 1,
-                 (uint64_t)(uintptr_t)batches, 1, &result);
+        log_read(log, broker->topic.slot, broker->topic.generation, broker->number - 1, offset, (uint64_t)(uintptr_t)room, room_size,
+                 room_size, 1, UINT64_MAX, (uint64_t)(uintptr_t)batches, 1, &result);
         CHECK(result.status == STATUS_OK && result.count == 1);
         CHECK(memcmp(room, bytes, batches[0].size) == 0);
         found++;
         /* A batch has one record or two: where the second is, the same batch is found once more. */
         offset = batches[0].base_offset + 1;
-        log_read(log, broker->topic.slot, broker->topic.generation, broker->number - 1, offset, (uint64_t)(uintptr_t)room, room_size, 1,
-                 (uint64_t)(uintptr_t)batches, 1, &result);
+        log_read(log, broker->topic.slot, broker->topic.generation, broker->number - 1, offset, (uint64_t)(uintptr_t)room, room_size,
+                 room_size, 1, UINT64_MAX, (uint64_t)(uintptr_t)batches, 1, &result);
         if (result.count == 1 && batches[0].base_offset < offset)
             offset++;
     }

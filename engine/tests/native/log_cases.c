@@ -122,8 +122,8 @@ static int32_t read_status(struct world *world, struct topic topic, uint32_t par
     struct read_batch batch;
     struct read_result result;
     uint8_t room[256];
-    log_read(world->log, topic.slot, topic.generation, partition, offset, (uint64_t)(uintptr_t)room, sizeof room, 0,
-             (uint64_t)(uintptr_t)&batch, 1, &result);
+    log_read(world->log, topic.slot, topic.generation, partition, offset, (uint64_t)(uintptr_t)room, sizeof room, sizeof room, 0,
+             UINT64_MAX, (uint64_t)(uintptr_t)&batch, 1, &result);
     return result.status;
 }
 

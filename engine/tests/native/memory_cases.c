@@ -1,4 +1,6 @@
 /* Blocks: a log that is full and comes back, reservations that no one publishes, segments that a reader pins. */
+#include <string.h>
+
 #include "world.h"
 
 static void a_full_log_keeps_what_it_has(const char *folder, uint32_t coherence)
@@ -85,9 +87,68 @@ static void pinned_segments_stay(const char *folder, uint32_t coherence)
     world_end(world);
 }
 
+static void lent_batches_stay(const char *folder, uint32_t coherence)
+{
+    static const uint32_t size = 5 * BLOCK_SIZE;
+    struct world *world = world_make(folder, coherence, BLOCKS_SMALL);
+    struct topic topic = create_topic(world, "one", 1, 5);
+    uint32_t number = world->next_number;
+    CHECK(send_reserved(world, topic, 0, size) != 0);
+    uint8_t front[LENT_FRONT], *bytes = payload(number, size);
+    struct read_batch batch;
+    struct read_result result;
+    log_read(world->log, topic.slot, topic.generation, 0, 0, (uint64_t)(uintptr_t)front, sizeof front, 1, 1, size, (uint64_t)(uintptr_t)&batch, 1, &result);
+    CHECK(result.status == STATUS_OK && result.count == 1 && result.size == size && result.copied == LENT_FRONT && result.size_needed == 0);
+    uint64_t before = blocks_used(world);
+    trim(world, topic, PARTITION_VIEW, (uint64_t)(world->sent[0].total_order + world->sent[0].records));
+    settle(world, -1);
+    CHECK(blocks_used(world) == before);
+    for (int i = 0; i < 2; i++)       /* freed blocks would be used again first */
+        CHECK(send_reserved(world, topic, 0, size) != 0);
+    CHECK(memcmp(front, bytes, LENT_FRONT) == 0);
+    CHECK(memcmp((const uint8_t *)(uintptr_t)batch.lent, bytes + LENT_FRONT, size - LENT_FRONT) == 0);
+    before = blocks_used(world);
+    log_return(world->log, result.pins);
+    settle(world, -1);
+    CHECK(blocks_used(world) == before - 5);
+    free(bytes);
+    expect_topic(world, topic);
+    world_end(world);
+}
+
+/* The last pins are for those who copy. */
+static void not_all_pins_are_lent(const char *folder, uint32_t coherence)
+{
+    struct world *world = world_make(folder, coherence, BLOCKS_SMALL);
+    struct topic topic = create_topic(world, "one", 1, 5);
+    struct read_batch batches[PINS_MAX];
+    struct read_result result;
+    for (int i = 0; i < PINS_MAX; i++)
+        CHECK(send_reserved(world, topic, 0, 100) != 0);
+    uint8_t *room = malloc(READ_ROOM);
+    CHECK(room != NULL);
+    log_read(world->log, topic.slot, topic.generation, 0, 0, (uint64_t)(uintptr_t)room, READ_ROOM, READ_ROOM, 1, 1, (uint64_t)(uintptr_t)batches, PINS_MAX,
+             &result);
+    CHECK(result.count == PINS_MAX && result.size == 100 * PINS_MAX);
+    uint64_t lent = 0;
+    for (uint32_t i = 0; i < result.count; i++)
+        lent += batches[i].lent != 0;
+    CHECK(lent > 0 && lent < PINS_MAX && lent == (uint64_t)__builtin_popcountll(result.pins));
+    CHECK(result.copied == lent * LENT_FRONT + (PINS_MAX - lent) * 100);
+    int pin = core_pin(world->log, 1);
+    CHECK(pin >= 0);
+    core_unpin(world->log, pin);
+    log_return(world->log, result.pins);
+    free(room);
+    expect_topic(world, topic);
+    world_end(world);
+}
+
 void cases_of_memory(const char *folder, uint32_t coherence)
 {
     a_full_log_keeps_what_it_has(folder, coherence);
     reservations_go_back(folder, coherence);
     pinned_segments_stay(folder, coherence);
+    lent_batches_stay(folder, coherence);
+    not_all_pins_are_lent(folder, coherence);
 }

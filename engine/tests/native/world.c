@@ -228,11 +228,12 @@ uint32_t send_reserved(struct world *world, struct topic topic, uint32_t partiti
     return segment;
 }
 
-static void expect_bytes(const uint8_t *bytes, const struct sent *sent)
+/* The batch's bytes from `at` up to `end`; whole words, but for the last. */
+static void expect_bytes(const uint8_t *bytes, const struct sent *sent, uint32_t at, uint32_t end)
 {
-    for (uint32_t at = 0; at < sent->size; at += 8) {
+    for (; at < end; at += 8, bytes += 8) {
         uint64_t word = word_of(sent->number, at);
-        CHECK(memcmp(bytes + at, &word, sent->size - at < 8 ? sent->size - at : 8) == 0);
+        CHECK(memcmp(bytes, &word, end - at < 8 ? end - at : 8) == 0);
     }
 }
 
@@ -247,13 +248,14 @@ static uint32_t next_kept(const struct world *world, struct topic topic, uint32_
     return from;
 }
 
+/* Every second read, by offset, lends what is not small. */
 static void read_some(struct world *world, struct topic topic, uint32_t partition, int64_t offset, uint8_t **room, struct read_batch *batches,
                       struct read_result *result)
 {
     uint64_t size = READ_ROOM;
     for (;;) {
-        log_read(world->log, topic.slot, topic.generation, partition, offset, (uint64_t)(uintptr_t)*room, size, 1,
-                 (uint64_t)(uintptr_t)batches, GROUP_COUNT, result);
+        log_read(world->log, topic.slot, topic.generation, partition, offset, (uint64_t)(uintptr_t)*room, size, size, 1,
+                 offset % 2 ? UINT64_MAX : LENT_SIZE_MIN, (uint64_t)(uintptr_t)batches, GROUP_COUNT, result);
         CHECK(result->status == STATUS_OK);
         if (result->size_needed == 0)
             return;
@@ -278,16 +280,23 @@ void expect_partition(struct world *world, struct topic topic, uint32_t partitio
         read_some(world, topic, partition, offset, &room, batches, &result);
         CHECK(result.count > 0);
         const uint8_t *at = room;
+        uint64_t size = 0;
         for (uint32_t i = 0; i < result.count; i++) {
             const struct sent *sent = &world->sent[next];
             CHECK(next < world->sent_count);
             CHECK(batches[i].base_offset == (partition == PARTITION_VIEW ? sent->total_order : sent->base_offset));
             CHECK(batches[i].size == sent->size);
-            expect_bytes(at, sent);
-            at += sent->size;
+            uint32_t copied = batches[i].lent ? LENT_FRONT : sent->size;
+            expect_bytes(at, sent, 0, copied);
+            if (batches[i].lent)
+                expect_bytes((const uint8_t *)(uintptr_t)batches[i].lent, sent, copied, sent->size);
+            at += copied;
+            size += sent->size;
             offset = batches[i].base_offset + sent->records;
             next = next_kept(world, topic, partition, next + 1);
         }
+        CHECK(at == room + result.copied && size == result.size);
+        log_return(world->log, result.pins);
     }
     CHECK(log_available(world->log, topic.slot, topic.generation, partition, offset) == 0);
     free(room);

@@ -16,6 +16,7 @@
 #define PATH_SIZE 4096                /* bytes */
 #define SENT_MAX 4096                 /* batches of one world */
 #define GROUP_COUNT 64                  /* batches of one group */
+#define LENT_SIZE_MIN 100             /* of a batch that a read lends */
 #define READ_ROOM (1 << 20)           /* bytes of one read, unless its first batch is larger */
 #define NO_SETTINGS ((const uint8_t *)"")
 #define BLOCKS_SMALL 250              /* all of them committed when the region is made */
