@@ -415,7 +415,19 @@ class Log:
         status = self._topic_operation(request, topic.settings)
         if status != lib.STATUS_OK:
             raise _error_of(status, topic, request.limit)
-        return replace(topic, slot=request.topic_slot, generation=request.topic_generation)
+        answered = replace(topic, slot=request.topic_slot, generation=request.topic_generation)
+        if operation != lib.OPERATION_TRIM and self.topics_version == self._topics_version + 1:
+            self._take_over(answered)
+        return answered
+
+    def _take_over(self, changed: Topic) -> None:
+        """Nothing but the operation that was just made here came in: only its topic is read again."""
+        info = ffi.new("struct topic_info *")
+        lib.log_topic(self._core, changed.slot, info)
+        self._topics.pop(changed.name, None)
+        if info.state == lib.TOPIC_LIVE:
+            self._topics[changed.name] = self._topic_of(info, None)
+        self._topics_version += 1
 
     # -- writing
 

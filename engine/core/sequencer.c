@@ -138,7 +138,7 @@ void sequencer_publish_lines(struct log *log)
         write_topic_frontier(log, slot, &topic->entry);
         if (topic->identity_dirty) {
             topic->identity_dirty = 0;
-            operations = 1;
+            operations |= topic->entry.state != TOPIC_FREE;    /* what comes free was gone for everyone before */
             mem_fence(&log->mem);
             write_topic_identity(log, slot, &topic->entry);
         }

@@ -254,6 +254,11 @@ class World:
         at = self.word(0, "region_header", "bitmap_position") + block // 8
         return bool(self.map[at] >> block % 8 & 1)
 
+    def generation(self, block: int) -> int:
+        """Of the segment that begins there."""
+        table = self.word(0, "region_header", "block_table_position")
+        return self.word(table + block * self.ffi.sizeof("struct block_entry"), "block_entry", "generation")
+
     # -- hooks
 
     def callback(self, function: Callable[[], None]) -> Any:

@@ -106,3 +106,23 @@ def test_a_whole_life_in_coherent_mode_flushes_nothing(tmp_path: Path, coherent:
             driver.settle(log)
             flushes, _, invalidates = operations(log)
             assert ((flushes, invalidates) == (0, header)) == coherent
+
+
+def test_who_makes_a_topic_operation_reads_one_topic_again() -> None:
+    """Also when what was deleted is swept. Counted are the lines that listing all topics drops and reads again."""
+    listed = {}
+    for topics in (10, 100):
+        with Log.create(size=64 << 20, coherent=False) as log:
+            made = [log.create_topic(f"t{i}", id=driver.topic_id(i), partitions=1) for i in range(topics)]
+            log.topics()
+
+            def change(log: Log = log, made: list[Topic] = made) -> None:
+                log.delete_topic(made.pop())
+                while log.maintain(0):
+                    pass
+                made.append(log.create_topic("again", id=driver.topic_id(1_000), partitions=2))
+                made[0] = log.alter_topic(made[0], partitions=3, settings=b"other")
+                assert sorted(log.topics(), key=lambda topic: topic.name) == sorted(made, key=lambda topic: topic.name)
+
+            listed[topics] = count(log, change).invalidates
+    assert listed[100] - listed[10] < 100 - 10, "not one line for each topic more"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from totalog.engine import VIEW, Log
+from totalog.engine import VIEW, Log, Topic
 from totalog.gateway import view
 from totalog.gateway.broker import Broker
 from totalog.gateway.config import Config
@@ -136,6 +136,30 @@ def test_what_others_change_is_seen(broker: Broker) -> None:
     assert {handle.name for handle in broker.topics.all()} == {"orders", "lines", "after"}
     other.delete(found(other, "orders"))
     assert broker.topics.find("orders") is None
+
+
+def test_a_change_costs_what_changed(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many topics there are: nothing else is read again, when it is made and when the last of it is swept."""
+    for number in range(40):
+        broker.topics.create(f"t{number}", partitions=1)
+    learned: list[str] = []
+    learn = Topics._learn
+
+    def counted(topics: Topics, topic: Topic) -> None:
+        learned.append(topic.name)
+        learn(topics, topic)
+
+    monkeypatch.setattr(Topics, "_learn", counted)
+    broker.topics.delete(found(broker.topics, "t7"))
+    while broker.log.maintain(0):
+        pass
+    assert broker.topics.find("t7") is None
+    broker.topics.create("t7", partitions=2)
+    broker.topics.add_partitions(found(broker.topics, "t8"), 3)
+    broker.topics.alter(found(broker.topics, "t9"), {"retention.ms": "1000"})
+    broker.topics.trim(found(broker.topics, "t9"), 0, 0)
+    assert len(broker.topics.all()) == 40
+    assert learned == ["t7", "t8", "t9"]
 
 
 def test_settings_come_back(topics: Topics, broker: Broker) -> None:
