@@ -105,6 +105,7 @@ class Broker:
 
     @cached_property
     def offsets(self) -> "OffsetStore":
+        """Raises Unreadable, until they can be read."""
         from totalog.gateway.coordinators.offsets import OffsetStore
 
         return OffsetStore(self)

@@ -2,7 +2,8 @@
 
 Behaviour
 - Deletes groups without members, and their committed offsets: their end is ordered in the log before the answer leaves.
-- NON_EMPTY_GROUP, GROUP_ID_NOT_FOUND; COORDINATOR_NOT_AVAILABLE when the log has no room. A group named twice is
+- NON_EMPTY_GROUP, GROUP_ID_NOT_FOUND; COORDINATOR_NOT_AVAILABLE when the log has no room, or no data directory
+  gives what was committed. A group named twice is
   answered once, as by Kafka.
 
 Version notes: 2: compact lengths, tagged fields.
@@ -11,6 +12,7 @@ Version notes: 2: compact lengths, tagged fields.
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.coordinators.offsets import Unreadable
 from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
@@ -26,7 +28,10 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     response = codec.DeleteGroupsResponse
     results = []
     for group_id in dict.fromkeys(message.groups_names):
-        code = yield from broker.groups.delete(group_id)
+        try:
+            code = yield from broker.groups.delete(group_id)
+        except Unreadable:
+            code = ErrorCode.COORDINATOR_NOT_AVAILABLE
         results.append(response.DeletableGroupResult(version=request.version, group_id=group_id, error_code=code))
         if len(results) % GROUPS_A_STEP == 0:
             yield

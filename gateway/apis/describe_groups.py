@@ -5,6 +5,8 @@ Behaviour
   metadata for it are told while the group is stable, as from Kafka; assignments are the last there were.
 - A group that does not exist is GROUP_ID_NOT_FOUND with state "Dead" from version 6 on, before that "Dead" without an
   error.
+- Where only committed offsets could tell whether there is a group, and no data directory gives them, it is
+  COORDINATOR_NOT_AVAILABLE.
 - A group named twice is answered once. Authorized operations, where asked for, are all that Kafka knows for a group,
   since nobody is kept from anything.
 
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.coordinators.group import State
+from totalog.gateway.coordinators.offsets import Unreadable
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -35,8 +38,11 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
 
 
 def _group(broker: "Broker", version: int, group_id: str, operations: set[int] | None) -> Any:
-    group = broker.groups.describe(group_id)
     answer = codec.DescribeGroupsResponse.DescribedGroup
+    try:
+        group = broker.groups.describe(group_id)
+    except Unreadable:
+        return answer(version=version, error_code=ErrorCode.COORDINATOR_NOT_AVAILABLE, group_id=group_id)
     missing = group.state is State.DEAD and version >= GROUP_NOT_FOUND_FROM
     return answer(
         version=version,

@@ -2,6 +2,7 @@
 
 Behaviour
 - All groups: those with members, those that had some, and those of which there are only committed offsets.
+- COORDINATOR_NOT_AVAILABLE where committed offsets left memory and no data directory gives them.
 - Filters for states and types ignore case; an unknown state or type fits no group. All groups are of type "classic".
 
 Version notes: 1: throttle time. 3: compact lengths, tagged fields. 4: states and a filter for them (KIP-518). 5: types
@@ -11,6 +12,7 @@ and a filter for them (KIP-848).
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.coordinators.offsets import Unreadable
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -25,6 +27,10 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
     version, response = request.version, codec.ListGroupsResponse
     states = {state.lower() for state in message.states_filter or ()}
     types = {type.lower() for type in message.types_filter or ()}
+    try:
+        listed = broker.groups.all()
+    except Unreadable:
+        return response(version=version, throttle_time_ms=0, error_code=ErrorCode.COORDINATOR_NOT_AVAILABLE, groups=[])
     groups = [
         response.ListedGroup(
             version=version,
@@ -33,7 +39,7 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
             group_state=group.state.value,
             group_type=TYPE,
         )
-        for group in broker.groups.all()
+        for group in listed
         if (not states or group.state.value.lower() in states) and (not types or TYPE in types)
     ]
     return response(version=version, throttle_time_ms=0, error_code=ErrorCode.NONE, groups=groups)

@@ -12,8 +12,8 @@ Behaviour
   commit without a generation; with one it is GROUP_ID_NOT_FOUND, before version 9 ILLEGAL_GENERATION.
 - Where a long group id is repeated for so many partitions that the records would pass TEXT_SIZE_MAX, nothing is stored:
   INVALID_COMMIT_OFFSET_SIZE, as from Kafka for what does not fit into one batch.
-- No room in the log, no data directory left, or not stored in time is COORDINATOR_NOT_AVAILABLE, which clients retry;
-  too many commits altogether POLICY_VIOLATION.
+- No room in the log, no data directory left, not stored in time, or earlier commits that no data directory gives, is
+  COORDINATOR_NOT_AVAILABLE, which clients retry; too many commits altogether POLICY_VIOLATION.
 
 Version notes: 2-4: a retention time, not looked at (KIP-211). 3: throttle time. 6: leader epoch. 7: instance id. 8:
 compact lengths, tagged fields. 9: GROUP_ID_NOT_FOUND (KIP-848). 10: topic ids (KIP-848).
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from totalog.gateway.apis.api import FRAME_SIZE_GROUP_MAX, Api, Request
 from totalog.gateway.broker import AppendFailed
 from totalog.gateway.coordinators.offset_records import Commit
-from totalog.gateway.coordinators.offsets import BATCH_COUNT_MAX, BATCH_SIZE_MAX, CommitsFull
+from totalog.gateway.coordinators.offsets import BATCH_COUNT_MAX, BATCH_SIZE_MAX, CommitsFull, Unreadable
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import TopicHandle
 from totalog.gateway.wire import codec
@@ -109,7 +109,7 @@ class Commits:
     def _store(self) -> ErrorCode:
         try:
             self._broker.offsets.commit(self._message.group_id, self._accepted)
-        except AppendFailed:
+        except (AppendFailed, Unreadable):
             return ErrorCode.COORDINATOR_NOT_AVAILABLE
         except CommitsFull:
             return ErrorCode.POLICY_VIOLATION
@@ -117,9 +117,12 @@ class Commits:
 
     def _check_group(self) -> ErrorCode:
         message = self._message
-        code = self._broker.groups.check_commit(
-            message.group_id, message.generation_id_or_member_epoch, message.member_id, message.group_instance_id
-        )
+        try:
+            code = self._broker.groups.check_commit(
+                message.group_id, message.generation_id_or_member_epoch, message.member_id, message.group_instance_id
+            )
+        except Unreadable:
+            return ErrorCode.COORDINATOR_NOT_AVAILABLE
         if code is ErrorCode.GROUP_ID_NOT_FOUND and self._version < GROUP_NOT_FOUND_FROM:
             return ErrorCode.ILLEGAL_GENERATION
         if code is ErrorCode.NONE and self._too_large:

@@ -4,6 +4,8 @@ Behaviour
 - Never fails for a group or topic that does not exist: offset -1, leader epoch -1, metadata "" say that nothing was
   committed. Topics null (version 2 on): everything that the group has committed.
 - A group, topic or partition named twice is answered once, so that an answer is never larger than what is stored.
+- COORDINATOR_NOT_AVAILABLE, for each group (before version 8 for the request, in version 1 for each partition), where
+  what was committed left memory and no data directory gives it.
 - Commits are stable when they are made, there being no transactions, so `require_stable` changes nothing.
 
 Version notes: 2: null topics, top-level error. 3: throttle time. 5: leader epoch. 6: compact lengths, tagged fields.
@@ -19,6 +21,7 @@ from uuid import UUID
 
 from totalog.gateway.apis.api import FRAME_SIZE_GROUP_MAX, Api, Request
 from totalog.gateway.coordinators.offset_records import Commit
+from totalog.gateway.coordinators.offsets import Unreadable
 from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
@@ -26,8 +29,10 @@ from totalog.gateway.wire.errors import ErrorCode
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
+ERROR_FROM = 2
+"""First version with an error for the whole answer."""
 GROUPS_FROM = 8
-"""First version with several groups in one request."""
+"""First version with several groups in one request, each with its error."""
 TOPIC_ID_FROM = 10
 
 PARTITIONS_A_STEP = 512
@@ -37,6 +42,10 @@ NOTHING = Commit(-1, -1, "", -1)
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     version, response = request.version, codec.OffsetFetchResponse
+    try:
+        broker.offsets  # noqa: B018 (from here on they are there)
+    except Unreadable:
+        return _unavailable(version, message)
     if version < GROUPS_FROM:
         topics = yield from Answers(broker, version, message.group_id).topics(message.topics)
         return response(version=version, throttle_time_ms=0, topics=topics, error_code=ErrorCode.NONE)
@@ -50,6 +59,36 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
         )
         yield
     return response(version=version, throttle_time_ms=0, groups=groups)
+
+
+def _unavailable(version: int, message: Any) -> Any:
+    response, code = codec.OffsetFetchResponse, ErrorCode.COORDINATOR_NOT_AVAILABLE
+    if version >= GROUPS_FROM:
+        failed = response.OffsetFetchResponseGroup
+        groups = [
+            failed(version=version, group_id=group_id, topics=[], error_code=code)
+            for group_id in dict.fromkeys(group.group_id for group in message.groups)
+        ]
+        return response(version=version, throttle_time_ms=0, groups=groups)
+    answered = response.OffsetFetchResponseTopic
+    topics = [
+        answered(
+            version=version,
+            name=topic.name,
+            partitions=[
+                answered.OffsetFetchResponsePartition(
+                    version=version,
+                    partition_index=partition,
+                    committed_offset=NOTHING.offset,
+                    metadata=NOTHING.metadata,
+                    error_code=code,
+                )
+                for partition in topic.partition_indexes
+            ],
+        )
+        for topic in (message.topics if version < ERROR_FROM else ())
+    ]
+    return response(version=version, throttle_time_ms=0, topics=topics, error_code=code)
 
 
 class Answers:

@@ -31,6 +31,7 @@ from totalog.gateway.coordinators.members import (
     SyncReply,
     SyncRequest,
 )
+from totalog.gateway.coordinators.offsets import Unreadable
 from totalog.gateway.coordinators.roster import Roster
 from totalog.gateway.lane import Steps, finish
 from totalog.gateway.waiting import Later
@@ -135,7 +136,7 @@ class GroupCoordinator:
         entry = self._groups.get(request.group_id)
         if entry is None and request.member_id:
             return ErrorCode.UNKNOWN_MEMBER_ID
-        known = entry.group.roster.members.get(request.member_id) if entry is not None else None
+        known = entry.group.roster.joining(request) if entry is not None else None
         if not self._has_room(entry, request.size - (known.size if known is not None else 0)):
             return ErrorCode.POLICY_VIOLATION
         return entry or self._create(request.group_id, now) or ErrorCode.POLICY_VIOLATION
@@ -190,7 +191,7 @@ class GroupCoordinator:
 
     def check_commit(self, group_id: str, generation_id: int, member_id: str, instance_id: str | None) -> ErrorCode:
         """Whether offsets may be committed for the group. A group that does not exist comes into being by a commit that
-        claims no generation; else GROUP_ID_NOT_FOUND."""
+        claims no generation; else GROUP_ID_NOT_FOUND. Raises Unreadable."""
         entry = self._groups.get(group_id)
         if entry is not None:
             return entry.group.check_commit(generation_id, member_id, instance_id, self._now())
@@ -199,7 +200,7 @@ class GroupCoordinator:
         exists = self._broker.offsets.has_group(group_id)
         return ErrorCode.UNKNOWN_MEMBER_ID if exists else ErrorCode.GROUP_ID_NOT_FOUND
 
-    # What tools ask
+    # What tools ask. Each raises Unreadable.
 
     def all(self) -> list[Listed]:
         here = [
@@ -317,8 +318,12 @@ class GroupCoordinator:
         """Take back offsets past offsets.retention.minutes (KIP-211): counted from when the group's last member left,
         or from the commit where the group has had no members in this life of the broker. Then forget groups of which
         nothing is left."""
-        now, offsets = self._now(), self._broker.offsets
+        now = self._now()
         self._broker.timers.call_at(now + self._check_interval_s, self._expire)
+        try:
+            offsets = self._broker.offsets
+        except Unreadable:
+            return  # and was complained about
         before_ms = self._broker.clock.wall_ms() - int(self._retention_s * 1000)
         try:
             for group_id in offsets.group_ids():

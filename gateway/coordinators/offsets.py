@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from totalog.engine import OutOfMemory
+from totalog.engine import EngineError, OutOfMemory
 from totalog.engine.errors import DirectoryError
 from totalog.gateway.broker import AppendFailed
 from totalog.gateway.coordinators.offset_records import (
@@ -76,6 +76,10 @@ class CommitsFull(Exception):
     """COMMITS_SIZE_MAX is reached; nothing was stored."""
 
 
+class Unreadable(Exception):
+    """What was committed left memory, and no data directory gives it. It may do so when it is asked again."""
+
+
 class _Live(NamedTuple):
     commit: Commit
     topic_id: bytes
@@ -85,7 +89,7 @@ class _Live(NamedTuple):
 
 class OffsetStore:
     def __init__(self, broker: "Broker") -> None:
-        """Folds what the offsets topic holds."""
+        """Folds what the offsets topic holds. Raises Unreadable."""
         self._broker = broker
         self._live: dict[Key, _Live] = {}
         self._groups: dict[str, dict[str, dict[int, Commit]]] = {}
@@ -251,16 +255,19 @@ class OffsetStore:
 
     def _read(self, topic: TopicHandle) -> Iterator[tuple[int, records.Record]]:
         """The records between log start and end, with their offsets. Where they have left memory this waits for a disk,
-        once in the life of the broker; then the topic is short."""
+        once in the life of the broker; then the topic is short. Raises Unreadable."""
         engine, buffer = self._broker.log, Buffer(READ_SIZE)
         batches = engine.read_batches(READ_BATCHES_COUNT)
         offset = self._log_start
         while offset < self._log_end:
             read = engine.read(topic.topic, 0, offset, buffer.address, buffer.size, batches=batches)
             if read.status == STATUS_ON_DISK:
-                read = engine.archive_read(topic.topic, 0, offset, buffer.address, buffer.size, batches=batches)
+                try:
+                    read = engine.archive_read(topic.topic, 0, offset, buffer.address, buffer.size, batches=batches)
+                except EngineError as fault:
+                    raise self._unreadable(offset, str(fault)) from fault
                 if read.status == STATUS_ARCHIVE_FAILED:
-                    raise DirectoryError(f"committed offsets cannot be read from disk at record {offset} of {TOPIC}")
+                    raise self._unreadable(offset, "no data directory gives it")
             if read.size_needed:
                 buffer = Buffer(read.size_needed)
                 continue
@@ -274,6 +281,11 @@ class OffsetStore:
                         yield log_offset, record
                         offset = log_offset + 1
                 position += batch.size
+
+    def _unreadable(self, offset: int, why: str) -> Unreadable:
+        text = f"committed offsets cannot be read: record {offset} of {TOPIC} is on disk, {why}"
+        self._broker.complaints.tell(TOPIC, text, logging.ERROR)
+        return Unreadable(text)
 
     # The fold
 

@@ -1,13 +1,19 @@
 """OffsetCommit and OffsetFetch in every version."""
 
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import trio
+from trio.testing import MockClock
 
+from totalog.engine import EngineError
 from totalog.gateway.broker import AppendFailed, Broker
-from totalog.gateway.coordinators import offsets
+from totalog.gateway.complaints import LINES_MAX
+from totalog.gateway.coordinators import offset_records, offsets
 from totalog.gateway.tests.harness import NOW_MS, ask, make_broker
+from totalog.gateway.tests.replicas import ReplicaLog, durable_broker
 from totalog.gateway.topics import TopicHandle
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -220,3 +226,67 @@ def test_a_region_is_attached_again_with_its_commits(broker: Broker, orders: Top
     assert [(group.group_id, group.group_state, group.protocol_type) for group in groups] == [("g", "Empty", "")]
     (described,) = ask(later, "DescribeGroups", 6, groups=["g"]).groups
     assert (described.error_code, described.group_state, described.members) == (NONE, "Empty", [])
+
+
+@pytest.fixture
+def unreadable() -> Iterator[tuple[Broker, ReplicaLog]]:
+    """A broker that starts while what was committed is on a disk alone, and the disk cannot be read."""
+    before, log = durable_broker()
+    handle = before.topics.create("orders", partitions=3)
+    before.offsets.commit("g", [(handle, 0, offset_records.Commit(5, 3, "text", NOW_MS))])
+    internal = before.topics.find(offsets.TOPIC)
+    assert internal is not None
+    log.store()
+    log.evict(internal.topic, 0, 1)
+    log.disk_fault = EngineError("input/output error")
+    yield make_broker(log), log
+    log.close()
+
+
+def test_commits_that_no_disk_gives_are_not_available(
+    unreadable: tuple[Broker, ReplicaLog], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is told that there are none, clients ask again, and it works as soon as a disk gives them."""
+    (broker, log), retry = unreadable, ErrorCode.COORDINATOR_NOT_AVAILABLE
+    for version in range(2, 10):
+        assert commit(broker, version, {0: 6, 9: 6}) == [retry, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
+        member = {"member_id": "m", "generation_id_or_member_epoch": 1}
+        assert commit(broker, version, {0: 6}, **member) == [retry]
+    topics = [{"name": "orders", "partition_indexes": [0, 1]}]
+    (topic,) = ask(broker, "OffsetFetch", 1, group_id="g", topics=topics).topics
+    assert [_fetched(1, each) for each in topic.partitions] == [(-1, -1, "", retry)] * 2
+    for version in range(2, 8):
+        answer = ask(broker, "OffsetFetch", version, group_id="g", topics=topics)
+        assert (answer.error_code, answer.topics) == (retry, [])
+    for version in range(8, 11):
+        (group,) = ask(broker, "OffsetFetch", version, groups=[{"group_id": "g", "topics": None}]).groups
+        assert (group.group_id, group.error_code, group.topics) == ("g", retry, [])
+    for version in range(6):
+        answer = ask(broker, "ListGroups", version)
+        assert (answer.error_code, answer.groups) == (retry, [])
+    for version in range(7):
+        (described,) = ask(broker, "DescribeGroups", version, groups=["g"]).groups
+        assert (described.group_id, described.error_code, described.members) == ("g", retry, [])
+    for version in range(3):
+        (result,) = ask(broker, "DeleteGroups", version, groups_names=["g"]).results
+        assert (result.group_id, result.error_code) == ("g", retry)
+    assert f"record 0 of {offsets.TOPIC} is on disk, input/output error" in caplog.text
+    assert len(caplog.records) <= LINES_MAX
+
+    log.disk_fault = None
+    assert fetch(broker, 9, {"orders": [0, 1]}) == {"orders": {0: (5, 3, "text", NONE), 1: NEVER}}
+
+
+async def test_expiry_waits_for_commits_that_no_disk_gives(
+    unreadable: tuple[Broker, ReplicaLog], autojump_clock: MockClock
+) -> None:
+    """It comes by itself, so there is no client whom an error could be told."""
+    broker, log = unreadable
+    assert broker.groups.size == 0
+    async with trio.open_nursery() as nursery:
+        await nursery.start(broker.timers.run)
+        await trio.sleep(3_600)
+        log.disk_fault = None
+        await trio.sleep(3_600)
+        nursery.cancel_scope.cancel()
+    assert broker.offsets.group_ids() == ["g"]
