@@ -10,15 +10,14 @@ Behaviour
 - A new member of version 4 or later that is not static gets MEMBER_ID_REQUIRED with its id and joins again (KIP-394).
 - The first join of an empty group waits for group.initial.rebalance.delay.ms, 0 unless set, and at most half a second
   for others that have just been given an id (`coordinators.group.PENDING_HOLD_S`).
-- Static members (KIP-345) are taken in, known by their instance id, and fenced by a successor, whose start is a
-  rebalance.
+- A static member (KIP-345) that starts again takes its predecessor's place: in a stable group at once, with the
+  generation there is, unless the members would choose another protocol with it. If it leads it is told not to assign;
+  before version 9, that its predecessor leads. The predecessor's id is FENCED_INSTANCE_ID from then on.
 
 Version notes
 - 1: rebalance timeout; version 0 uses the session timeout. 2: throttle time. 5: instance id. 6: compact lengths, tagged
   fields. 7: protocol type, nullable protocol name (KIP-559). 8: reason (KIP-800), not looked at. 9: the leader may be
-  told not to assign (KIP-814); it never is, since a static member's start is a rebalance.
-
-Not implemented: a static member that starts again within its session keeps its generation and assignment.
+  told not to assign (KIP-814).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 
 MEMBER_ID_FROM = 4
 """First version in which a new member is told its id before it joins."""
+SKIP_FROM = 9
+"""First version in which a leader can be told that it need not assign."""
 
 
 async def handle(broker: "Broker", request: Request, message: Any) -> Any:
@@ -61,6 +62,7 @@ def _join_request(request: Request, message: Any) -> JoinRequest:
         protocol_type=message.protocol_type,
         protocols=protocols,
         takes_member_id=request.version >= MEMBER_ID_FROM,
+        takes_skip=request.version >= SKIP_FROM,
     )
 
 
@@ -74,7 +76,7 @@ def _answer(version: int, answer: JoinAnswer) -> Any:
         protocol_type=answer.protocol_type,
         protocol_name=answer.protocol_name if version >= 7 else answer.protocol_name or "",
         leader=answer.leader_id,
-        skip_assignment=False,
+        skip_assignment=answer.skip_assignment,
         member_id=answer.member_id,
         members=[
             response.JoinGroupResponseMember(

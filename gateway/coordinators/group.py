@@ -11,14 +11,18 @@ Invariants
   wait for the answer to a join, in CompletingRebalance for that to a sync, and nobody waits in any other state.
 - Nobody waits for ever: a rebalance ends at the longest rebalance timeout of its members without those who did not join
   again, and a generation loses those who did not sync within that time.
+- A static member (KIP-345) that starts again takes its predecessor's place and assignment; while the group is stable
+  nobody else notices. One that is silent keeps its place, also through a rebalance, until it has not synced in time or
+  its session runs out.
 - A member's session runs except while it waits; a session that runs out removes its member.
 - The generation grows each time a rebalance ends, and only then. Whoever is a member when it ends is in it, and nobody
   else. Assignments belong to one generation and come from its leader, which is one of its members.
 
-Sources: Kafka's protocol guide, KIP-345, KIP-394, KIP-559, KIP-814, and what Apache Kafka 4.3 answers.
+Sources: Kafka's protocol guide, KIP-345, KIP-394, KIP-559, KIP-814, and what Apache Kafka 4.3 does.
 """
 
 import math
+from dataclasses import replace
 from enum import StrEnum
 
 from totalog.gateway.coordinators.members import (
@@ -43,6 +47,10 @@ that lives comes back within a round trip; one that does not must cost little, w
 rebalance timeout."""
 
 
+STATIC_WAIT_S_MIN = 1.0
+"""How long a rebalance is put off at least when all its members are static and none has joined again."""
+
+
 class State(StrEnum):
     """The values are Kafka's names in DescribeGroups and ListGroups."""
 
@@ -63,7 +71,7 @@ class Group:
         self.generation_id = 0
         self.protocol_name: str | None = None
         self.leader_id: str | None = None
-        """Of the generation: the member that came first."""
+        """Of the generation. It leads the next one too, if it joins again, else the first member that does."""
         self._initial_delay_s = initial_delay_s
         # Of the rebalance being prepared: when it may end at the earliest, when it ends in any case, and how long it
         # waits for unused member ids at most (known once everyone else is there; ids handed out later add nothing).
@@ -82,13 +90,9 @@ class Group:
             reply(JoinAnswer(code, request.member_id))
         elif request.member_id:
             self._join_by_id(request, now, reply)
-        elif request.instance_id is not None:
-            # A static member that starts again takes the place of its predecessor, by a rebalance.
-            predecessor = self.roster.static_member_id(request.instance_id)
-            if predecessor is not None:
-                self._remove(predecessor, now, ErrorCode.FENCED_INSTANCE_ID)
-            self._add(request, new_id, now, reply, id_known=False)
-        elif request.takes_member_id:
+        elif (predecessor := self.roster.static_member(request.instance_id)) is not None:
+            self._succeed(predecessor, request, new_id, now, reply)
+        elif request.takes_member_id and request.instance_id is None:
             self.roster.offer(new_id, now, request.session_timeout_s)
             reply(JoinAnswer(ErrorCode.MEMBER_ID_REQUIRED, new_id))
         else:
@@ -108,6 +112,27 @@ class Group:
         self.roster.add(request, member_id, reply, id_known=id_known)
         if self.state is State.PREPARING_REBALANCE and now < self._join_from:
             self._join_from = min(now + self._initial_delay_s, self._join_until)
+        self._rebalance(now)
+
+    def _succeed(self, predecessor: Member, request: JoinRequest, new_id: str, now: float, reply: JoinReply) -> None:
+        """A static member starts again. The others are troubled only if they would choose another protocol now, or if
+        its predecessor's id may be under way to the leader."""
+        led = predecessor.id == self.leader_id
+        member = self.roster.replace(predecessor, request, new_id)
+        _part(predecessor, ErrorCode.FENCED_INSTANCE_ID, now)
+        if led:
+            self.leader_id = new_id
+        if self.state is State.STABLE and self.roster.select_protocol(self._leader().id) == self.protocol_name:
+            member.heard(now)
+            answer = self._join_answer(member)
+            if led and request.takes_skip:
+                answer = replace(answer, skip_assignment=True)
+            elif led:  # it knows no better way, so that it does not assign anew, than not to know that it leads
+                answer = replace(answer, leader_id=predecessor.id, members=())
+            reply(answer)
+            return
+        member.join_reply = reply
+        member.heard(now)
         self._rebalance(now)
 
     def _join_again(self, member: Member, request: JoinRequest, now: float, reply: JoinReply) -> None:
@@ -143,13 +168,19 @@ class Group:
         """End the rebalance being prepared if everyone has joined, or its time is up."""
         if self.roster.members and now < self._join_until and self._must_wait(now):
             return
+        for member in list(self.roster.members.values()):
+            if member.join_reply is None and member.instance_id is None:
+                self.roster.remove(member.id)
+        joined = self.roster.joined()
+        if self.roster.members and not joined:
+            self._join_until = now + max(self.roster.rebalance_timeout_s(), STATIC_WAIT_S_MIN)
+            return
         self.generation_id += 1
-        for member in [member for member in self.roster.members.values() if member.join_reply is None]:
-            self.roster.remove(member.id)
-        if not self.roster.members:
+        if not joined:
             self.state, self.leader_id = State.EMPTY, None
             return
-        self.leader_id = next(iter(self.roster.members))
+        if self.leader_id not in {member.id for member in joined}:
+            self.leader_id = joined[0].id
         self.state = State.COMPLETING_REBALANCE
         self.protocol_name = self.roster.select_protocol(self.leader_id)
         self._sync_until = now + self.roster.rebalance_timeout_s()
@@ -170,16 +201,19 @@ class Group:
 
     def _join_answer(self, member: Member) -> JoinAnswer:
         """What the member is told of the current generation: everything if it leads, little if it follows."""
-        name = self.protocol_name
+        name, leader = self.protocol_name, self._leader()
         members: tuple[JoinedMember, ...] = ()
         assert name is not None
-        assert self.leader_id is not None
-        if member.id == self.leader_id:
+        if member is leader:
             everyone = self.roster.members.values()
             members = tuple(JoinedMember(each.id, each.instance_id, each.protocols[name]) for each in everyone)
         return JoinAnswer(
-            ErrorCode.NONE, member.id, self.generation_id, self.roster.protocol_type, name, self.leader_id, members
+            ErrorCode.NONE, member.id, self.generation_id, self.roster.protocol_type, name, leader.id, members
         )
+
+    def _leader(self) -> Member:
+        assert self.leader_id is not None
+        return self.roster.members[self.leader_id]
 
     # Syncing
 
@@ -247,13 +281,14 @@ class Group:
 
     def leave(self, member_id: str, instance_id: str | None, now: float) -> ErrorCode:
         """A member leaves, or gives back an id it did not use. A static one may be named by its instance id alone."""
-        if instance_id is not None and not member_id:
-            member_id = self.roster.static_member_id(instance_id) or ""
+        static = self.roster.static_member(instance_id)
+        if static is not None and not member_id:
+            member_id = static.id
         elif self._give_back(member_id, now):
             return ErrorCode.NONE
         code = self.roster.check(member_id, instance_id)
         if code is ErrorCode.NONE:
-            self._remove(member_id, now, ErrorCode.UNKNOWN_MEMBER_ID)
+            _part(self.roster.remove(member_id), ErrorCode.UNKNOWN_MEMBER_ID, now)
             self._rebalance(now)
         return code
 
@@ -276,12 +311,6 @@ class Group:
                 if self.state is State.PREPARING_REBALANCE:
                     self._end_rebalance(now)
                 return
-
-    def _remove(self, member_id: str, now: float, code: ErrorCode) -> None:
-        """Take a member out and answer what it waits for with `code`. The caller rebalances."""
-        member = self.roster.remove(member_id)
-        member.answer_join(JoinAnswer(code, member_id), now)
-        member.answer_sync(SyncAnswer(code), now)
 
     # Time
 
@@ -306,8 +335,14 @@ class Group:
             if member.session_until <= now or (sync_is_over and not member.synced)
         ]
         for member_id in gone:
-            self._remove(member_id, now, ErrorCode.UNKNOWN_MEMBER_ID)
+            _part(self.roster.remove(member_id), ErrorCode.UNKNOWN_MEMBER_ID, now)
         if gone:
             self._rebalance(now)
         elif self.state is State.PREPARING_REBALANCE:
             self._end_rebalance(now)
+
+
+def _part(member: Member, code: ErrorCode, now: float) -> None:
+    """Answer what one that is no member any more waits for."""
+    member.answer_join(JoinAnswer(code, member.id), now)
+    member.answer_sync(SyncAnswer(code), now)

@@ -40,6 +40,8 @@ class JoinRequest:
     """Set for a static member (KIP-345)."""
     takes_member_id: bool = True
     """True from version 4 on: a new member is first told its id and joins again with it (KIP-394)."""
+    takes_skip: bool = True
+    """True from version 9 on: a leader can be told that it leads and need not assign (KIP-814)."""
 
     @property
     def size(self) -> int:
@@ -66,6 +68,8 @@ class JoinAnswer:
     leader_id: str = ""
     members: tuple[JoinedMember, ...] = ()
     """All members for the leader, none for the others."""
+    skip_assignment: bool = False
+    """The leader need not assign: the assignments are those there were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ class Member:
     rebalance_timeout_s: float
     protocols: dict[str, bytes]
     id_known: bool
-    """False until the client was told its id: nobody but the answer to its join could ever speak for it."""
+    """False until the client was told its id: nobody but the answer to its join could ever speak for it. A static
+    member is known by its instance id."""
     assignment: bytes = b""
     synced: bool = False
     """It has sent SyncGroup in this generation."""

@@ -1,7 +1,8 @@
 """Who belongs to a group: its members, the static ones by instance id, and the ids that were handed out.
 
 Invariants
-- Members stand in the order in which they came. Each instance id belongs to one of them.
+- Members stand in the order in which they came, a static member that starts again in its predecessor's place. Each
+  instance id belongs to one of them.
 - All members have at least one protocol in common, and one protocol type.
 - `size` follows the members: their metadata and assignments change only through methods of this class.
 - A member id that was handed out and not used yet (KIP-394) is no member: it votes for nothing and gets nothing.
@@ -59,11 +60,18 @@ class Roster:
             return ErrorCode.GROUP_MAX_SIZE_REACHED
         return ErrorCode.NONE
 
-    def static_member_id(self, instance_id: str) -> str | None:
-        return self._static.get(instance_id)
+    def static_member(self, instance_id: str | None) -> Member | None:
+        return None if instance_id is None else self.members.get(self._static.get(instance_id, ""))
+
+    def joining(self, request: JoinRequest) -> Member | None:
+        """The member that joins again, or whose place is taken."""
+        return self.members.get(request.member_id) if request.member_id else self.static_member(request.instance_id)
+
+    def joined(self) -> list[Member]:
+        """The members that wait for the answer to a join."""
+        return [member for member in self.members.values() if member.join_reply is not None]
 
     def all_joined(self) -> bool:
-        """Every member waits for the answer to a join."""
         return all(member.join_reply is not None for member in self.members.values())
 
     def rebalance_timeout_s(self) -> float:
@@ -105,25 +113,28 @@ class Roster:
         for member_id in [member_id for member_id, pending in self.pending.items() if pending.until <= now]:
             del self.pending[member_id]
 
-    def add(self, request: JoinRequest, member_id: str, reply: JoinReply, *, id_known: bool) -> Member:
+    def add(self, request: JoinRequest, member_id: str, reply: JoinReply, *, id_known: bool) -> None:
         """`check_join` has agreed, and the instance id is free."""
         assert request.instance_id not in self._static
-        member = Member(
-            id=member_id,
-            instance_id=request.instance_id,
-            client_id=request.client_id,
-            client_host=request.client_host,
-            session_timeout_s=request.session_timeout_s,
-            rebalance_timeout_s=request.rebalance_timeout_s,
-            protocols=dict(request.protocols),
-            id_known=id_known,
-            join_reply=reply,
-        )
+        member = _member_of(request, member_id, id_known=id_known or request.instance_id is not None)
+        member.join_reply = reply
         self.protocol_type = request.protocol_type
         self.members[member_id] = member
         self._members_size += member.size
         if member.instance_id is not None:
             self._static[member.instance_id] = member_id
+
+    def replace(self, predecessor: Member, request: JoinRequest, member_id: str) -> Member:
+        """`check_join` has agreed: a static member starts again. It has its predecessor's assignment."""
+        assert predecessor.instance_id is not None
+        assert predecessor.instance_id == request.instance_id
+        member = _member_of(request, member_id, id_known=True)
+        member.assignment, member.synced = predecessor.assignment, predecessor.synced
+        self._members_size += member.size - predecessor.size
+        self.members = {
+            each.id: each for each in (member if old is predecessor else old for old in self.members.values())
+        }
+        self._static[predecessor.instance_id] = member_id
         return member
 
     def update(self, member: Member, request: JoinRequest) -> bool:
@@ -147,3 +158,16 @@ class Roster:
         if member.instance_id is not None:
             del self._static[member.instance_id]
         return member
+
+
+def _member_of(request: JoinRequest, member_id: str, *, id_known: bool) -> Member:
+    return Member(
+        id=member_id,
+        instance_id=request.instance_id,
+        client_id=request.client_id,
+        client_host=request.client_host,
+        session_timeout_s=request.session_timeout_s,
+        rebalance_timeout_s=request.rebalance_timeout_s,
+        protocols=dict(request.protocols),
+        id_known=id_known,
+    )

@@ -124,6 +124,7 @@ class World:
         protocols: Mapping[str, bytes] = RANGE,
         instance_id: str | None = None,
         takes_member_id: bool = False,
+        takes_skip: bool = True,
         client_id: str = "c",
     ) -> Reply[JoinAnswer]:
         reply: Reply[JoinAnswer] = Reply()
@@ -138,6 +139,7 @@ class World:
             protocols=protocols,
             instance_id=instance_id,
             takes_member_id=takes_member_id,
+            takes_skip=takes_skip,
         )
         self.groups.join(request, reply)
         return reply

@@ -215,12 +215,40 @@ async def test_version_0_waits_for_the_session_timeout(
     assert trio.current_time() - start == pytest.approx(10)
 
 
-async def test_static_members_are_taken_in(running: Broker, autojump_clock: MockClock) -> None:
-    answer = await join(running, 9, group_instance_id="i")
-    assert answer.error_code == NONE
-    assert answer.members[0].group_instance_id == "i"
+@pytest.mark.parametrize("version", range(5, 10))
+async def test_a_static_member_starts_again(running: Broker, autojump_clock: MockClock, version: int) -> None:
+    """In one step, into the generation there is; since it leads, it is kept from assigning anew."""
+    static = {"group_instance_id": "i"}
+    first = await join(running, version, **static)
+    assert (first.error_code, first.leader) == (NONE, first.member_id)
+    assert [(each.member_id, each.group_instance_id) for each in first.members] == [(first.member_id, "i")]
+    await sync(running, min(version, 5), first.member_id, 1, **{first.member_id: b"all"})
+    again = await join(running, version, **static)
+    assert (again.error_code, again.generation_id, again.member_id != first.member_id) == (NONE, 1, True)
+    if version >= 9:
+        assert (again.leader, again.skip_assignment) == (again.member_id, True)
+        assert [(each.member_id, each.group_instance_id) for each in again.members] == [(again.member_id, "i")]
+    else:
+        assert (again.leader, again.members) == (first.member_id, [])
+    assert (await sync(running, min(version, 5), again.member_id, 1)).assignment == b"all"
+    assert await heartbeat(running, again.member_id, 1) is NONE
+
+    old = {"group_id": "g", "member_id": first.member_id, "group_instance_id": "i", "generation_id": 1}
+    fenced = ErrorCode.FENCED_INSTANCE_ID
+    assert (await ask(running, "Heartbeat", 4, **old)).error_code == fenced
+    named = {"protocol_type": "consumer", "protocol_name": "range"}
+    assert (await ask(running, "SyncGroup", 5, **old, **named)).error_code == fenced
+    assert (await join(running, version, first.member_id, **static)).error_code == fenced
+    members = [{"member_id": first.member_id, "group_instance_id": "i"}]
+    assert (await ask(running, "LeaveGroup", 5, group_id="g", members=members)).members[0].error_code == fenced
     described = await ask(running, "DescribeGroups", 4, groups=["g"])
-    assert described.groups[0].members[0].group_instance_id == "i"
+    assert [(each.member_id, each.group_instance_id) for each in described.groups[0].members] == [
+        (again.member_id, "i")
+    ]
+    members = [{"member_id": "", "group_instance_id": "i"}]
+    (left,) = (await ask(running, "LeaveGroup", 5, group_id="g", members=members)).members
+    assert (left.member_id, left.group_instance_id, left.error_code) == ("", "i", NONE)
+    assert await heartbeat(running, again.member_id, 1) is ErrorCode.UNKNOWN_MEMBER_ID
 
 
 async def test_dead_member_hands_over(running: Broker, autojump_clock: MockClock) -> None:

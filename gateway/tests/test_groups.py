@@ -1,7 +1,10 @@
 """The classic group protocol: every transition and every error, on a clock that the test moves."""
 
+from typing import Any
+
 import pytest
 
+from totalog.gateway.coordinators import groups as module
 from totalog.gateway.coordinators.group import PENDING_HOLD_S, State
 from totalog.gateway.tests.group_world import RANGE, World
 from totalog.gateway.wire.errors import ErrorCode
@@ -635,22 +638,170 @@ def test_static_member_joins_in_one_step(world: World) -> None:
     assert answer.members[0].instance_id == "i"
 
 
-def test_static_member_that_starts_again_fences_its_predecessor(world: World) -> None:
-    old = world.join(instance_id="i").answer.member_id
-    world.sync(old, 1, {old: b""})
-    answer = world.join(instance_id="i").answer
-    new = answer.member_id
-    assert (answer.code, answer.generation_id, len(answer.members)) == (NONE, 2, 1)
-    fenced = ErrorCode.FENCED_INSTANCE_ID
-    assert world.heartbeat(old, 2, "i") is fenced
-    assert world.sync(old, 2, instance_id="i").code is fenced
-    assert world.commit(old, 2, "i") is fenced
+def static(world: World, *instances: str, **options: Any) -> tuple[list[str], int]:
+    """A stable group of static members: their ids, the leader first, and the generation."""
+    members: list[str] = []
+    for count, instance in enumerate(instances):
+        newcomer = world.join(instance_id=instance, **options)
+        replies = [
+            *(world.join(member, instance_id=instances[at], **options) for at, member in enumerate(members)),
+            newcomer,
+        ]
+        members = [reply.answer.member_id for reply in replies]
+        generation = replies[0].answer.generation_id
+        for at in range(count, -1, -1):
+            assignments = {member: instances[number].encode() for number, member in enumerate(members)}
+            world.sync(members[at], generation, assignments if at == 0 else None, instance_id=instances[at])
+    return members, world.group().generation_id
+
+
+def test_static_member_that_starts_again_goes_on_where_its_predecessor_was(world: World) -> None:
+    (leader, follower), generation = static(world, "a", "b")
+    answer = world.join(instance_id="b", protocols={"range": b"other topics"}).answer
+    assert (answer.code, answer.generation_id, answer.leader_id) == (NONE, generation, leader)
+    assert (answer.members, answer.skip_assignment) == ((), False)
+    assert answer.member_id != follower
+    assert world.sync(answer.member_id, generation, instance_id="b").answer.assignment == b"b"
+    assert world.heartbeat(leader, generation, "a") is NONE, "the others do not notice"
+    (_, told) = world.groups.describe("g").members
+    assert (told.id, told.assignment, told.protocols) == (answer.member_id, b"b", {"range": b"other topics"})
+
+
+def test_leader_that_starts_again_leads_and_need_not_assign(world: World) -> None:
+    (leader, follower), generation = static(world, "a", "b")
+    answer = world.join(instance_id="a").answer
+    assert (answer.code, answer.generation_id, answer.leader_id) == (NONE, generation, answer.member_id)
+    assert [member.member_id for member in answer.members] == [answer.member_id, follower]
+    assert answer.skip_assignment
+    assert world.sync(answer.member_id, generation, {answer.member_id: b"x"}).answer.assignment == b"a"
+    again = world.join(instance_id="a", takes_skip=False).answer
+    assert (again.generation_id, again.leader_id) == (generation, answer.member_id), "not told that it leads"
+    assert (again.members, again.skip_assignment) == ((), False)
+    assert world.group().leader_id == again.member_id
+    assert world.heartbeat(leader, generation, "a") is ErrorCode.FENCED_INSTANCE_ID
+
+
+def test_predecessor_is_fenced(world: World) -> None:
+    (old,), generation = static(world, "i")
+    new = world.join(instance_id="i").answer.member_id
+    fenced, unknown = ErrorCode.FENCED_INSTANCE_ID, ErrorCode.UNKNOWN_MEMBER_ID
+    assert world.heartbeat(old, generation, "i") is fenced
+    assert world.sync(old, generation, instance_id="i").code is fenced
+    assert world.commit(old, generation, "i") is fenced
     assert world.join(old, instance_id="i").code is fenced
     assert world.leave(old, "i") is fenced
-    assert world.heartbeat(old, 2) is ErrorCode.UNKNOWN_MEMBER_ID
-    assert world.heartbeat(new, 2, "i") is NONE
-    assert world.heartbeat(new, 2, "j") is ErrorCode.UNKNOWN_MEMBER_ID
+    assert world.heartbeat(old, generation) is unknown
+    assert world.heartbeat(new, generation, "i") is NONE
+    assert world.heartbeat(new, generation, "j") is unknown
+    assert world.join(new, instance_id="j").code is unknown
     assert world.join(new, instance_id="i").code is NONE
+
+
+def test_static_member_that_changes_the_choice_of_protocol_starts_a_rebalance(world: World) -> None:
+    both = {"range": b"", "roundrobin": b""}
+    (leader, follower), generation = static(world, "a", "b", protocols=both)
+    alone = world.join(instance_id="b", protocols={"roundrobin": b""})
+    assert not alone.answered
+    assert world.heartbeat(leader, generation, "a") is ErrorCode.REBALANCE_IN_PROGRESS
+    answer = world.join(leader, instance_id="a", protocols=both).answer
+    assert (answer.generation_id, answer.protocol_name) == (generation + 1, "roundrobin")
+    assert alone.answer.generation_id == generation + 1
+    assert world.heartbeat(follower, generation, "b") is ErrorCode.FENCED_INSTANCE_ID
+
+
+def test_static_member_that_starts_again_before_it_is_assigned_starts_a_rebalance(world: World) -> None:
+    """Its old id may be on the way to the leader."""
+    (leader, follower), generation = static(world, "a", "b")
+    world.join(follower, instance_id="b", protocols={"range": b"new"})
+    world.join(leader, instance_id="a")
+    waiting = world.sync(follower, generation + 1, instance_id="b")
+    successor = world.join(instance_id="b")
+    assert waiting.code is ErrorCode.FENCED_INSTANCE_ID
+    assert not successor.answered
+    assert world.sync(leader, generation + 1, {follower: b"x"}, instance_id="a").code is not NONE
+    again = world.join(leader, instance_id="a").answer
+    assert [member.instance_id for member in again.members] == ["a", "b"]
+    assert successor.answer.generation_id == again.generation_id == generation + 2
+
+
+def test_silent_static_member_keeps_its_place_through_a_rebalance(world: World) -> None:
+    (leader, silent), generation = static(world, "a", "b", session_s=60, rebalance_s=8)
+    newcomer = world.join(session_s=60, rebalance_s=8)
+    again = world.join(leader, instance_id="a", session_s=60, rebalance_s=8)
+    world.advance(7.9)
+    assert not again.answered
+    world.advance(0.1)
+    assert [member.member_id for member in again.answer.members] == [leader, silent, newcomer.answer.member_id]
+    world.sync(newcomer.answer.member_id, generation + 1)
+    world.sync(leader, generation + 1, {silent: b"kept for it"}, instance_id="a")
+    back = world.join(instance_id="b", session_s=60, rebalance_s=8).answer
+    assert (back.code, back.generation_id) == (NONE, generation + 1)
+    assert world.sync(back.member_id, generation + 1, instance_id="b").answer.assignment == b"kept for it"
+    world.advance(8)
+    assert world.heartbeat(back.member_id, generation + 1, "b") is NONE
+
+
+def test_static_member_that_is_silent_for_too_long_is_removed(world: World) -> None:
+    """When it has not synced in time, or when its session is over, whatever comes first."""
+    for session_s, time_s in ((60.0, 8.0), (6.0, 6.0)):
+        (leader, silent), generation = static(world, "a", "b", session_s=session_s, rebalance_s=8)
+        world.join(leader, instance_id="a", session_s=60, rebalance_s=8)
+        world.advance(5)
+        world.heartbeat(silent, generation, "b")
+        world.advance(3)
+        world.sync(leader, generation + 1, {}, instance_id="a")
+        world.advance(time_s - 0.1)
+        assert world.heartbeat(leader, generation + 1, "a") is NONE
+        world.advance(0.1)
+        assert world.heartbeat(leader, generation + 1, "a") is ErrorCode.REBALANCE_IN_PROGRESS
+        assert world.heartbeat(silent, generation + 1, "b") is ErrorCode.UNKNOWN_MEMBER_ID
+        assert world.leave("", "a") is NONE
+
+
+def test_another_one_leads_when_a_static_leader_is_silent(world: World) -> None:
+    (leader, follower), generation = static(world, "a", "b", session_s=60, rebalance_s=8)
+    answer = world.join(follower, instance_id="b", protocols={"range": b"new"}, session_s=60, rebalance_s=8)
+    world.advance(8)
+    assert (answer.answer.generation_id, answer.answer.leader_id) == (generation + 1, follower)
+    assert [member.member_id for member in answer.answer.members] == [leader, follower]
+    world.sync(follower, generation + 1, {follower: b"", leader: b"x"}, instance_id="b")
+    assert world.sync(leader, generation + 1, instance_id="a").answer.assignment == b"x"
+
+
+def test_rebalance_of_silent_static_members_waits_for_one_of_them(world: World) -> None:
+    for rebalance_s in (8.0, 0.0):
+        (leader, follower, third), generation = static(world, "a", "b", "c", session_s=60, rebalance_s=rebalance_s)
+        assert world.leave("", "c") is NONE
+        for _ in range(3):
+            world.advance(8)
+            assert world.heartbeat(leader, generation, "a") is ErrorCode.REBALANCE_IN_PROGRESS
+            assert world.heartbeat(follower, generation, "b") is ErrorCode.REBALANCE_IN_PROGRESS
+        assert world.heartbeat(third, generation, "c") is ErrorCode.UNKNOWN_MEMBER_ID
+        answer = world.join(follower, instance_id="b", session_s=60, rebalance_s=rebalance_s)
+        world.advance(8)
+        assert (answer.answer.generation_id, answer.answer.leader_id) == (generation + 1, follower)
+        world.advance(70)
+        assert world.state() is State.EMPTY
+
+
+def test_static_member_whose_connection_is_lost_keeps_its_place(world: World) -> None:
+    (leader,), _ = world.stable(1)
+    gone = world.join(instance_id="i")
+    world.groups.abandon("g", gone)
+    answer = world.join(leader, rebalance_s=8)
+    assert not answer.answered
+    back = world.join(instance_id="i")
+    assert back.answer.generation_id == answer.answer.generation_id
+    assert not gone.answered
+
+
+def test_size_follows_a_static_member_that_starts_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    static(world, "i", protocols={"range": bytes(1000)})
+    size = world.groups.size
+    monkeypatch.setattr(module, "GROUP_SIZE_MAX", size + 600)
+    assert world.join(instance_id="i", protocols={"range": bytes(1500)}).code is NONE
+    assert world.groups.size == size + 500
+    assert world.join(instance_id="i", protocols={"range": bytes(1700)}).code is ErrorCode.POLICY_VIOLATION
 
 
 def test_predecessor_that_waits_is_told(world: World) -> None:

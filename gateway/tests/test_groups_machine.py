@@ -1,6 +1,7 @@
 """Members join, sync, live, leave and die in every order that hypothesis can think of; what must hold, holds."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ class Client:
 
     asks_for_id: bool
     metadata: bytes
+    instance_id: str | None = None
     member_id: str = ""
     generation_id: int = -1
     joins: list[Reply[JoinAnswer]] = field(default_factory=list)
@@ -35,6 +37,12 @@ class Client:
         self.member_id, self.generation_id, self.leads, self.assigned = "", -1, (), False
 
 
+def who(member_id: str) -> str:
+    """A static member is the same whatever its id."""
+    name = member_id[:-37]
+    return name if name.startswith("static") else member_id
+
+
 class Members(RuleBasedStateMachine):
     clients = Bundle("clients")
 
@@ -42,6 +50,8 @@ class Members(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
         self.all: list[Client] = []
+        self.fenced: list[Reply[Any]] = []
+        """What predecessors of static members wait for."""
         self.leaders: dict[int, str] = {}
         self.listed: dict[int, frozenset[str]] = {}
         self.seen_generation = 0
@@ -50,16 +60,24 @@ class Members(RuleBasedStateMachine):
 
     @initialize(target=clients, count=st.integers(1, 4))
     def begin(self, count: int) -> object:
-        self.all = [Client(asks_for_id=index % 2 == 0, metadata=b"a") for index in range(count)]
+        self.all = [
+            Client(index % 2 == 0, b"a", f"static{index}" if index % 3 == 1 else None) for index in range(count)
+        ]
         self.everybody_goes_on(6)
         assert all(client.assigned for client in self.all)
         return multiple(*self.all)
 
-    @rule(target=clients, asks_for_id=st.booleans(), metadata=st.sampled_from([b"a", b"b"]))
-    def appear(self, asks_for_id: bool, metadata: bytes) -> object:
-        if len(self.all) == 8:
+    @rule(
+        target=clients,
+        asks_for_id=st.booleans(),
+        metadata=st.sampled_from([b"a", b"b"]),
+        instance_id=st.sampled_from([None, "static0", "static1", "static2"]),
+    )
+    def appear(self, asks_for_id: bool, metadata: bytes, instance_id: str | None) -> object:
+        taken = instance_id is not None and instance_id in {client.instance_id for client in self.all}
+        if len(self.all) == 8 or taken:
             return multiple()
-        client = Client(asks_for_id, metadata)
+        client = Client(asks_for_id, metadata, instance_id)
         self.all.append(client)
         return client
 
@@ -80,7 +98,7 @@ class Members(RuleBasedStateMachine):
         elif not client.assigned:
             self.sync(client)
         else:
-            code = self.world.heartbeat(client.member_id, client.generation_id)
+            code = self.world.heartbeat(client.member_id, client.generation_id, client.instance_id)
             self.check_accepted(client, code)
             if code is not ErrorCode.NONE:
                 if code is not ErrorCode.REBALANCE_IN_PROGRESS:
@@ -96,6 +114,8 @@ class Members(RuleBasedStateMachine):
             protocols={"range": client.metadata},
             session_s=SESSION_S,
             rebalance_s=REBALANCE_S,
+            instance_id=client.instance_id,
+            takes_skip=client.asks_for_id,
         )
         client.joins.append(reply)
         self.take_answers()
@@ -109,23 +129,45 @@ class Members(RuleBasedStateMachine):
         self.take_answers()
         generation_id = client.generation_id
         assignments = {member: f"{generation_id} {client.member_id} {member}".encode() for member in client.leads}
-        client.syncs.append((generation_id, self.world.sync(client.member_id, generation_id, assignments)))
+        reply = self.world.sync(client.member_id, generation_id, assignments, instance_id=client.instance_id)
+        client.syncs.append((generation_id, reply))
         self.take_answers()
 
     @rule(client=clients)
     def heartbeat(self, client: Client) -> None:
-        code = self.world.heartbeat(client.member_id, client.generation_id)
+        code = self.world.heartbeat(client.member_id, client.generation_id, client.instance_id)
         self.check_accepted(client, code)
 
     @rule(client=clients)
     def commit(self, client: Client) -> None:
         if client.generation_id >= 0:
-            self.check_accepted(client, self.world.commit(client.member_id, client.generation_id))
+            code = self.world.commit(client.member_id, client.generation_id, client.instance_id)
+            self.check_accepted(client, code)
+
+    @rule(client=clients)
+    def start_again(self, client: Client) -> None:
+        """A static member's process ends, without a word to the group, and another takes its place."""
+        if client.instance_id is None:
+            return
+        self.take_answers()
+        before, generation_id, assigned = client.member_id, client.generation_id, client.assigned
+        self.fenced += [*client.joins, *(reply for _, reply in client.syncs)]
+        client.joins, client.syncs = [], []
+        client.forget()
+        stable = self.world.state() is State.STABLE and before in self.world.group().roster.members
+        current = stable and assigned and generation_id == self.world.group().generation_id
+        self.join(client)
+        if current:
+            assert client.generation_id == generation_id, "its start was a rebalance"
+            self.sync(client)
+            assert client.assigned
+        if before and before != client.member_id:
+            assert self.world.heartbeat(before, generation_id) not in LIVES, "its predecessor lives on"
 
     @rule(client=clients)
     def leave(self, client: Client) -> None:
         self.take_answers()
-        code = self.world.leave(client.member_id)
+        code = self.world.leave(client.member_id, client.instance_id)
         assert code in (ErrorCode.NONE, ErrorCode.UNKNOWN_MEMBER_ID)
         self.take_answers()
         client.forget()
@@ -154,7 +196,7 @@ class Members(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Everybody is silent, long enough for all that may take time: who waits is answered, members are gone."""
-        waiting = [reply for client in self.all for reply in client.joins]
+        waiting = [*self.fenced, *(reply for client in self.all for reply in client.joins)]
         syncing = [reply for client in self.all for _, reply in client.syncs]
         self.world.advance(2 * REBALANCE_S + SESSION_S)
         assert all(reply.answered for reply in waiting), "somebody waits for a join for ever"
@@ -175,18 +217,22 @@ class Members(RuleBasedStateMachine):
         answer = reply.answer
         if answer.code is ErrorCode.NONE:
             client.member_id, client.generation_id = answer.member_id, answer.generation_id
-            client.leads = tuple(member.member_id for member in answer.members)
+            members = tuple(member.member_id for member in answer.members)
+            client.leads = () if answer.skip_assignment else members
             client.assigned = False
-            assert self.leaders.setdefault(answer.generation_id, answer.leader_id) == answer.leader_id
+            assert self.leaders.setdefault(answer.generation_id, who(answer.leader_id)) == who(answer.leader_id)
             assert bool(answer.members) == (answer.leader_id == answer.member_id), "one leader knows the members"
-            if answer.members:
-                assert self.listed.setdefault(answer.generation_id, frozenset(client.leads)) == frozenset(client.leads)
+            if members:
+                everyone = frozenset(map(who, members))
+                assert self.listed.setdefault(answer.generation_id, everyone) == everyone
             if answer.generation_id in self.listed:
-                assert answer.member_id in self.listed[answer.generation_id], "a stranger in the generation"
+                assert who(answer.member_id) in self.listed[answer.generation_id], "a stranger in the generation"
         elif answer.code is ErrorCode.MEMBER_ID_REQUIRED:
             client.member_id = answer.member_id
         elif answer.code is ErrorCode.UNKNOWN_MEMBER_ID:
             client.forget()
+        elif answer.code is ErrorCode.FENCED_INSTANCE_ID:
+            assert client.instance_id is not None, "it had asked twice before it had an id"
         else:
             assert answer.code is ErrorCode.REBALANCE_IN_PROGRESS
         return True
@@ -199,9 +245,10 @@ class Members(RuleBasedStateMachine):
         if answer.code is not ErrorCode.NONE:
             client.generation_id = -1
         elif answer.assignment:
-            generation, leader, _member = answer.assignment.decode().split()
+            generation, leader, member = answer.assignment.decode().split()
             assert int(generation) == asked, "an assignment of another generation"
-            assert leader == self.leaders[asked], "an assignment that is not the leader's"
+            assert who(leader) == self.leaders[asked], "an assignment that is not the leader's"
+            assert who(member) == who(client.member_id), "another member's assignment"
         return True
 
     def check_accepted(self, client: Client, code: ErrorCode) -> None:
@@ -229,6 +276,8 @@ class Members(RuleBasedStateMachine):
         if group.state in (State.COMPLETING_REBALANCE, State.STABLE):
             assert group.leader_id in group.roster.members
         assert not set(group.roster.pending) & set(group.roster.members)
+        static = {member.instance_id: member.id for member in members if member.instance_id is not None}
+        assert group.roster._static == static
 
     @invariant()
     def time(self) -> None:
