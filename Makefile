@@ -1,7 +1,7 @@
 # Three commands are all a newcomer needs: make run, make test, make lint.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test mutants lint format bench bench-wire bench-clients bench-scale bench-harm fuzz soak wheel clean bench-disk
+.PHONY: help setup build run test mutants lint format bench bench-wire bench-clients bench-scale bench-harm bench-readme fuzz soak wheel clean bench-disk
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -52,7 +52,7 @@ format: setup
 bench: build
 	@$(BIN)/python -m compat_tests.bench
 
-bench-wire bench-clients bench-disk bench-scale bench-harm: build
+bench-wire bench-clients bench-disk bench-scale bench-harm bench-readme: build
 	@$(BIN)/python -m compat_tests.bench.$(@:bench-%=%) $(if $(KAFKA),$(if $(filter-out bench-scale bench-harm,$@),--kafka $(KAFKA)))
 
 fuzz: build

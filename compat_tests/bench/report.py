@@ -1,5 +1,7 @@
 """What every bench does with its numbers: a table to standard output, CSV and plot to build/bench."""
 
+import os
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,4 +26,14 @@ def keep(name: str, rows: Sequence[stats.Summary], series: Series, unit: str) ->
 
 
 def tell_where() -> None:
-    print(f"\nCSV and plots: {TARGET}/")
+    print(f"\n{machine()}\nCSV and plots: {TARGET}/")
+
+
+def machine() -> str:
+    """What the numbers come from: cores, processor, kernel, Python."""
+    fields = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    model = next((value.strip() for name, _, value in fields if name.strip() == "model name"), platform.machine())
+    cores = len(os.sched_getaffinity(0))
+    release = ".".join(platform.release().split(".")[:2])
+    system = f"Linux {release}, Python {platform.python_version()}"
+    return f"{cores} core{'s' if cores > 1 else ''} of {model}, {system}"

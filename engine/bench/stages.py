@@ -30,6 +30,14 @@ class Cost:
     seconds: list[float]
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A kind of operation, warmed up. `measure`: seconds for each of some, once a round."""
+
+    name: str
+    measure: Callable[[], float]
+
+
 class Workload:
     """A topic with retention, so that memory is used again, and a group of batches to append to it."""
 
@@ -77,55 +85,56 @@ def _timed(action: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - began) / repeats
 
 
-def _appends(log: Log, name: str, size: int, count: int, repeats: int) -> Cost:
+def _appends(log: Log, name: str, size: int, count: int, repeats: int) -> Stage:
     """Publishing and ordering, per batch."""
     workload = Workload(log, name.replace(" ", "-"), size, count)
     _timed(workload.append, repeats)
     filling = workload.filling_s()
-    return Cost(name, [max(_timed(workload.append, repeats) - filling, 0.0) / count for _ in range(ROUNDS)])
+    return Stage(name, lambda: max(_timed(workload.append, repeats) - filling, 0.0) / count)
 
 
-def _reads(log: Log, size: int) -> Cost:
+def _reads(log: Log, size: int) -> Stage:
     workload = Workload(log, "reads", 16 * 1024, 64)
     workload.append()
-    room = bytearray(size)
-    target = int(ffi.cast("uintptr_t", ffi.from_buffer(room)))
+    room = ffi.from_buffer(bytearray(size))
     batches = log.read_batches(256)
 
     def read() -> None:
+        target = int(ffi.cast("uintptr_t", room))
         result = log.read(workload.topic, VIEW, 0, target, size, batches=batches)
         assert result.size == size
 
-    return Cost(f"read {size // 1024} KiB in total order", [_timed(read, 50) for _ in range(ROUNDS)])
+    return Stage(f"read {size // 1024} KiB in total order", lambda: _timed(read, 50))
 
 
-def _memcpy(size: int) -> Cost:
+def memcpy(size: int) -> Stage:
     source, target = bytearray(size), bytearray(size)
     view = memoryview(target)
 
     def copy() -> None:
         view[:] = source
 
-    return Cost(f"memcpy {size // 1024} KiB", [_timed(copy, 50) for _ in range(ROUNDS)])
+    return Stage(f"memcpy {size // 1024} KiB", lambda: _timed(copy, 50))
 
 
-def _allocations(log: Log, threads: int) -> Cost:
+def _allocations(log: Log, threads: int) -> Stage:
     """One claim and the free of it, per thread."""
     core = long_ffi.cast("struct log *", int(ffi.cast("uintptr_t", log._core)))
     claims, taken = long_ffi.new("uint64_t *"), long_ffi.new("double *")
-    seconds = []
-    for _ in range(ROUNDS):
+
+    def race() -> float:
         assert long_lib.core_bitmap_race(core, threads, 100_000, 1, claims, taken) == 0
-        seconds.append(taken[0] / 1e9)
-    return Cost(f"claim and free a block, {threads} thread{'s' if threads > 1 else ''}", seconds)
+        return float(taken[0]) / 1e9
+
+    return Stage(f"claim and free a block, {threads} thread{'s' if threads > 1 else ''}", race)
 
 
-def _publishes(log: Log, size: int, count: int) -> Cost:
+def _publishes(log: Log, size: int, count: int) -> Stage:
     """Publishing alone, per batch; what was published is ordered and collected outside of the time."""
     workload = Workload(log, "publishes", size, count)
     workload.append()
-    seconds = []
-    for _ in range(ROUNDS):
+
+    def publish() -> float:
         times = []
         for _ in range(200):
             began = time.perf_counter()
@@ -133,8 +142,9 @@ def _publishes(log: Log, size: int, count: int) -> Cost:
             times.append(time.perf_counter() - began)
             lib.log_sequence(log._core, 0)
             assert lib.log_collect(log._core, workload.group._appends, count) == 0
-        seconds.append(statistics.median(times) / count)
-    return Cost(f"publish {size} B in a group of {count}", seconds)
+        return statistics.median(times) / count
+
+    return Stage(f"publish {size} B in a group of {count}", publish)
 
 
 class Ring:
@@ -204,11 +214,10 @@ def _attach(coherent: bool, batches: int) -> Cost:
 
 
 def costs(coherent: bool) -> list[Cost]:
-    """All of them, in one mode of memory."""
+    """All of them, in one mode of memory. Stages of one log take turns, round after round."""
     alone = [_passes(coherent, 1), _passes(coherent, 64), _attach(coherent, 1_000_000)]
     with Log.create(size=1 << 30, coherent=coherent) as log:
-        return [
-            *alone,
+        stages = [
             _allocations(log, 1),
             _allocations(log, 2),
             _publishes(log, 100, 64),
@@ -216,6 +225,8 @@ def costs(coherent: bool) -> list[Cost]:
             _appends(log, "append 100 B, in a group of 64", 100, 64, 200),
             _appends(log, "append 16 KiB, alone", 16 * 1024, 1, 1000),
             _appends(log, "append 1 MiB, alone", MIB, 1, 100),
-            _memcpy(MIB),
+            memcpy(MIB),
             _reads(log, MIB),
         ]
+        rounds = [[stage.measure() for stage in stages] for _ in range(ROUNDS)]
+    return alone + [Cost(stage.name, list(of)) for stage, of in zip(stages, zip(*rounds, strict=True), strict=True)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from totalog.engine import VIEW, Log, Topic
 from totalog.engine._core_long import ffi, lib
-from totalog.engine.bench.stages import ROUNDS, Cost, Workload, _memcpy
+from totalog.engine.bench.stages import ROUNDS, Cost, Workload, memcpy
 from totalog.engine.tests import driver
 from totalog.engine.tests.stores import Store, core_of
 
@@ -155,7 +155,8 @@ def main(folder: str | None) -> None:
     def fresh() -> "tempfile.TemporaryDirectory[str]":
         return tempfile.TemporaryDirectory(dir=folder or "/dev/shm")
 
-    costs = [_memcpy(MIB)]
+    copy = memcpy(MIB)
+    costs = [Cost(copy.name, [copy.measure() for _ in range(ROUNDS)])]
     with fresh() as place:
         costs.append(_write(Path(place)))
     for size in (1024, 16 * 1024, MIB):

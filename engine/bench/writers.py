@@ -38,7 +38,7 @@ ROUND = 256 * MIB
 FRESH = 512 * MIB
 FRESH_SIZE = 512 * 1024
 ROUNDS = 7
-FRESH_ROUNDS = 3
+FRESH_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
