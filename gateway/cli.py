@@ -4,6 +4,7 @@ Exit codes: 0 stopped as asked, 1 could not do it, 2 was not understood. What is
 needed: start-up time is a feature.
 """
 
+import gc
 import logging
 import sys
 from collections.abc import Sequence
@@ -146,8 +147,11 @@ def serve(
     except InvalidConfig as fault:
         raise click.UsageError(f"--set: {fault}") from None
     logging.basicConfig(format=LOG_FORMAT, level=logging.DEBUG if verbose else logging.INFO)
+    gc.disable()  # of what is imported nothing is garbage
     from totalog.gateway import start
     from totalog.gateway.storage import CannotStart, Storage, state_directory
+
+    gc.enable()
 
     try:
         kept = () if ephemeral else data_dirs or (state_directory(),)

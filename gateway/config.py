@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 
 from totalog.gateway.settings import BROKER, TOPIC, UNSET, Effect, InvalidConfig, Setting, Type, Value, as_text
 
@@ -28,6 +27,8 @@ def find(table: Mapping[str, Setting], name: str, kind: str) -> Setting:
     try:
         return table[name]
     except KeyError:
+        from difflib import get_close_matches
+
         near = get_close_matches(name, table, n=3, cutoff=0.7)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise InvalidConfig(f"unknown {kind} configuration {name[:80]!r}{hint}") from None

@@ -3,8 +3,7 @@
 A name says what it counts: `size` bytes, `count` things, `rate` bytes a second, `_s` seconds.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 TAGGED_FIELDS_COUNT_MAX: Final = 32
 """In one message, and in one request header: decoders may copy the rest of the frame for each."""
@@ -26,8 +25,7 @@ UNSENT_SIZE_MAX: Final = 128 * 1024 * 1024
 does not take an answer loses its connection soon."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """The defaults are what a broker runs with; tests make others."""
 
     # Receiving

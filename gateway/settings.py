@@ -9,9 +9,8 @@ course, and changes nothing.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 Value: TypeAlias = bool | int | float | str | tuple[str, ...]
 
@@ -44,8 +43,7 @@ class Effect(Enum):
     NONE = "accepted, and changes nothing"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One row: a configuration name, what values it takes and what it does."""
 
     name: str

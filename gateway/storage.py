@@ -4,8 +4,8 @@ acks=all promises there."""
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from totalog.engine import EngineError, Log
 from totalog.engine.region import SIZE_MIN
@@ -18,8 +18,7 @@ class CannotStart(Exception):
     """Why not, and what to do, in one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(NamedTuple):
     """What was asked for."""
 
     data_dirs: tuple[Path, ...] = ()

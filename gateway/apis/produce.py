@@ -34,8 +34,7 @@ without one TRANSACTIONAL_ID_AUTHORIZATION_FAILED, as from Kafka.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from totalog.gateway import view, waiting
 from totalog.gateway.apis.api import Api, Request
@@ -86,8 +85,7 @@ APPEND_TIME_CLAIMED: Final = "a producer does not set the timestamp type to LogA
 NO_KEYS: Final = "the topic is compacted, and records have no keys"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where the records of one topic go, and what they must keep to. Where they cannot go: no partitions, and why."""
 
     partitions: int

@@ -6,8 +6,7 @@ A connection asks `repeat_of` about a request that `produce.py` has answered, an
 are answered, but for those that the log alone can see.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from totalog.gateway import waiting
 from totalog.gateway.apis import produce
@@ -27,8 +26,7 @@ RUN_COUNT_MAX: Final = 512
 """Requests of one run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(NamedTuple):
     """A kind of request that a connection sends again and again, as the topics are now."""
 
     pattern: Pattern

@@ -307,6 +307,33 @@ def test_a_second_signal_stops_at_once() -> None:
         assert "cut off with requests in hand: 1" in running.log
 
 
+# Starting fast
+
+
+LOADED_WHEN_READY = """
+import sys
+from totalog.gateway import cli, start
+start.run_until_signal = lambda *_: print(*sys.modules)
+cli.main(sys.argv[1:])
+"""
+NOT_TO_START = {
+    *("asyncio", "concurrent.futures", "cramjam", "difflib", "email", "http", "importlib.metadata", "kafka"),
+    *("matplotlib", "multiprocessing", "numpy", "totalog.gateway.bench", "totalog.gateway.healthcheck"),
+    *("totalog.gateway.coordinators.groups", "totalog.gateway.wire.guard", "unittest"),
+}
+"""Slow to import, and for what comes after the first record, or never."""
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_the_start_does_not_need_is_not_loaded_for_it(tmp_path: Path, kept: bool) -> None:
+    where = ["--data-dir", str(tmp_path)] if kept else ["--ephemeral"]
+    command = [sys.executable, "-c", LOADED_WHEN_READY, "serve", "--port", "0", "--memory", "64m", *where]
+    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split())
+    assert "totalog.gateway.server" in loaded
+    assert "totalog.engine.durable" in loaded or not kept
+    assert loaded & (NOT_TO_START if kept else NOT_TO_START | {"json", "totalog.engine.durable"}) == set()
+
+
 # Help
 
 

@@ -4,7 +4,6 @@ import gc
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,7 +34,7 @@ from totalog.gateway.wire.errors import ProtocolViolation
 
 LARGE = 8000
 """Bytes that no receive buffer of these tests holds."""
-SMALL_BUDGET = replace(LIMITS, inflight_size_max=LARGE * 3 // 2, inflight_others_size_max=LARGE * 3 // 2)
+SMALL_BUDGET = LIMITS._replace(inflight_size_max=LARGE * 3 // 2, inflight_others_size_max=LARGE * 3 // 2)
 
 
 class Peer:
@@ -123,7 +122,7 @@ async def test_large_requests_other_than_produce_wait_for_each_other() -> None:
 async def test_a_handler_that_lets_go_of_its_request_gives_its_share_back_while_it_waits() -> None:
     """Members of a group may wait for days. Neither budget nor memory must be theirs for so long."""
     toys = Toys(SMALL_BUDGET)
-    toys.service.formats = FORMATS | {SLOW: replace(FORMATS[SLOW], lets_go=True)}
+    toys.service.formats = FORMATS | {SLOW: FORMATS[SLOW]._replace(lets_go=True)}
     frames: list[weakref.ref[memoryview]] = []
 
     async def waits(broker: object, one: Request) -> bytes:
@@ -195,7 +194,7 @@ async def test_members_that_wait_hold_no_message(broker: Broker) -> None:
 async def test_a_connection_that_waits_holds_no_buffer() -> None:
     """Neither for its next request, nor in a long poll with another request behind it, nor with a few bytes of one."""
     toys = Toys()
-    toys.service.formats = FORMATS | {SLOW: replace(FORMATS[SLOW], copies=True)}
+    toys.service.formats = FORMATS | {SLOW: FORMATS[SLOW]._replace(copies=True)}
     async with connected(toys, 3) as peers:
         for data in (b"", request(SLOW, b"poll") + request(ECHO, b"behind"), request(ECHO, b"x" * 100)[:50]):
             for peer in peers:
@@ -237,7 +236,7 @@ async def test_who_is_slow_with_a_large_request_gets_less_time_while_others_wait
 
 
 async def test_who_is_quick_with_a_large_request_gets_its_time_though_others_wait(autojump_clock: MockClock) -> None:
-    limits = replace(SMALL_BUDGET, pressed_rate_min=100)
+    limits = SMALL_BUDGET._replace(pressed_rate_min=100)
     toys = Toys(limits)
     async with connected(toys, 2) as (quick, other):
         frame = request(PRODUCE, b"q" * LARGE)

@@ -9,8 +9,7 @@ answered, 0.25 us with the log's own part; the general path takes 8.3 us with it
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from totalog.gateway.wire import produce
 from totalog.gateway.wire._batch import ffi, lib
@@ -27,8 +26,7 @@ ATTRIBUTES_MAX: Final = 0x07
 """Codec bits alone: not transactional, not the broker's clock, nothing unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """Where the batches of one topic go, and what they must keep to."""
 
     slot: int

@@ -15,8 +15,7 @@ a `LargeBody`, the rest of that frame is received elsewhere, and `parse` makes t
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from totalog.gateway.apis.api import Request
 from totalog.gateway.limits import Limits
@@ -42,8 +41,7 @@ HEADER_SIZE_MIN: Final = 10
 CLIENT_ID_AT: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(NamedTuple):
     """What has to be known of an API before its requests can be told apart."""
 
     flexible_from: int
@@ -56,8 +54,7 @@ class Format:
     """Whoever answers such a request has let go of its frame, and of what was made of it, before it waits."""
 
 
-@dataclass(frozen=True, slots=True)
-class LargeBody:
+class LargeBody(NamedTuple):
     """The start of a frame that should be received elsewhere."""
 
     key: int
