@@ -226,14 +226,20 @@ class Log:
         return core
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str] | None = None, *, size: int, coherent: bool = True) -> "Log":
+    def create(
+        cls, path: str | os.PathLike[str] | None = None, *, size: int, coherent: bool = True, ranges: int = 0
+    ) -> "Log":
         """A new region with `size` bytes for batches and indexes: a sealed memfd, or a file that must not exist.
 
         The file gets mode 0600. The tables of the region come on top and take memory as they are used.
 
+        `ranges`: 0 where all brokers are processes of one coherent host, which share the memory. Where they run on
+        several hosts, without atomics across them: how many brokers there will be at most. Each allocates from an
+        equal part of the memory, of 2 MiB or more, all of which is committed at once.
+
         Errors: RegionError, OutOfMemory.
         """
-        region = Region.create(None if path is None else Path(path), size, coherent)
+        region = Region.create(None if path is None else Path(path), size, coherent, ranges=ranges)
         try:
             return cls(region)
         except BaseException:

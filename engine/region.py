@@ -33,10 +33,15 @@ SIZE_MIN = 64 * lib.BLOCK_SIZE
 """Bytes of blocks: what the smallest log that is worth having takes."""
 
 
-def file_size(size: int) -> int:
+RANGE_SIZE_MIN = lib.RANGE_BLOCKS_MIN * lib.BLOCK_SIZE
+"""Bytes of blocks that each broker has at least, where they are cut into ranges."""
+
+
+def file_size(size: int, ranges: int = 0) -> int:
     """Bytes of a region with `size` bytes of blocks: its tables come on top, and take memory only as they are used."""
     blocks = size // lib.BLOCK_SIZE + 1  # block 0 is never used
-    tables: int = lib.FIXED_SIZE + blocks // 8 + blocks * ffi.sizeof("struct block_entry") + 2 * lib.BLOCK_SIZE
+    bitmaps = 2 * (blocks // 8 + 2 * lib.LINE_SIZE * ranges) if ranges else blocks // 8
+    tables: int = lib.FIXED_SIZE + bitmaps + blocks * ffi.sizeof("struct block_entry") + 2 * lib.BLOCK_SIZE
     size_in_blocks: int = tables // lib.BLOCK_SIZE + blocks
     return size_in_blocks * int(lib.BLOCK_SIZE)
 
@@ -52,17 +57,29 @@ class Region:
         """Which broker this process is."""
 
     @classmethod
-    def create(cls, path: Path | None, size: int, coherent: bool, region_id: bytes | None = None) -> "Region":
-        """A new region with `size` bytes of blocks. A file gets mode 0600 and must not exist; a memfd is sealed."""
+    def create(
+        cls, path: Path | None, size: int, coherent: bool, region_id: bytes | None = None, ranges: int = 0
+    ) -> "Region":
+        """A new region with `size` bytes of blocks. A file gets mode 0600 and must not exist; a memfd is sealed.
+
+        `ranges`: 0, and every broker claims blocks anywhere, by atomics; or the number of brokers that it may have,
+        each of which gets an equal range of the blocks and claims there by plain stores (partitioned.c).
+        """
         if size < SIZE_MIN:
             raise RegionError(f"a log needs {SIZE_MIN >> 20} MiB or more, not {size / 2**20:.3g} MiB: give more memory")
-        size = file_size(size)
+        if not 0 <= ranges <= lib.BROKERS_MAX or size < ranges * RANGE_SIZE_MIN:
+            raise RegionError(
+                f"{ranges} ranges in {size / 2**20:.3g} MiB: each takes {RANGE_SIZE_MIN >> 20} MiB or more, and there"
+                f" are {lib.BROKERS_MAX} at most"
+            )
+        size = file_size(size, ranges)
         descriptor = _new_memfd(size) if path is None else _new_file(path, size)
         try:
             error = lib.region_format(
                 descriptor,
                 size,
                 lib.COHERENCE_COHERENT if coherent else lib.COHERENCE_NONCOHERENT,
+                ranges,
                 layout.layout_id(),
                 region_id or os.urandom(REGION_ID_SIZE),
             )
@@ -245,13 +262,20 @@ def _lock_sequencer(descriptor: int, path: Path | None) -> None:
 
 def _take_broker(descriptor: int, path: Path, also_of_dead: bool) -> int:
     """The first place that no process has, and, unless `also_of_dead`, of which nothing has to be settled."""
-    for broker in range(lib.BROKERS_MAX):
+    brokers = _range_count(descriptor) or lib.BROKERS_MAX
+    for broker in range(brokers):
         if not _lock(descriptor, 1 + broker):
             continue
         if also_of_dead or not _process_of(descriptor, broker):
             return broker
         _unlock(descriptor, 1 + broker)
-    raise RegionInUse(f"{path} has {lib.BROKERS_MAX} brokers already, the most that a region takes")
+    raise RegionInUse(f"{path} has {brokers} brokers already, the most that this region takes")
+
+
+def _range_count(descriptor: int) -> int:
+    """Of what the header says; the core refuses one that says too much."""
+    at = ffi.offsetof("struct region_header", "range_count")
+    return min(int.from_bytes(os.pread(descriptor, 4, at), "little"), int(lib.BROKERS_MAX))
 
 
 def _process_of(descriptor: int, broker: int) -> int:

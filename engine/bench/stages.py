@@ -117,16 +117,16 @@ def memcpy(size: int) -> Stage:
     return Stage(f"memcpy {size // 1024} KiB", lambda: _timed(copy, 50))
 
 
-def _allocations(log: Log, threads: int) -> Stage:
+def _allocations(log: Log, threads: int, policy: str = "shared") -> Stage:
     """One claim and the free of it, per thread."""
     core = long_ffi.cast("struct log *", int(ffi.cast("uintptr_t", log._core)))
     claims, taken = long_ffi.new("uint64_t *"), long_ffi.new("double *")
 
     def race() -> float:
-        assert long_lib.core_bitmap_race(core, threads, 100_000, 1, claims, taken) == 0
+        assert long_lib.core_bitmap_race(core, threads, 100_000, 1, 0, claims, taken) == 0
         return float(taken[0]) / 1e9
 
-    return Stage(f"claim and free a block, {threads} thread{'s' if threads > 1 else ''}", race)
+    return Stage(f"claim and free a block, {policy}, {threads} thread{'s' if threads > 1 else ''}", race)
 
 
 def _publishes(log: Log, size: int, count: int) -> Stage:
@@ -216,10 +216,15 @@ def _attach(coherent: bool, batches: int) -> Cost:
 def costs(coherent: bool) -> list[Cost]:
     """All of them, in one mode of memory. Stages of one log take turns, round after round."""
     alone = [_passes(coherent, 1), _passes(coherent, 64), _attach(coherent, 1_000_000)]
-    with Log.create(size=1 << 30, coherent=coherent) as log:
+    with (
+        Log.create(size=1 << 30, coherent=coherent) as log,
+        Log.create(size=256 * MIB, coherent=coherent, ranges=4) as partitioned,
+    ):
         stages = [
             _allocations(log, 1),
+            _allocations(partitioned, 1, "partitioned"),
             _allocations(log, 2),
+            _allocations(partitioned, 2, "partitioned"),
             _publishes(log, 100, 64),
             _appends(log, "append 100 B, alone", 100, 1, 2000),
             _appends(log, "append 100 B, in a group of 64", 100, 64, 200),

@@ -1,9 +1,10 @@
-/* The segment bitmap: one bit per block, set while the block is claimed. Lock-free.
+/* The segment bitmap: which blocks are claimed. One face, and two policies, chosen when the region is made.
  *
  * Invariants
- *  - A bit is set only by an atomic fetch_or whose old value shows it clear: whoever sees it clear owns the block. A run over several
- *    words is claimed word by word and rolled back where another thread was first, so a claim never waits.
- *  - Only its owner clears a bit. Blocks at or above `committed_blocks` have no memory and are never searched.
+ *  - Shared, for one coherent host: one bit per block, set while it is claimed. A bit is set only by an atomic fetch_or whose old value shows it
+ *    clear: whoever sees it clear owns the block. A run over several words is claimed word by word and rolled back where another thread
+ *    was first, so a claim never waits. Partitioned, for hosts without atomics across them: partitioned.c.
+ *  - Only its owner clears a bit. Blocks at or above `blocks_committed` have no memory and are never searched.
  *  - Which block is found is policy, not correctness: the newest freed run first (its lines are warm), then from the hint upwards, then from
  *    the start. Hints are private to a handle, and start apart for different brokers.
  */
@@ -14,7 +15,7 @@ static uint64_t word_position(const struct log *log, uint32_t word)
     return log->bitmap_position + (uint64_t)word * 8;
 }
 
-static uint64_t mask_of(uint32_t first, uint32_t count)
+uint64_t bitmap_mask(uint32_t first, uint32_t count)
 {
     return (count == 64 ? ~0ull : (1ull << count) - 1) << first;
 }
@@ -33,7 +34,7 @@ static void clear_bits(struct log *log, uint32_t first, uint32_t count)
     while (count > 0) {
         uint32_t bit = first % 64;
         uint32_t here = 64 - bit < count ? 64 - bit : count;
-        mem_fetch_and64(&log->mem, word_position(log, first / 64), ~mask_of(bit, here));
+        mem_fetch_and64(&log->mem, word_position(log, first / 64), ~bitmap_mask(bit, here));
         first += here;
         count -= here;
     }
@@ -43,11 +44,13 @@ static void clear_bits(struct log *log, uint32_t first, uint32_t count)
 static int claim_at(struct log *log, uint32_t first, uint32_t count)
 {
     uint32_t done = 0;
+    if (log->range_count != 0)
+        return partitioned_claim(log, first, count);
     bitmap_say(log, first, count);
     while (done < count) {
         uint32_t bit = (first + done) % 64;
         uint32_t here = 64 - bit < count - done ? 64 - bit : count - done;
-        uint64_t mask = mask_of(bit, here);
+        uint64_t mask = bitmap_mask(bit, here);
         uint64_t old = mem_fetch_or64(&log->mem, word_position(log, (first + done) / 64), mask);
         if (old & mask) {
             log->counters.allocation_retries++;
@@ -60,16 +63,25 @@ static int claim_at(struct log *log, uint32_t first, uint32_t count)
     return 1;
 }
 
+/* The bits of this block and of the `count` - 1 after it, the first one lowest. */
+static uint64_t used_from(struct log *log, uint32_t block, uint32_t *count)
+{
+    if (log->range_count != 0)
+        return partitioned_used(log, block, count);
+    *count = 64 - block % 64;
+    return mem_load64(&log->mem, word_position(log, block / 64)) >> block % 64;
+}
+
 /* The first run of `count` clear bits in [from, end), as seen now; end where there is none. */
 static uint32_t find_run(struct log *log, uint32_t from, uint32_t end, uint32_t count)
 {
     uint32_t run = 0;
     uint32_t at = from;
     while (at < end) {
-        uint64_t taken = mem_load64(&log->mem, word_position(log, at / 64)) >> (at % 64);
-        uint32_t left = 64 - at % 64;
+        uint32_t left;
+        uint64_t taken = used_from(log, at, &left);
         if (taken & 1) {
-            uint64_t free_bits = ~taken & mask_of(0, left);
+            uint64_t free_bits = ~taken & bitmap_mask(0, left);
             uint32_t skip = free_bits ? (uint32_t)__builtin_ctzll(free_bits) : left;
             run = 0;
             at += skip;
@@ -119,12 +131,18 @@ static uint32_t claim_recent(struct log *log, uint32_t count)
 
 static uint32_t claim_committed(struct log *log, uint32_t count)
 {
-    uint32_t end = (uint32_t)mem_load64(&log->mem, FIELD(CONTROL_POSITION, struct control, committed_blocks));
+    uint32_t start = 1, end = (uint32_t)blocks_committed(log);
+    if (log->range_count != 0) {      /* block 0 is taken */
+        start = partitioned_first(log, log->broker);
+        end = partitioned_first(log, log->broker + 1);
+    }
     uint32_t first = claim_recent(log, count);
     if (first == 0)
-        first = claim_between(log, log->hint < end ? log->hint : 1, end, count);
+        first = claim_between(log, log->hint >= start && log->hint < end ? log->hint : start, end, count);
+    if (first == 0 && log->range_count != 0)
+        partitioned_look(log, log->broker);
     if (first == 0)
-        first = claim_between(log, 1, end, count);
+        first = claim_between(log, start, end, count);
     return first;
 }
 
@@ -146,7 +164,9 @@ uint32_t bitmap_claim(struct log *log, uint32_t count)
 
 void bitmap_free(struct log *log, uint32_t first, uint32_t count)
 {
-    clear_bits(log, first, count);
+    bitmap_forget(log, first, count);
+    if (log->range_count != 0 && !partitioned_own(log, first))
+        return;                       /* another broker may have it now: nothing to remember */
     if (log->recent_count == RECENT_MAX) {
         memmove(log->recent, log->recent + 1, (RECENT_MAX - 1) * sizeof(struct run));
         log->recent_count--;
@@ -159,14 +179,47 @@ void bitmap_free(struct log *log, uint32_t first, uint32_t count)
 /* Bits of blocks that someone claimed or gave back, and died before the block table or the bitmap said so. */
 void bitmap_forget(struct log *log, uint32_t first, uint32_t count)
 {
-    clear_bits(log, first, count);
+    if (log->range_count != 0)
+        partitioned_free(log, first, count);
+    else
+        clear_bits(log, first, count);
+}
+
+void bitmap_look(struct log *log)
+{
+    for (uint32_t range = 0; range < log->range_count; range++)
+        partitioned_look(log, range);
+}
+
+int bitmap_claimed(struct log *log, uint32_t block)
+{
+    uint32_t count;
+    return (int)(used_from(log, block, &count) & 1);
+}
+
+uint32_t bitmap_ranges(const struct log *log) { return log->range_count != 0 ? log->range_count : 1; }
+uint32_t bitmap_own_range(const struct log *log) { return log->range_count != 0 ? log->broker : 0; }
+
+uint64_t bitmap_used_in(struct log *log, uint32_t range, uint64_t *blocks)
+{
+    uint32_t from = 0, end = (uint32_t)blocks_committed(log), here;
+    uint64_t used = 0;
+    *blocks = log->block_count;
+    if (log->range_count != 0) {
+        partitioned_look(log, range);
+        from = partitioned_first(log, range);
+        end = partitioned_first(log, range + 1);
+        *blocks = end - from;
+    }
+    for (uint32_t block = from; block < end; block += here)
+        used += (uint64_t)__builtin_popcountll(used_from(log, block, &here));
+    return used;
 }
 
 uint64_t bitmap_used(struct log *log)
 {
-    uint64_t end = mem_load64(&log->mem, FIELD(CONTROL_POSITION, struct control, committed_blocks));
-    uint64_t used = 0;
-    for (uint64_t word = 0; word * 64 < end; word++)
-        used += (uint64_t)__builtin_popcountll(mem_load64(&log->mem, word_position(log, (uint32_t)word)));
+    uint64_t used = 0, blocks;
+    for (uint32_t range = 0; range < bitmap_ranges(log); range++)
+        used += bitmap_used_in(log, range, &blocks);
     return used;
 }

@@ -3,7 +3,8 @@
  * A page of a file that was never written has no memory behind it, and touching it on a full tmpfs ends the process with SIGBUS.
  * So no byte of the region is stored to before fallocate has put memory (or disk blocks) behind it; a refusal is
  * STATUS_OUT_OF_MEMORY. Fresh memory costs about ten times warm memory, so a thread of its own stays one step of
- * 16 MiB ahead of the highest block in use and also maps it (MADV_POPULATE_WRITE), and blocks that were used before go first.
+ * 16 MiB ahead of the highest block in use and also maps it (MADV_POPULATE_WRITE), and blocks that were used before go first. Where the
+ * blocks are cut into ranges, all of them are committed when the region is made: how far that has come would be a word with many writers.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -67,14 +68,16 @@ int commit_area(struct log *log, enum area area, uint64_t size)
     return 0;
 }
 
-static uint64_t committed_blocks(struct log *log)
+uint64_t blocks_committed(struct log *log)
 {
+    if (log->range_count != 0)
+        return log->block_count;
     return mem_load64(&log->mem, FIELD(CONTROL_POSITION, struct control, committed_blocks));
 }
 
 int commit_blocks(struct log *log)
 {
-    uint64_t from = committed_blocks(log);
+    uint64_t from = blocks_committed(log);
     uint64_t to = from + COMMIT_STEP_BLOCKS;
     if (to > log->block_count)
         to = log->block_count;
@@ -96,7 +99,7 @@ static void *committer_main(void *argument)
     struct committer *committer = &log->committer;
     pthread_mutex_lock(&committer->lock);
     while (!committer->stop) {
-        uint64_t from = committed_blocks(log);
+        uint64_t from = blocks_committed(log);
         if (committer->wanted <= from) {
             pthread_cond_wait(&committer->wake, &committer->lock);
             continue;
@@ -104,7 +107,7 @@ static void *committer_main(void *argument)
         pthread_mutex_unlock(&committer->lock);
         int result = commit_blocks(log);
         if (result == 0) {
-            uint64_t to = committed_blocks(log);
+            uint64_t to = blocks_committed(log);
             populate(log, block_position(log, (uint32_t)from), (to - from) * BLOCK_SIZE);
         }
         pthread_mutex_lock(&committer->lock);
@@ -141,7 +144,7 @@ void committer_stop(struct log *log)
 
 void commit_ahead(struct log *log, uint32_t claimed_end)
 {
-    uint64_t committed = committed_blocks(log);
+    uint64_t committed = blocks_committed(log);
     struct committer *committer = &log->committer;
     if (claimed_end + COMMIT_STEP_BLOCKS <= committed || committed >= log->block_count || committer->stop ||
         (!committer->running && committer_start(log) != 0))

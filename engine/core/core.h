@@ -143,7 +143,7 @@ struct frontiers {
 };
 
 /* Writes the fixed part of a region into an empty file of `size` bytes. OPEN_*. */
-int32_t region_format(int32_t fd, uint64_t size, uint32_t coherence, uint64_t layout_id, const uint8_t *region_id);
+int32_t region_format(int32_t fd, uint64_t size, uint32_t coherence, uint32_t range_count, uint64_t layout_id, const uint8_t *region_id);
 /* Maps, checks, takes the part of broker `broker` and of the sequencer, and goes on with what is there. NULL: *error is OPEN_*. */
 struct log *log_open(int32_t fd, uint64_t size, uint64_t layout_id, uint32_t broker, int32_t *error);
 void log_close(struct log *log);
@@ -220,8 +220,10 @@ void core_copy(struct log *log, uint32_t segment, uint64_t offset, const uint8_t
 int32_t core_pin(struct log *log, uint32_t segment);
 void core_unpin(struct log *log, int32_t pin);
 /* Claims and frees runs of `blocks` blocks `rounds` times from each of `threads` threads; returns how often a claimed block was
-   already taken (0, or the bitmap is broken). *claims counts those that found a run, *nanoseconds is the time of a claim and free. */
-uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, uint32_t blocks, uint64_t *claims, double *nanoseconds);
+   already taken (0, or the bitmap is broken). *claims counts those that found a run, *nanoseconds is the time of a claim and free.
+   Where blocks are cut into ranges, thread i is broker i + 1. `hands_over`: every second run is freed by the caller, as the sequencer does. */
+uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, uint32_t blocks, int32_t hands_over, uint64_t *claims,
+                          double *nanoseconds);
 /* What the replicas say, in their place: `replicated` has DIRECTORIES_MAX numbers. */
 void core_replicate(struct log *log, uint32_t directories, uint64_t releasable, uint64_t archived, const uint64_t *replicated);
 /* Region bytes as they are, for tests of the layout. */

@@ -78,21 +78,33 @@ uint32_t log_evict(struct log *log, uint32_t blocks_wanted)
     return (uint32_t)(before - used);
 }
 
+/* Blocks in use beyond seven eighths: of all, or of the range that has most of them. */
+static uint64_t above_mark(struct log *log)
+{
+    uint64_t most = 0, blocks;
+    for (uint32_t range = 0; range < bitmap_ranges(log); range++) {
+        uint64_t used = bitmap_used_in(log, range, &blocks), mark = blocks - blocks / 8;
+        if (used > mark && used - mark > most)
+            most = used - mark;
+    }
+    return most;
+}
+
 int evict_below_mark(struct log *log)
 {
-    uint64_t mark = log->block_count - log->block_count / 8, used = bitmap_used(log);
-    if (used <= mark)
+    uint64_t above = above_mark(log);
+    if (above == 0)
         return 0;
     uint32_t step = log->block_count / 32 + 1;
-    uint32_t wanted = used - mark < step ? (uint32_t)(used - mark) : step;
-    return log_evict(log, wanted) >= wanted && used - wanted > mark;
+    uint32_t wanted = above < step ? (uint32_t)above : step;
+    return log_evict(log, wanted) >= wanted && above_mark(log) > 0;
 }
 
 int relieve(struct log *log, uint32_t blocks)
 {
     if (log->sequencer == NULL)
         return 0;                     /* only the sequencer can free what was published; another broker has to wait until it does */
-    uint64_t before = bitmap_used(log);
+    uint64_t size, before = bitmap_used_in(log, bitmap_own_range(log), &size);
     retention_all(log, -1);
     sequencer_publish_lines(log);
     release_pass(log);
@@ -102,5 +114,8 @@ int relieve(struct log *log, uint32_t blocks)
     release_free_waiting(log);
     /* A little more than is wanted, so that the next batch does not have to ask again. */
     uint32_t some = log->block_count / 64;
-    return bitmap_used(log) < before || log_evict(log, blocks > some ? blocks : some) > 0;
+    uint32_t evicted = 1;
+    while (bitmap_used_in(log, bitmap_own_range(log), &size) >= before && evicted > 0)
+        evicted = log_evict(log, blocks > some ? blocks : some);    /* the oldest of all: more than once where they lie in other ranges */
+    return evicted > 0;
 }

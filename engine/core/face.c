@@ -1,6 +1,7 @@
 /* What Python calls: opening a region, groups of batches, reservations, topic operations, counters. */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -10,17 +11,28 @@
 
 /* ---- format and open ------------------------------------------------------------------------------------------------ */
 
+static uint64_t bitmap_size(uint32_t blocks, uint32_t ranges)
+{
+    return ranges != 0 ? 2 * ranges * range_stride(blocks, ranges) : round_up(blocks, 64) / 8;
+}
+
 static void place_tables(struct region_header *header)
 {
     uint64_t blocks = (header->region_size - FIXED_SIZE) / (BLOCK_SIZE + sizeof(struct block_entry) + 1);
     for (;; blocks--) {
         header->bitmap_position = FIXED_SIZE;
-        header->block_table_position = round_up(FIXED_SIZE + round_up(blocks, 64) / 8, INDEX_PAGE_SIZE);
+        header->block_table_position = round_up(FIXED_SIZE + bitmap_size((uint32_t)blocks, header->range_count), INDEX_PAGE_SIZE);
         header->blocks_position = round_up(header->block_table_position + blocks * sizeof(struct block_entry), BLOCK_SIZE);
         if (header->blocks_position + blocks * BLOCK_SIZE <= header->region_size)
             break;
     }
     header->block_count = (uint32_t)blocks;
+    header->range_blocks = header->range_count != 0 ? header->block_count / header->range_count : 0;
+}
+
+static int ranges_valid(const struct region_header *header)
+{
+    return header->range_count <= BROKERS_MAX && (header->range_count == 0 || header->range_blocks >= RANGE_BLOCKS_MIN);
 }
 
 /* Topic 0 holds the records of topic operations. It exists from the start, and no operation touches it. */
@@ -48,12 +60,19 @@ static void write_record_topic(struct log *log)
     mem_flush(&log->mem, FIELD(CONTROL_POSITION, struct control, topic_slots), 2 * sizeof(uint32_t));
 }
 
+static int commit_ranges(struct log *log)
+{
+    uint64_t first = log->bitmap_position;
+    return commit_range(log, first, block_position(log, log->block_count) - first);
+}
+
 static int commit_start(struct log *log)
 {
     return commit_range(log, 0, TOPIC_TABLE_POSITION) != 0 || commit_area(log, AREA_TOPICS, TOPIC_SIZE) != 0 ||
            commit_area(log, AREA_PARTITIONS, sizeof(struct partition_entry)) != 0 ||
            commit_area(log, AREA_SNAPSHOT_0, sizeof(struct snapshot_header)) != 0 ||
-           commit_area(log, AREA_SNAPSHOT_1, sizeof(struct snapshot_header)) != 0 || commit_blocks(log) != 0;
+           commit_area(log, AREA_SNAPSHOT_1, sizeof(struct snapshot_header)) != 0 ||
+           (log->range_count != 0 ? commit_ranges(log) : commit_blocks(log)) != 0;
 }
 
 static struct log *map(int fd, uint64_t size)
@@ -84,26 +103,42 @@ static void use_header(struct log *log, const struct region_header *header)
     log->bitmap_position = header->bitmap_position;
     log->block_table_position = header->block_table_position;
     log->blocks_position = header->blocks_position;
+    log->range_count = header->range_count;
+    log->range_blocks = header->range_blocks;
+    log->range_stride = header->range_count != 0 ? range_stride(header->block_count, header->range_count) : 0;
     log->hint = 1;
 }
 
-int32_t region_format(int32_t fd, uint64_t size, uint32_t coherence, uint64_t layout_id, const uint8_t *region_id)
+/* Block 0 is never used. Nobody else is there yet, so where there are ranges a plain store does. */
+static void reserve_block_0(struct log *log)
 {
-    struct region_header header = {.layout_id = layout_id, .region_size = size, .coherence = coherence};
-    if (size < FIXED_SIZE + 16 * (uint64_t)BLOCK_SIZE)
+    struct block_entry reserved = {.kind = BLOCK_RESERVED, .block_count = 1};
+    if (log->range_count != 0) {
+        mem_store64(&log->mem, log->bitmap_position, 1);
+        mem_flush(&log->mem, log->bitmap_position, sizeof(uint64_t));
+    } else {
+        mem_fetch_or64(&log->mem, log->bitmap_position, 1);
+    }
+    mem_write(&log->mem, block_entry_position(log, 0), &reserved, LINE_SIZE);
+    mem_flush(&log->mem, block_entry_position(log, 0), LINE_SIZE);
+}
+
+int32_t region_format(int32_t fd, uint64_t size, uint32_t coherence, uint32_t range_count, uint64_t layout_id, const uint8_t *region_id)
+{
+    struct region_header header = {.layout_id = layout_id, .region_size = size, .coherence = coherence, .range_count = range_count};
+    if (size < FIXED_SIZE + 16 * (uint64_t)BLOCK_SIZE || range_count > BROKERS_MAX)
         return OPEN_SIZE_MISMATCH;
     memcpy(header.region_id, region_id, sizeof header.region_id);
     place_tables(&header);
+    if (!ranges_valid(&header))
+        return OPEN_SIZE_MISMATCH;
     struct log *log = map(fd, size);
     if (log == NULL)
         return OPEN_MAP_FAILED;
     use_header(log, &header);
     int result = commit_start(log) == 0 ? OPEN_OK : OPEN_NO_MEMORY;
     if (result == OPEN_OK) {
-        struct block_entry reserved = {.kind = BLOCK_RESERVED, .block_count = 1};
-        mem_fetch_or64(&log->mem, log->bitmap_position, 1);
-        mem_write(&log->mem, block_entry_position(log, 0), &reserved, LINE_SIZE);
-        mem_flush(&log->mem, block_entry_position(log, 0), LINE_SIZE);
+        reserve_block_0(log);
         write_record_topic(log);
         mem_write(&log->mem, 0, &header, sizeof header);
         mem_flush(&log->mem, 0, sizeof header);
@@ -124,6 +159,8 @@ static int check_header(const struct region_header *header, uint64_t size, uint6
         return OPEN_OTHER_LAYOUT;
     if (header->region_size != size || size < FIXED_SIZE + 16 * (uint64_t)BLOCK_SIZE)
         return OPEN_SIZE_MISMATCH;
+    if (!ranges_valid(header))
+        return OPEN_DAMAGED;
     place_tables(&expected);
     return memcmp(&expected, header, sizeof expected) == 0 && header->coherence <= COHERENCE_NONCOHERENT ? OPEN_OK : OPEN_DAMAGED;
 }
@@ -133,6 +170,8 @@ static int become_broker(struct log *log, uint32_t broker)
 {
     uint64_t at = broker_position(broker);
     log->broker = broker;
+    if (log->range_count != 0 && broker >= log->range_count)
+        return OPEN_DAMAGED;
     if (commit_area(log, AREA_RING, RING_SLOTS * sizeof(struct batch_header)) != 0 ||
         commit_area(log, AREA_COMPLETIONS, RING_SLOTS * sizeof(struct completion)) != 0)
         return OPEN_NO_MEMORY;
@@ -143,6 +182,8 @@ static int become_broker(struct log *log, uint32_t broker)
     log->ring_next = log->ring_taken = mem_load64(&log->mem, FIELD(at, struct broker_entry, written));
     mem_zero(&log->mem, pin_position(broker, 0), PINS_MAX * sizeof(struct pin));
     mem_flush(&log->mem, pin_position(broker, 0), PINS_MAX * sizeof(struct pin));
+    if (log->range_count != 0)
+        partitioned_look(log, broker);
     mem_store32(&log->mem, FIELD(at, struct broker_entry, process_id), (uint32_t)getpid());
     mem_store32(&log->mem, FIELD(at, struct broker_entry, broker_epoch), log->broker_epoch);
     mem_flush(&log->mem, at, LINE_SIZE);
@@ -473,7 +514,7 @@ uint32_t log_reserve(struct log *log, uint64_t size, uint64_t *address)
 void log_reserve_done(struct log *log, uint32_t segment, int32_t published)
 {
     if (!published) {
-        segment_return(log, segment);
+        segment_return(log, segment, 0);
         return;
     }
     delegation_seal(log, segment);
@@ -591,7 +632,7 @@ void log_blocks(struct log *log, uint64_t *total, uint64_t *used, uint64_t *comm
 {
     *total = log->block_count;
     *used = bitmap_used(log);
-    *committed = mem_load64(&log->mem, FIELD(CONTROL_POSITION, struct control, committed_blocks));
+    *committed = blocks_committed(log);
 }
 
 void log_memory_operations(struct log *log, uint64_t *flushes, uint64_t *fences, uint64_t *invalidates)
@@ -682,8 +723,11 @@ int32_t core_peek(struct log *log, uint64_t position, uint8_t *target, uint64_t 
 struct racer {
     struct log log;                   /* the same region, hints of its own, no committer */
     uint32_t rounds, blocks;
+    int hands_over;                   /* every second run is the sequencer's to give back */
+    uint32_t handed;                  /* one that it has not taken yet; 0: none */
     uint8_t *owners;                  /* one byte per block: 1 while someone holds it */
     uint64_t claims, collisions;
+    int done;
 };
 
 static void *race(void *argument)
@@ -698,9 +742,28 @@ static void *race(void *argument)
             racer->collisions += local_exchange(&racer->owners[first + i], 1) != 0;
         for (uint32_t i = 0; i < racer->blocks; i++)
             local_store(&racer->owners[first + i], 0);
-        bitmap_free(&racer->log, first, racer->blocks);
+        if (racer->hands_over && round % 2 == 0) {
+            while (local_load(&racer->handed) != 0)
+                sched_yield();
+            local_store(&racer->handed, first);
+        } else {
+            bitmap_free(&racer->log, first, racer->blocks);
+        }
     }
+    local_store(&racer->done, 1);
     return NULL;
+}
+
+/* What the racer has handed over goes back. 0: it will hand over nothing more. */
+static int take_back(struct log *log, struct racer *racer)
+{
+    int done = local_load(&racer->done);
+    uint32_t first = local_load(&racer->handed);
+    if (first == 0)
+        return !done;
+    bitmap_free(log, first, racer->blocks);
+    local_store(&racer->handed, 0);
+    return 1;
 }
 
 /* Field by field: the committer of `log` may be at work. */
@@ -712,6 +775,9 @@ static void share_region(struct log *racer, const struct log *log)
     racer->bitmap_position = log->bitmap_position;
     racer->block_table_position = log->block_table_position;
     racer->blocks_position = log->blocks_position;
+    racer->range_count = log->range_count;
+    racer->range_blocks = log->range_blocks;
+    racer->range_stride = log->range_stride;
     racer->hint = log->hint;
     racer->committer.stop = 1;
 }
@@ -724,22 +790,29 @@ struct log *share_view(const struct log *log)
     return view;
 }
 
-uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, uint32_t blocks, uint64_t *claims, double *nanoseconds)
+uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, uint32_t blocks, int32_t hands_over, uint64_t *claims,
+                          double *nanoseconds)
 {
     struct racer *racers = calloc(threads, sizeof *racers);
     pthread_t *handles = calloc(threads, sizeof *handles);
     uint8_t *owners = calloc(log->block_count, 1);
     uint64_t collisions = 0;
     struct timespec start, end;
-    if (racers == NULL || handles == NULL || owners == NULL)
+    if (racers == NULL || handles == NULL || owners == NULL || (log->range_count != 0 && threads >= log->range_count))
         abort();
     *claims = 0;
     clock_gettime(CLOCK_MONOTONIC, &start);
     for (uint32_t i = 0; i < threads; i++) {
-        racers[i] = (struct racer){.rounds = rounds, .blocks = blocks, .owners = owners};
+        racers[i] = (struct racer){.rounds = rounds, .blocks = blocks, .hands_over = hands_over, .owners = owners};
         share_region(&racers[i].log, log);
+        racers[i].log.broker = log->range_count != 0 ? i + 1 : 0;
         if (pthread_create(&handles[i], NULL, race, &racers[i]) != 0)
             abort();
+    }
+    for (uint32_t left = hands_over ? threads : 0; left > 0; sched_yield()) {
+        left = 0;
+        for (uint32_t i = 0; i < threads; i++)
+            left += (uint32_t)take_back(log, &racers[i]);
     }
     for (uint32_t i = 0; i < threads; i++) {
         pthread_join(handles[i], NULL);

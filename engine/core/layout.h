@@ -11,7 +11,7 @@
  *     order ring, producer snapshots; then, sized by the region: segment bitmap, block table, blocks.
  */
 
-#define LAYOUT_REVISION 4              /* grows when the meaning of something changes that keeps its name and size */
+#define LAYOUT_REVISION 5              /* grows when the meaning of something changes that keeps its name and size */
 #define LINE_SIZE 64
 #define BLOCK_SIZE 65536               /* bytes; one bit of the segment bitmap */
 #define INDEX_PAGE_SIZE 4096           /* bytes; sixteen to a block */
@@ -32,6 +32,7 @@
 #define SETTINGS_SIZE_MAX 32768        /* bytes of opaque settings of a topic */
 #define SEGMENT_BLOCKS_MAX 256         /* a growing segment ends at 16 MiB; a run of its own may be larger */
 #define RUN_BLOCKS_MAX 16384           /* 1 GiB, the largest body that can be received in place */
+#define RANGE_BLOCKS_MIN 32            /* 2 MiB, the least that one broker's own range of blocks takes */
 #define ENTRIES_PER_PAGE 32            /* order entries in an index page */
 #define ELEMENTS_PER_PAGE 256          /* partition elements in an index page */
 #define REFERENCES_PER_PAGE 1024       /* pages that an inner index page points to */
@@ -71,7 +72,9 @@ struct region_header {
     uint64_t block_table_position;
     uint64_t blocks_position;       /* of block 0, which is never used: segment 0 means none */
     uint8_t region_id[16];          /* random */
-    uint8_t padding[56];
+    uint32_t range_count;           /* 0: blocks are claimed by atomics, anywhere; else they are cut into that many ranges, one for each broker */
+    uint32_t range_blocks;          /* of each range; the last one has what is left besides */
+    uint8_t padding[48];
 };
 
 /* ---- control block ------------------------------------------------------------------------------------------------ */
@@ -90,7 +93,7 @@ struct control {
     uint64_t padding1[3];
     /* line 2. W: replica. Element r - 1: every position below it is durable on r data directories. */
     uint64_t replicated[DIRECTORIES_MAX];
-    /* line 3. W: anyone, by atomic maximum. Blocks below it have memory behind them. */
+    /* line 3. W: anyone, by atomic maximum. Blocks below it have memory behind them; not used where they are cut into ranges: then all have. */
     uint64_t committed_blocks;
     uint64_t padding3[7];
     /* line 4. W: anyone, by atomic exchange. 1: the sequencer sleeps, and a broker that has published wakes it. */

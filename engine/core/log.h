@@ -68,6 +68,9 @@ struct log {
     uint64_t bitmap_position;
     uint64_t block_table_position;
     uint64_t blocks_position;
+    uint32_t range_count;             /* 0: any broker claims anywhere; else each in a range of its own (partitioned.c) */
+    uint32_t range_blocks;
+    uint64_t range_stride;            /* bytes of each of the two bitmaps of a range */
     uint64_t area_committed[AREA_COUNT];  /* bytes from the area's start that have memory behind them */
 
     uint32_t broker;
@@ -133,21 +136,42 @@ static inline uint64_t round_up(uint64_t size, uint64_t to) { return (size + to 
 /* ---- commit.c: memory behind the region, ahead of its use ---- */
 int commit_range(struct log *log, uint64_t position, uint64_t size);           /* 0, or -1 where there is no memory */
 int commit_area(struct log *log, enum area area, uint64_t size);               /* the first `size` bytes of it */
+uint64_t blocks_committed(struct log *log);                                    /* blocks below it have memory behind them */
 int commit_blocks(struct log *log);                                            /* one more step; -1: none left */
 void commit_ahead(struct log *log, uint32_t claimed_end);                      /* wakes (or starts) the committer when fresh blocks go */
 void committer_stop(struct log *log);
 
-/* ---- bitmap.c ---- */
+/* ---- bitmap.c: the face of both policies. What is claimed is visible with the next fence, what is freed at once ---- */
 uint32_t bitmap_claim(struct log *log, uint32_t count);                        /* first block of the run; 0: none free */
 void bitmap_free(struct log *log, uint32_t first, uint32_t count);
+void bitmap_look(struct log *log);                                             /* what other hosts did to it, before the two that follow */
+int bitmap_claimed(struct log *log, uint32_t block);
 uint64_t bitmap_used(struct log *log);
+uint64_t bitmap_used_in(struct log *log, uint32_t range, uint64_t *blocks);    /* and how many blocks the range has */
+uint32_t bitmap_ranges(const struct log *log);                                 /* 1 where everybody claims everywhere */
+uint32_t bitmap_own_range(const struct log *log);                              /* the one in which this broker claims */
 void bitmap_say(struct log *log, uint32_t first, uint32_t count);
 void bitmap_forget(struct log *log, uint32_t first, uint32_t count);
+uint64_t bitmap_mask(uint32_t first, uint32_t count);                          /* `count` bits of a word, from bit `first` on */
+
+/* ---- partitioned.c: the policy without atomics ---- */
+static inline uint64_t range_stride(uint32_t block_count, uint32_t range_count)
+{
+    uint64_t longest = block_count - (range_count - 1) * (block_count / range_count);
+    return round_up(round_up(longest, 64) / 8, LINE_SIZE);
+}
+uint32_t partitioned_first(const struct log *log, uint32_t range);             /* its first block; of range_count, the end of all */
+uint64_t partitioned_used(struct log *log, uint32_t block, uint32_t *count);   /* bits of this block and of those after it, up to the end of their word */
+int partitioned_claim(struct log *log, uint32_t first, uint32_t count);        /* 0: part of it is in use */
+void partitioned_free(struct log *log, uint32_t first, uint32_t count);
+int partitioned_own(const struct log *log, uint32_t block);                    /* whether it lies in this broker's range */
+void partitioned_look(struct log *log, uint32_t range);
 
 /* ---- segment.c ---- */
 uint32_t segment_claim(struct log *log, uint32_t kind, uint32_t blocks, uint32_t topic_slot, uint32_t topic_generation);
 void segment_describe(struct log *log, uint32_t segment, uint32_t kind, uint32_t blocks, uint32_t topic_slot, uint32_t topic_generation);
-void segment_return(struct log *log, uint32_t segment);                        /* never published: back at once */
+void segment_return(struct log *log, uint32_t segment, int published);         /* back at once: by its owner, or the sequencer when it was published */
+void segment_unseal(struct log *log, uint32_t segment);                        /* for the sequencer */
 int segment_valid(struct log *log, uint32_t segment, uint32_t position, uint32_t size);
 int segment_pin(struct log *log, uint32_t segment);                            /* pin number, or -1 */
 void segment_unpin(struct log *log, int pin);

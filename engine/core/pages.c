@@ -77,7 +77,7 @@ static void page_give(struct log *log, uint32_t page)
             sequencer->page_blocks[i] = sequencer->page_blocks[--sequencer->page_block_count];
             break;
         }
-    segment_return(log, block);
+    segment_return(log, block, 0);
 }
 
 static uint32_t load_reference(struct log *log, uint32_t page, uint64_t number)

@@ -516,18 +516,14 @@ static int settle_heads(struct log *log, uint32_t slot)
     return result;
 }
 
-static int claimed(struct log *log, uint32_t block)
-{
-    return (int)(mem_load64(&log->mem, log->bitmap_position + block / 64 * 8) >> block % 64 & 1);
-}
-
 /* Whether everything that is in use is also claimed: or the same block would be used twice. */
 static int claims_valid(struct log *log)
 {
     const struct sequencer *sequencer = log->sequencer;
-    uint64_t end = control_word(log, offsetof(struct control, committed_blocks));
+    uint64_t end = blocks_committed(log);
+    bitmap_look(log);
     for (uint32_t block = 0; block < log->block_count; block++)
-        if ((sequencer->live[block] > 0 || sequencer->page_used[block] != 0) && (block >= end || !claimed(log, block)))
+        if ((sequencer->live[block] > 0 || sequencer->page_used[block] != 0) && (block >= end || !bitmap_claimed(log, block)))
             return 0;
     return end <= log->block_count;
 }
@@ -550,6 +546,9 @@ static int said(struct log *log, uint32_t broker, uint32_t block)
 static void settle_uncovered(struct log *log, uint32_t block)
 {
     int by_dead = 0, by_living = 0, living = 0;
+    bitmap_look(log);
+    if (!bitmap_claimed(log, block))
+        return;                       /* given back meanwhile, by one that lives */
     for (uint32_t broker = 0; broker < BROKERS_MAX; broker++) {
         int here = broker == log->broker;          /* an earlier process in our own place: we claim nothing while we look */
         int dead = here || (log->sequencer->dead >> broker & 1);
@@ -557,8 +556,10 @@ static void settle_uncovered(struct log *log, uint32_t block)
         if (said(log, broker, block))
             *(dead ? &by_dead : &by_living) = 1;
     }
-    if (!by_living && (by_dead || !living))
-        bitmap_forget(log, block, 1);
+    if (by_living || (!by_dead && living))
+        return;
+    segment_unseal(log, block);
+    bitmap_forget(log, block, 1);
 }
 
 /* One claimed run: kept, sealed, or given back. Returns its length in blocks. */
@@ -572,14 +573,12 @@ static uint32_t settle_run(struct log *log, uint32_t block, int taking_over)
     switch (entry.kind) {
     case BLOCK_SEGMENT:
     case BLOCK_RUN:
-        if (owner_dead(log, &entry))
-            release_seal(log, block);
-        else if (taking_over && entry.sealed)
+        if (owner_dead(log, &entry) || (taking_over && entry.sealed))
             release_seal(log, block);
         return count;
     case BLOCK_INDEX:
         if (taking_over && sequencer->page_used[block] == 0)
-            segment_return(log, block);
+            segment_return(log, block, 0);
         else if (taking_over && sequencer->page_used[block] != 0xffff)
             sequencer->page_blocks[sequencer->page_block_count++] = block;
         return 1;
@@ -593,9 +592,10 @@ static uint32_t settle_run(struct log *log, uint32_t block, int taking_over)
 
 static void settle_blocks(struct log *log, int taking_over)
 {
-    uint32_t end = (uint32_t)control_word(log, offsetof(struct control, committed_blocks));
+    uint32_t end = (uint32_t)blocks_committed(log);
+    bitmap_look(log);
     for (uint32_t block = 0; block < end;)
-        block += claimed(log, block) ? settle_run(log, block, taking_over) : 1;
+        block += bitmap_claimed(log, block) ? settle_run(log, block, taking_over) : 1;
 }
 
 /* Pages whose entries or elements were all released before the kill, and which it kept from going. */

@@ -90,11 +90,8 @@ void release_free_waiting(struct log *log)
             log->counters.pinned_releases++;
             continue;
         }
-        uint64_t at = FIELD(block_entry_position(log, segment), struct block_entry, sealed);
         sequencer->sealed[segment] = 0;
-        mem_store32(&log->mem, at, 0);
-        mem_flush(&log->mem, at, sizeof(uint32_t));
-        segment_return(log, segment);
+        segment_return(log, segment, 1);
         log->counters.released_segments++;
     }
     sequencer->waiting_count = kept;

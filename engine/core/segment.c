@@ -38,7 +38,17 @@ uint32_t segment_claim(struct log *log, uint32_t kind, uint32_t blocks, uint32_t
     return segment;
 }
 
-void segment_return(struct log *log, uint32_t segment)
+void segment_unseal(struct log *log, uint32_t segment)
+{
+    uint64_t at = FIELD(block_entry_position(log, segment), struct block_entry, sealed);
+    mem_store32(&log->mem, at, 0);
+    mem_flush(&log->mem, at, sizeof(uint32_t));
+    mem_fence(&log->mem);
+}
+
+/* What was published is unsealed between two fences: a successor that finds a segment, and no seal, takes it for one that is still open, and
+ * who claims the blocks next must not find it sealed. */
+void segment_return(struct log *log, uint32_t segment, int published)
 {
     uint64_t position = block_entry_position(log, segment);
     uint32_t blocks = mem_load32(&log->mem, FIELD(position, struct block_entry, block_count));
@@ -46,6 +56,8 @@ void segment_return(struct log *log, uint32_t segment)
     mem_store32(&log->mem, FIELD(position, struct block_entry, kind), BLOCK_FREE);
     mem_flush(&log->mem, position, LINE_SIZE);
     mem_fence(&log->mem);
+    if (published)
+        segment_unseal(log, segment);
     fail_point(log, FAIL_RETURNED);
     bitmap_free(log, segment, blocks);
     bitmap_say(log, 0, 0);

@@ -9,22 +9,18 @@ import time
 from collections.abc import Sequence
 
 from totalog.engine.sim.host import Violation
-from totalog.engine.sim.scenarios import SCENARIOS
-from totalog.engine.sim.world import Adversary, World
+from totalog.engine.sim.scenarios import SCENARIOS, run_scenario
+from totalog.engine.sim.world import Adversary
 
 
 def run(name: str, adversary: Adversary) -> int:
     """States of memory that were tried. Errors: Violation, with the command that repeats it."""
-    world = None
     try:
-        world = World(adversary)
-        SCENARIOS[name](world)
-        return world.states
+        world = run_scenario(name, adversary)
     except Violation as problem:
         raise Violation(f"{problem}\nto see it again: {command(name, adversary)}") from None
-    finally:
-        if world is not None:
-            world.close()
+    world.close()
+    return world.states
 
 
 def command(name: str, adversary: Adversary) -> str:

@@ -28,6 +28,8 @@ UNPROVEN: dict[str, str] = {
     "recover page_at invalidate 1 redirected": "no successor has a stale copy of a page's first line alone",
     "recover said ": "no block is half claimed by one broker while another that lives holds claims",
     "recover finish_trim ": "no record of a trim lies where a successor's cache holds an older life of the block",
+    "partitioned partitioned_free fence": "of the states between its two lines one in four tells, and few are drawn",
+    "segment segment_unseal fence": "no block is claimed, and stays open, between two takeovers, one of them cut short",
     "recover sequencer_take fence": "until a process that was replaced is fenced by the epoch alone, later fences do",
 }
 """Beginnings of names of mutants, of which some are killed all the same."""

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from totalog.engine.sim import build
 from totalog.engine.sim.child import in_child
-from totalog.engine.sim.scenarios import SCENARIOS
-from totalog.engine.sim.world import Adversary, World
+from totalog.engine.sim.scenarios import SCENARIOS, run_scenario
+from totalog.engine.sim.world import Adversary
 
 ADVERSARY = Adversary(seed=1, subsets_max=8, follow_one_in=8)
 OPERATIONS = ("flush", "fence", "invalidate")
@@ -101,14 +101,8 @@ def mutants() -> list[Mutant]:
     return [Mutant(site, kind) for site in sites() for kind in KINDS[site.operation]]
 
 
-def run_scenario(name: str) -> None:
-    """Errors: Violation."""
-    world = World(ADVERSARY)
-    SCENARIOS[name](world)
-
-
 def hits_of(name: str) -> list[int]:
-    run_scenario(name)
+    run_scenario(name, ADVERSARY)
     module = build.core()
     site = module.ffi.new("struct sim_site *")
     hits = []
@@ -132,7 +126,7 @@ def baseline() -> Baseline:
 
 def mutated(mutant: Mutant, scenario: str) -> None:
     build.core().lib.sim_mutate(mutant.site.number, SWITCH[mutant.kind])
-    run_scenario(scenario)
+    run_scenario(scenario, ADVERSARY)
 
 
 def try_mutant(mutant: Mutant, scenarios: Sequence[str]) -> Outcome:

@@ -5,10 +5,14 @@ from collections.abc import Callable, Sequence
 from totalog.engine.sim import disks, kills
 from totalog.engine.sim.follower import replicated
 from totalog.engine.sim.host import NOTHING_LENT, VIEW, Answer, Batch, Host, Topic, Violation
-from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, World
+from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, Adversary, World
 
 ENTRIES_PER_PAGE = 32
 RAISED_EPOCH = 7
+OPEN_BLOCKS = 4
+"""Of the largest segment that is open, in a region as small as this."""
+RANGES = 5
+"""Of blocks, in a partitioned world: one for each broker that takes part."""
 
 Scenario = Callable[[World], None]
 
@@ -400,6 +404,38 @@ def epochs(world: World) -> None:
     append(world, topic, 0, 1)
 
 
+def ranges(world: World) -> None:
+    """A broker uses up its range of blocks, and again what the sequencer, another host, gave back to it meanwhile; then
+    it becomes the sequencer itself."""
+    topic = create(world, b"a", 1, retention_bytes=300_000)
+    trimming = topic._replace(settings=b"")
+    broker = world.colleague = world.join(COLLEAGUE)
+    before = world.writer.blocks_used()
+    for _ in range(50):
+        accept_all(broker.append(topic, world.batches(0, size=60_000)))
+    end = world.topic(b"a").parts[-1].next
+    accept(world.writer.operate("trim", trimming, partition=VIEW, offset=end))
+    append(world, topic, 0, size=60_000)
+    world.step(lambda host: host.append_reserved(topic, [], 100_000))
+    trim(world, trimming, VIEW, end + 1)
+    if world.writer.blocks_used() > before + OPEN_BLOCKS + 1:
+        raise Violation(f"{world.writer.blocks_used()} blocks are in use when all is trimmed, and {before} were before")
+    kills.lose_writer(world, broker, lambda: accept_all(world.writer.append(topic, world.batches(0))))
+    for size in (250_000, 20_000):  # so many blocks go back at once that it shows where they do not
+        accept_all(broker.append(topic, world.batches(0, size=size)))
+    end = world.topic(b"a").parts[-1].next
+    kills.lose_writer(world, broker, lambda: accept(world.writer.operate("trim", trimming, partition=VIEW, offset=end)))
+
+
+def without_atomics(scenario: Scenario) -> Scenario:
+    def run(world: World) -> None:
+        scenario(world)
+        if world.lib.sim_allocation_atomics():
+            raise Violation("blocks of a partitioned region are claimed or freed by atomics")
+
+    return run
+
+
 def plain_topic(world: World, name: bytes) -> Topic:
     """Made without an adversary."""
     accept(world.writer.operate("create", topic_named(name)))
@@ -434,3 +470,18 @@ SCENARIOS: dict[str, Scenario] = {
         disks.holes,
     )
 }
+PARTITIONED: dict[str, Scenario] = {
+    f"partitioned_{function.__name__}": without_atomics(function) for function in (ranges, burial, promotion)
+}
+SCENARIOS |= PARTITIONED
+
+
+def run_scenario(name: str, adversary: Adversary) -> World:
+    """The world that it leaves; to be closed. Errors: Violation."""
+    world = World(adversary, RANGES if name in PARTITIONED else 0)
+    try:
+        SCENARIOS[name](world)
+    except BaseException:
+        world.close()
+        raise
+    return world

@@ -9,8 +9,8 @@
  *  - The fence inside an invalidate orders that invalidate, and completes no flush. (Machines complete it. The core must not live on that.) Until
  *    that fence, loads may still be answered by the old copy. An invalidate leaves a line alone that its own host has unfenced.
  *  - Whole lines are written back: two hosts that write parts of one line destroy each other's.
- *  - Atomics are coherent, and so is every line that one was ever used on: the bitmap and the mark of committed memory. (A policy for
- *    hosts without atomics across hosts stands behind the bitmap's face when there is one.)
+ *  - Atomics are coherent, and so is every line that one was ever used on: the shared bitmap and the mark of committed memory. Where blocks
+ *    are cut into ranges, neither is used, and what atomics there are is counted: none may be.
  *  - A reservation's bytes are stored by the socket, past the seam: what stands in the cache when the line is flushed counts.
  *  - One thread runs all hosts: where one waits for another, a hook has the other run.
  *  - Store-load order is outside the model (segment.c argues it).
@@ -83,7 +83,7 @@ static uint8_t *written;              /* per line: in `written_lines` */
 static uint64_t *written_lines, written_count, written_room;
 static struct list undo, stale;
 static int undo_active;
-static uint64_t random_state, steps, steps_max;
+static uint64_t random_state, steps, steps_max, allocation_atomics;
 static uint32_t evict_one_in;
 static void (*next_hook)(void);       /* of the next host that is made */
 static uint32_t next_hook_when;
@@ -242,7 +242,7 @@ void sim_begin(uint64_t base, uint64_t size)
     cache_size = size;
     coherent = zeroed(line_count);
     written = zeroed(line_count);
-    written_count = undo.count = stale.count = steps = steps_max = 0;
+    written_count = undo.count = stale.count = steps = steps_max = allocation_atomics = 0;
     undo_active = 0;
     evict_one_in = 0;
     acting = NULL;
@@ -484,6 +484,7 @@ void sim_hook_next(uint32_t when, void (*hook)(void))
 
 void sim_limit(uint64_t more) { steps_max = steps + more; }
 uint64_t sim_steps(void) { return steps; }
+uint64_t sim_allocation_atomics(void) { return allocation_atomics; }
 
 /* ---- the machine, as mem.h calls it ------------------------------------------------------------------------------------ */
 
@@ -705,8 +706,10 @@ static uint8_t *atomic_at(struct mem *mem, uint64_t position)
     return memory + position;
 }
 
+/* Of allocation: what sleepers and wakers exchange is half as long, and joins processes of one host. */
 static uint64_t *atomic_word(struct mem *mem, uint64_t position)
 {
+    allocation_atomics++;
     return (uint64_t *)(void *)atomic_at(mem, position);
 }
 

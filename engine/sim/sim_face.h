@@ -61,6 +61,8 @@ void sim_hook_next(uint32_t when, void (*hook)(void));      /* of the next host 
 /* abort() after so many steps: a mutant may run in circles. */
 void sim_limit(uint64_t steps);
 uint64_t sim_steps(void);
+/* Atomics since sim_begin that claimed or freed blocks, or told how many have memory. */
+uint64_t sim_allocation_atomics(void);
 
 uint32_t sim_site_count(void);
 void sim_site_get(uint32_t number, struct sim_site *site);

@@ -62,10 +62,12 @@ class Step:
 
 
 class World:
-    def __init__(self, adversary: Adversary) -> None:
+    def __init__(self, adversary: Adversary, ranges: int = 0) -> None:
         module = build.core()
         self.lib, self.ffi = module.lib, module.ffi
         self.adversary = adversary
+        self.ranges = ranges
+        """0: blocks are claimed by atomics; else of each broker's own, without any."""
         self.random = random.Random(adversary.seed)
         self.payloads = itertools.count(1)
         self.states = 0
@@ -159,7 +161,7 @@ class World:
         for position in (self.lib.TOPIC_TABLE_POSITION, self.lib.PARTITION_TABLE_POSITION):
             self.lib.sim_keep_stale_range(position, self.lib.LINE_SIZE * 10)
         status = self.lib.region_format(
-            self.descriptor, self.size, self.lib.COHERENCE_NONCOHERENT, LAYOUT_ID, REGION_ID
+            self.descriptor, self.size, self.lib.COHERENCE_NONCOHERENT, self.ranges, LAYOUT_ID, REGION_ID
         )
         self.lib.sim_host_end(FORMATTER, self.ffi.NULL)
         self.raise_failure()
@@ -251,8 +253,14 @@ class World:
 
     def claimed(self, block: int) -> bool:
         """Whether the bitmap says so."""
-        at = self.word(0, "region_header", "bitmap_position") + block // 8
-        return bool(self.map[at] >> block % 8 & 1)
+        at = self.word(0, "region_header", "bitmap_position")
+        if self.ranges == 0:
+            return bool(self.map[at + block // 8] >> block % 8 & 1)
+        blocks = self.word(0, "region_header", "range_blocks") & 0xFFFFFFFF
+        number = min(block // blocks, self.ranges - 1)
+        block -= number * blocks
+        at += 2 * number * self.lib.LINE_SIZE + block // 8  # one line holds the bits of all ranges here
+        return bool((self.map[at] ^ self.map[at + self.lib.LINE_SIZE]) >> block % 8 & 1)
 
     def generation(self, block: int) -> int:
         """Of the segment that begins there."""

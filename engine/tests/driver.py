@@ -8,7 +8,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from totalog.engine import NOTHING_LENT, Log, Reservation, Topic
+from totalog.engine import NOTHING_LENT, Log, Reservation, Topic, layout
 from totalog.engine._core import ffi, lib
 
 SIZE_SMALL = 250 * lib.BLOCK_SIZE
@@ -270,6 +270,14 @@ def settle(log: Log, now_ms: int = 0) -> None:
         pass
 
 
+def join(log: Log, broker: int) -> Any:
+    """One more handle on the region, as that broker."""
+    error = ffi.new("int32_t *")
+    core = lib.log_join(log.region.descriptor, log.region.size, layout.layout_id(), broker, error)
+    assert core != ffi.NULL, error[0]
+    return core
+
+
 def peek(log: Log, position: int, size: int) -> bytes:
     """Region bytes as they stand."""
     target = ffi.new("uint8_t[]", size)
@@ -286,8 +294,7 @@ def peek_struct(log: Log, position: int, struct: str) -> Any:
 
 def claimed_blocks(log: Log) -> list[tuple[int, int, int, int]]:
     """What the block table says of each claimed run's first block: (block, kind, blocks, topic slot)."""
-    header = peek_struct(log, 0, "region_header")
-    bitmap = int.from_bytes(peek(log, header.bitmap_position, (header.block_count + 7) // 8), "little")
+    header, bitmap = peek_struct(log, 0, "region_header"), claimed_bits(log)
     runs, block = [], 0
     while block < header.block_count:
         if not bitmap >> block & 1:
@@ -297,6 +304,23 @@ def claimed_blocks(log: Log) -> list[tuple[int, int, int, int]]:
         runs.append((block, entry.kind, entry.block_count, entry.topic_slot))
         block += max(entry.block_count, 1)
     return runs
+
+
+def claimed_bits(log: Log) -> int:
+    """A bit for each block, as the segment bitmap stands in the region."""
+    header = peek_struct(log, 0, "region_header")
+    ranges, blocks, position = header.range_count, header.block_count, header.bitmap_position
+    if ranges == 0:
+        return int.from_bytes(peek(log, position, (blocks + 7) // 8), "little")
+    rest = blocks - (ranges - 1) * header.range_blocks
+    stride = -(-rest // (8 * lib.LINE_SIZE)) * lib.LINE_SIZE
+    found = 0
+    for number in range(ranges):
+        taken, returned = (
+            int.from_bytes(peek(log, position + (2 * number + which) * stride, stride), "little") for which in (0, 1)
+        )
+        found |= (taken ^ returned) << number * header.range_blocks
+    return found
 
 
 def index_leaves(log: Log, root: int, first: int = 0) -> dict[int, int]:

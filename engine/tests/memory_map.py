@@ -38,7 +38,13 @@ def rows() -> list[tuple[str, str, int | str, int | str, str]]:
     what = f"two areas of `snapshot_header` and up to {lib.PRODUCERS_MAX:,} `producer_entry`"
     made.append(("producer snapshots", what, lib.SNAPSHOT_POSITION, 2 * lib.SNAPSHOT_SIZE, writer_of("producer_entry")))
     made.append(
-        ("segment bitmap", "one bit per block", lib.FIXED_SIZE, "blocks / 8", "who claims or owns a block, atomically")
+        (
+            "segment bitmap",
+            "one bit per block; or, for each range of blocks, lines of `taken` and lines of `returned`",
+            lib.FIXED_SIZE,
+            "blocks / 8, or / 4",
+            "who claims or owns a block, atomically; or `taken`: that broker, `returned`: sequencer",
+        )
     )
     size = f"{ffi.sizeof('struct block_entry')} x blocks"
     made.append(("block table", "`block_entry`", "next page", size, writer_of("block_entry")))

@@ -26,6 +26,8 @@ from totalog.engine.tests.process_worker import ACK, GROUP, MARK, READY, SPAN
 
 WORKER = Path(__file__).with_name("process_worker.py")
 SIZE = 64 << 20
+RANGES = 8
+"""Of blocks, where each broker claims in one of its own."""
 DEADLINE = 60
 """Seconds after which a process is taken to hang."""
 PER_WRITER = 1 << 20
@@ -140,8 +142,8 @@ class World:
             process.end()
 
 
-def make(world: World, topics: dict[str, int], *, size: int = SIZE, **options: Any) -> None:
-    with Log.create(world.path, size=size) as log:
+def make(world: World, topics: dict[str, int], *, size: int = SIZE, ranges: int = 0, **options: Any) -> None:
+    with Log.create(world.path, size=size, ranges=ranges) as log:
         for number, (name, partitions) in enumerate(topics.items()):
             log.create_topic(name, id=bytes([number]) * 16, partitions=partitions, **options)
 

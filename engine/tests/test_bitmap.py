@@ -1,5 +1,8 @@
-"""The segment bitmap: every block belongs to one claim at a time, from any number of threads, and none is lost."""
+"""The segment bitmap: every block belongs to one claim at a time, from any number of threads, and none is lost. Under
+both policies: shared by atomics, and partitioned, where each broker claims in a range of its own."""
 
+import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,22 +12,27 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from totalog.engine import Log, layout, region
-from totalog.engine._core import lib
+from totalog.engine._core import ffi, lib
 from totalog.engine._core_long import ffi as long_ffi
 from totalog.engine._core_long import lib as long_lib
+from totalog.engine.errors import RegionError
 from totalog.engine.tests import driver
 
+RESERVE = 8
+"""Blocks that a sequencer keeps back."""
 
-@pytest.fixture
-def log() -> Iterator[Log]:
-    with Log.create(size=driver.SIZE_SMALL) as log:
+
+@pytest.fixture(params=[0, 1], ids=["shared", "partitioned"])
+def log(request: pytest.FixtureRequest) -> Iterator[Log]:
+    """A log whose one broker may claim everything."""
+    with Log.create(size=driver.SIZE_SMALL, ranges=request.param) as log:
         yield log
 
 
-def race(threads: int, rounds: int, blocks: int) -> tuple[int, int, int]:
+def race(threads: int, rounds: int, blocks: int, ranges: int = 0, hands_over: bool = False) -> tuple[int, int, int]:
     """(collisions, claims, blocks in use afterwards beyond those before), in calls that leave the GIL."""
     ffi, long = long_ffi, long_lib
-    made = region.Region.create(None, 2048 * lib.BLOCK_SIZE, True)
+    made = region.Region.create(None, 2048 * lib.BLOCK_SIZE, True, ranges=ranges)
     error, claims, nanoseconds = ffi.new("int32_t *"), ffi.new("uint64_t *"), ffi.new("double *")
     core = long.log_open(made.descriptor, made.size, layout.layout_id(), 0, error)
     assert core != ffi.NULL
@@ -35,7 +43,7 @@ def race(threads: int, rounds: int, blocks: int) -> tuple[int, int, int]:
         return int(used[0])
 
     before = used()
-    collisions = long.core_bitmap_race(core, threads, rounds, blocks, claims, nanoseconds)
+    collisions = long.core_bitmap_race(core, threads, rounds, blocks, hands_over, claims, nanoseconds)
     found = (collisions, claims[0], used() - before)
     long.log_close(core)
     made.close()
@@ -52,10 +60,21 @@ def test_claims_of_threads_do_not_overlap(threads: int, blocks: int) -> None:
     assert left == 0
 
 
+@pytest.mark.parametrize("blocks", [1, 64, 100])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("hands_over", [False, True], ids=["freed by brokers", "freed by the sequencer too"])
+def test_claims_of_brokers_with_ranges_do_not_overlap(threads: int, blocks: int, hands_over: bool) -> None:
+    """Each thread is a broker; the test's own is the sequencer."""
+    rounds = 5_000 // blocks + 50
+    collisions, claims, left = race(threads, rounds, blocks, threads + 1, hands_over)
+    assert (collisions, claims, left) == (0, threads * rounds, 0)
+
+
+@pytest.mark.parametrize("ranges", [0, 1, 3])
 @pytest.mark.parametrize("blocks", [1, 2, 63, 64, 65, 128, 130])
-def test_runs_start_anywhere(blocks: int) -> None:
+def test_runs_start_anywhere(blocks: int, ranges: int) -> None:
     """A run is claimed at each place in its word, and comes back from there."""
-    with Log.create(size=1024 * lib.BLOCK_SIZE) as log:
+    with Log.create(size=1024 * max(ranges, 1) * lib.BLOCK_SIZE, ranges=ranges) as log:
         core = log._core
         before = driver.blocks_used(log)
         starts = set()
@@ -125,45 +144,153 @@ def test_more_freed_runs_than_are_remembered(log: Log) -> None:
     assert driver.blocks_used(log) == before
 
 
+def test_a_broker_claims_in_its_own_range_and_nowhere_else() -> None:
+    """The last range has what is left besides; a broker without a range does not join."""
+    with Log.create(size=200 * lib.BLOCK_SIZE, ranges=3) as log:
+        header = driver.peek_struct(log, 0, "region_header")
+        size = header.range_blocks
+        assert size * 3 <= header.block_count < size * 3 + 3
+        for broker in (1, 2):
+            core = driver.join(log, broker)
+            claimed = set()
+            while block := lib.core_claim(core, 1):
+                claimed.add(block)
+            assert claimed == set(range(broker * size, size * 2 if broker == 1 else header.block_count))
+        assert log.memory().blocks_free == size - 1 - RESERVE
+        error = ffi.new("int32_t *")
+        assert lib.log_join(log.region.descriptor, log.region.size, layout.layout_id(), 3, error) == ffi.NULL
+
+
+@pytest.mark.parametrize(("blocks", "ranges"), [(95, 3), (1056, 33), (1024, -1)])
+def test_too_many_ranges_are_refused(blocks: int, ranges: int) -> None:
+    with pytest.raises(RegionError, match="ranges"):
+        Log.create(size=blocks * lib.BLOCK_SIZE, ranges=ranges)
+
+
 class BitmapMachine(RuleBasedStateMachine):
-    """Claims and frees, next to a set of free blocks."""
+    """Runs that brokers claim and give back, that the sequencer gives back, and that the dead leave, next to a set of
+    free blocks. Broker 0 is the sequencer as well."""
+
+    ranges = 0
+    brokers = 3
 
     def __init__(self) -> None:
         super().__init__()
-        self.log = Log.create(size=driver.SIZE_SMALL)
-        self.core: Any = self.log._core
-        used = {block + i for block, _, count, _ in driver.claimed_blocks(self.log) for i in range(count)}
-        self.free = set(range(self.log.memory().blocks_total)) - used
-        self.runs: list[tuple[int, int]] = []
+        self.log = Log.create(size=driver.SIZE_SMALL, ranges=self.ranges)
+        self.header = driver.peek_struct(self.log, 0, "region_header")
+        self.cores = self.join_all()
+        self.gone: list[Any] = []
+        self.logs_gone: list[Log] = []
+        self.runs: list[tuple[int, int, int]] = []
+        """(broker, first block, blocks)."""
+        used = driver.claimed_bits(self.log)
+        self.free = {block for block in range(self.header.block_count) if not used >> block & 1}
 
-    def fits(self, count: int) -> bool:
-        return any(all(first + i in self.free for i in range(count)) for first in self.free)
+    def join_all(self) -> list[Any]:
+        return [self.log._core, *(driver.join(self.log, broker) for broker in range(1, self.brokers))]
 
-    @rule(count=st.one_of(st.integers(1, 8), st.sampled_from([63, 64, 65, 100])))
-    def claim(self, count: int) -> None:
-        first = lib.core_claim(self.core, count)
+    def mine(self, broker: int) -> range:
+        """Where the broker may claim."""
+        if self.ranges == 0:
+            return range(self.header.block_count)
+        ends = [number * self.header.range_blocks for number in range(self.ranges)] + [self.header.block_count]
+        return range(ends[broker], ends[broker + 1])
+
+    def fits(self, broker: int, count: int) -> bool:
+        run = 0
+        for block in self.mine(broker):
+            run = run + 1 if block in self.free else 0
+            if run == count:
+                return True
+        return False
+
+    @contextlib.contextmanager
+    def stores_of(self, broker: int) -> Iterator[None]:
+        """Each bitmap of a range has one writer: `taken` its broker, `returned` the sequencer."""
+        before = self.bitmaps()
+        yield
+        changed = {place for place, bitmap in self.bitmaps().items() if bitmap != before[place]}
+        own = {(broker, "taken")}
+        if broker == 0:
+            own |= {(number, "returned") for number in range(1, self.ranges)}
+        assert changed <= own
+
+    def bitmaps(self) -> dict[tuple[int, str], bytes]:
+        """Each on lines of its own."""
+        size, at = lib.LINE_SIZE, self.header.bitmap_position
+        assert at % size == 0
+        places = [(number, name) for number in range(self.ranges) for name in ("taken", "returned")]
+        return {place: driver.peek(self.log, at + size * number, size) for number, place in enumerate(places)}
+
+    @rule(broker=st.integers(0, 2), count=st.one_of(st.integers(1, 8), st.sampled_from([31, 32, 63, 64, 65])))
+    def claim(self, broker: int, count: int) -> None:
+        address = ffi.new("uint64_t *")
+        with self.stores_of(broker):
+            first = lib.log_reserve(self.cores[broker], count * lib.BLOCK_SIZE, address)
         if first == 0:
-            assert not self.fits(count)
+            assert not self.fits(broker, count)
             return
         blocks = set(range(first, first + count))
-        assert blocks <= self.free
+        assert blocks <= self.free & set(self.mine(broker))
         self.free -= blocks
-        self.runs.append((first, count))
+        self.runs.append((broker, first, count))
 
     @precondition(lambda self: self.runs)
-    @rule(data=st.data())
-    def give_back(self, data: st.DataObject) -> None:
-        first, count = self.runs.pop(data.draw(st.integers(0, len(self.runs) - 1)))
-        lib.core_free(self.core, first, count)
+    @rule(data=st.data(), by_sequencer=st.booleans())
+    def give_back(self, data: st.DataObject, by_sequencer: bool) -> None:
+        broker, first, count = self.runs.pop(data.draw(st.integers(0, len(self.runs) - 1)))
+        with self.stores_of(0 if by_sequencer else broker):
+            if by_sequencer:
+                lib.core_free(self.log._core, first, count)
+            else:
+                lib.log_reserve_done(self.cores[broker], first, False)
         self.free |= set(range(first, first + count))
+
+    @rule(broker=st.integers(1, 2))
+    def kill(self, broker: int) -> None:
+        """What it had goes back, and another process takes its place."""
+        self.gone.append(self.cores[broker])
+        with self.stores_of(0):
+            lib.log_bury(self.log._core, 1 << broker)
+        self.forget(broker)
+        self.cores[broker] = driver.join(self.log, broker)
+
+    @rule()
+    def kill_all(self) -> None:
+        """A sequencer that comes later finds nothing of theirs left. Its reserve may lie elsewhere."""
+        self.gone += self.cores
+        self.logs_gone.append(self.log)
+        self.log._core = None
+        self.log = Log(region.Region(os.dup(self.log.region.descriptor), self.log.region.size, None))
+        for broker in range(self.brokers):
+            self.forget(broker)
+        self.cores = self.join_all()
+        used = driver.claimed_bits(self.log)
+        self.free, before = {block for block in range(self.header.block_count) if not used >> block & 1}, self.free
+        assert len(self.free) == len(before)
+
+    def forget(self, broker: int) -> None:
+        for _, first, count in (run for run in self.runs if run[0] == broker):
+            self.free |= set(range(first, first + count))
+        self.runs = [run for run in self.runs if run[0] != broker]
 
     @invariant()
     def counts_agree(self) -> None:
         assert self.log.memory().blocks_free == len(self.free)
 
     def teardown(self) -> None:
+        for core in [*self.gone, *self.cores[1:]]:
+            lib.log_close(core)
+        for log in self.logs_gone:
+            log.region.close()
         self.log.close()
 
 
+class PartitionedBitmapMachine(BitmapMachine):
+    ranges = 3
+
+
 TestBitmapAgainstASet = BitmapMachine.TestCase
-TestBitmapAgainstASet.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestBitmapAgainstASet.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+TestPartitionedBitmapAgainstASet = PartitionedBitmapMachine.TestCase
+TestPartitionedBitmapAgainstASet.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)

@@ -41,6 +41,7 @@ class Scale:
     """A log whose operations are counted one by one."""
 
     def __init__(self, coherent: bool) -> None:
+        self.coherent = coherent
         self.log = Log.create(size=driver.SIZE_SMALL, coherent=coherent)
         self.costs = {"takeover of an empty region": self.now()}
 
@@ -126,6 +127,19 @@ class Scale:
         self.count("let it go", lambda: lib.core_unpin(log._core, pin))
         self.count("close the reservation, not published", reservation.close)
 
+    def ranges(self) -> None:
+        """A region of two brokers, each with a range of its own; this process is both."""
+        self.log.close()
+        self.log = log = Log.create(size=driver.SIZE_SMALL, coherent=self.coherent, ranges=2)
+        self.costs["takeover of an empty region with two ranges"] = self.now()
+        block = self.count("claim a block of one's own range", lambda: lib.core_claim(log._core, 1))
+        self.count("free a block of one's own range", lambda: lib.core_free(log._core, block, 1))
+        other = driver.join(log, 1)
+        block = lib.core_claim(other, 1)
+        self.count("free a block of another's range", lambda: lib.core_free(log._core, block, 1))
+        self.count("count the blocks in use", log.memory)
+        lib.log_close(other)
+
     def ends(self, topic: Topic) -> None:
         self.count("upkeep with nothing to do", lambda: self.log.maintain(0))
         self.take_over("takeover of 2 topics, 74 batches")
@@ -149,6 +163,7 @@ def measure(coherent: bool) -> dict[str, Cost]:
     scale.reads(topic)
     scale.memory()
     scale.ends(topic)
+    scale.ranges()
     scale.log.close()
     return scale.costs
 

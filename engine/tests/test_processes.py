@@ -16,6 +16,7 @@ from totalog.engine._core import lib
 from totalog.engine.tests.process_worker import ACK, GROUP
 from totalog.engine.tests.processes import (
     BROKER_POINTS,
+    RANGES,
     SEQUENCER_POINTS,
     World,
     acks_of,
@@ -52,9 +53,12 @@ def test_four_append_one_sequences_two_read_and_a_fifth_comes_later(world: World
         check(log, topics_of(log, *names), acks)
 
 
-@pytest.mark.parametrize("point", BROKER_POINTS)
-def test_an_appender_is_killed_at_a_step_of_publishing(world: World, point: int) -> None:
-    make(world, {"a": 2, "b": 2})
+@pytest.mark.parametrize(
+    ("point", "ranges"),
+    [*((point, 0) for point in BROKER_POINTS), (lib.FAIL_CLAIMED, RANGES), (lib.FAIL_RETURNED, RANGES)],
+)
+def test_an_appender_is_killed_at_a_step_of_publishing(world: World, point: int, ranges: int) -> None:
+    make(world, {"a": 2, "b": 2}, ranges=ranges)
     world.sequencer().wait_for(b"took over\n")
     with joined(world) as log:
         before = log.memory().blocks_free
@@ -74,8 +78,9 @@ def test_an_appender_is_killed_at_a_step_of_publishing(world: World, point: int)
         wait_for_free(log, before)
 
 
-def test_appenders_are_killed_at_any_moment(world: World) -> None:
-    make(world, {"a": 2}, retention_bytes=1 << 20)
+@pytest.mark.parametrize("ranges", [0, RANGES])
+def test_appenders_are_killed_at_any_moment(world: World, ranges: int) -> None:
+    make(world, {"a": 2}, retention_bytes=1 << 20, ranges=ranges)
     world.sequencer().wait_for(b"took over\n")
     with joined(world) as log:
         (topic,) = topics_of(log, "a")
@@ -154,11 +159,13 @@ def test_a_stopped_appender_wakes_when_its_topic_is_gone_and_the_sequencer_anoth
         wait_for_free(log, before)
 
 
-@pytest.mark.parametrize("point", SEQUENCER_POINTS)
-def test_another_sequencer_takes_over_at_a_step_of_ordering(world: World, point: int) -> None:
-    make(world, {"a": 2, "b": 3})
+@pytest.mark.parametrize(("point", "ranges"), [*((point, 0) for point in SEQUENCER_POINTS), (lib.FAIL_CLAIMED, RANGES)])
+def test_another_sequencer_takes_over_at_a_step_of_ordering(world: World, point: int, ranges: int) -> None:
+    make(world, {"a": 2, "b": 3}, ranges=ranges)
     first = world.sequencer(fail_at=point, healthy=500)
     first.wait_for(b"took over\n")
+    with joined(world) as log:
+        before = log.memory().blocks_free
     second = world.sequencer()
     writers = [world.appender(writer, ["a", "b"], 120, producer_id=100 + writer) for writer in range(3)]
     first.rest(-signal.SIGKILL)
@@ -166,7 +173,11 @@ def test_another_sequencer_takes_over_at_a_step_of_ordering(world: World, point:
     acks = [acks_of(writer.rest()) for writer in writers]
     assert [len(each) for each in acks] == [120 * 8] * 3
     with joined(world) as log:
-        check(log, topics_of(log, "a", "b"), np.concatenate(acks))
+        topics = topics_of(log, "a", "b")
+        check(log, topics, np.concatenate(acks))
+        for topic in topics:
+            log.delete_topic(topic)
+        wait_for_free(log, before)
 
 
 def test_twenty_take_overs_under_load(world: World) -> None:

@@ -19,7 +19,7 @@ static void a_region_says_what_it_is(const char *folder, uint32_t coherence)
     CHECK(pwrite(world->fd, &none, sizeof none, 0) == sizeof none);
     CHECK(open_log(world->fd, world->size, layout_id(), &error) == NULL);
     CHECK(error == OPEN_NOT_A_REGION);
-    CHECK(region_format(world->fd, FIXED_SIZE, coherence, layout_id(), (const uint8_t *)"0123456789abcdef") == OPEN_SIZE_MISMATCH);
+    CHECK(region_format(world->fd, FIXED_SIZE, coherence, 0, layout_id(), (const uint8_t *)"0123456789abcdef") == OPEN_SIZE_MISMATCH);
     uint64_t magic = REGION_MAGIC;
     CHECK(pwrite(world->fd, &magic, sizeof magic, 0) == sizeof magic);
     world->log = open_log(world->fd, world->size, layout_id(), &error);

@@ -7,15 +7,15 @@
 #define STEP_BLOCKS 256               /* 16 MiB are committed at once */
 #define BLOCKS_MANY 1800              /* more than are committed at once, so that threads commit as they claim */
 
-static void claims_do_not_overlap(const char *folder, uint32_t coherence, uint32_t rounds)
+static void claims_do_not_overlap(const char *folder, uint32_t coherence, uint32_t rounds, uint32_t ranges)
 {
     static const uint32_t lengths[] = {1, 17, 64, 65, 130};
-    struct world *world = world_make(folder, coherence, BLOCKS_MANY);
+    struct world *world = world_make_ranges(folder, coherence, BLOCKS_MANY, ranges);
     uint64_t before = blocks_used(world);
     for (uint32_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         uint64_t claims;
         double nanoseconds;
-        CHECK(core_bitmap_race(world->log, THREADS, rounds, lengths[i], &claims, &nanoseconds) == 0);
+        CHECK(core_bitmap_race(world->log, THREADS, rounds, lengths[i], ranges != 0, &claims, &nanoseconds) == 0);
         CHECK(claims == (uint64_t)THREADS * rounds);
         CHECK(blocks_used(world) == before);
     }
@@ -46,7 +46,7 @@ static void the_committer_runs_ahead(const char *folder, uint32_t coherence)
             CHECK(segments[count++] != 0);
             send_group(world, topic, 1, 100);
         }
-        CHECK(core_bitmap_race(world->log, THREADS, 50, 1, &claims, &nanoseconds) == 0);
+        CHECK(core_bitmap_race(world->log, THREADS, 50, 1, 0, &claims, &nanoseconds) == 0);
         while (blocks_committed(world) == before) {
             log_counters(world->log, &counters);
             sched_yield();
@@ -64,6 +64,7 @@ static void the_committer_runs_ahead(const char *folder, uint32_t coherence)
 
 void cases_of_threads(const char *folder, uint32_t coherence)
 {
-    claims_do_not_overlap(folder, coherence, 200);
+    claims_do_not_overlap(folder, coherence, 200, 0);
+    claims_do_not_overlap(folder, coherence, 200, THREADS + 1);
     the_committer_runs_ahead(folder, coherence);
 }

@@ -38,6 +38,11 @@ static struct world *new_world(const char *path, int flags)
 
 struct world *world_make(const char *folder, uint32_t coherence, uint32_t blocks)
 {
+    return world_make_ranges(folder, coherence, blocks, 0);
+}
+
+struct world *world_make_ranges(const char *folder, uint32_t coherence, uint32_t blocks, uint32_t ranges)
+{
     static uint32_t made;
     const uint8_t region_id[16] = {1, 2, 3};
     char path[PATH_SIZE];
@@ -45,7 +50,7 @@ struct world *world_make(const char *folder, uint32_t coherence, uint32_t blocks
     struct world *world = new_world(path, O_CREAT | O_EXCL);
     world->size = FIXED_SIZE + (blocks + 3) * (uint64_t)(BLOCK_SIZE + sizeof(struct block_entry) + 1);
     CHECK(ftruncate(world->fd, (off_t)world->size) == 0);
-    CHECK(region_format(world->fd, world->size, coherence, layout_id(), region_id) == OPEN_OK);
+    CHECK(region_format(world->fd, world->size, coherence, ranges, layout_id(), region_id) == OPEN_OK);
     open_world(world);
     return world;
 }

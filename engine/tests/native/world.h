@@ -51,6 +51,7 @@ struct world {
 
 /* A new region with `blocks` blocks in a file of `folder`, and a log on it. */
 struct world *world_make(const char *folder, uint32_t coherence, uint32_t blocks);
+struct world *world_make_ranges(const char *folder, uint32_t coherence, uint32_t blocks, uint32_t ranges);    /* 0: shared */
 /* The log of a region that is there. */
 struct world *world_attach(const char *path);
 void world_reopen(struct world *world);
