@@ -332,7 +332,7 @@ class Connection:
         run = runs.append(self.service.broker, self._repeat, held)
         if run is None:
             return False
-        self._learned = 0
+        self._learned = max(self._learned - 1, 0)  # not 0: who alternates between two kinds would be learned each time
         self._reader.skip(run.size)
         self._count(run.count)
         if isinstance(run.answer, Owed):

@@ -194,6 +194,25 @@ def test_a_client_that_never_repeats_itself_is_not_looked_at_for_ever(monkeypatc
     world.log.close()
 
 
+def test_a_client_that_goes_round_two_topics_is_not_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of its requests are like the last one that was learned, and go the short way."""
+    looked: list[int] = []
+
+    def repeat_of(self: World, broker: Broker, request: Any) -> Any:
+        looked.append(1)
+        return produce_runs.repeat_of(broker, request)
+
+    monkeypatch.setattr(World, "repeat_of", repeat_of)
+    world = World()
+    world.broker.topics.create("other", partitions=1)
+    topics = (TOPIC, "other")
+    pieces = [frame(8, 0, batch(number), number, topic=topics[number % 2]) for number in range(200)]
+    world.serve(pieces, short_way=True)
+    assert len(looked) < 20
+    assert sum(world.runs) > 90
+    world.log.close()
+
+
 @pytest.fixture
 def durable() -> Iterator[tuple[ReplicaLog, Broker]]:
     log = ReplicaLog.make()
