@@ -134,22 +134,11 @@ class ReadBatches:
     def __getitem__(self, index: int) -> Any:
         return self._batches[index]
 
-    def pieces(self, copied: memoryview, count: int) -> list[memoryview]:
-        """The bytes of the first `count` batches, in order: `copied` is where the read put what it did not lend. What
-        is lent lies in the region, and is good until it is given back."""
-        pieces, begin, end = [], 0, 0
-        for batch in self._batches[0:count]:
-            if batch.lent:
-                end += LENT_FRONT
-                pieces.append(copied[begin:end])
-                lent = ffi.buffer(ffi.cast("uint8_t *", batch.lent), batch.size - LENT_FRONT)
-                pieces.append(memoryview(lent).toreadonly())
-                begin = end
-            else:
-                end += batch.size
-        if begin < end:
-            pieces.append(copied[begin:end])
-        return pieces
+    def lent(self, index: int) -> memoryview:
+        """What a lent batch has behind its first LENT_FRONT bytes. It lies in the region, and is good until it is given
+        back."""
+        batch = self._batches[index]
+        return memoryview(ffi.buffer(ffi.cast("uint8_t *", batch.lent), batch.size - LENT_FRONT)).toreadonly()
 
 
 class Reservation:
@@ -564,7 +553,7 @@ class Log:
         Where that is not enough for the first one, `size_needed` says how much is.
 
         Batches of `lent_size_min` bytes or more are lent: only their first LENT_FRONT bytes are copied, the others
-        stay where they are until `give_back` (`ReadBatches.pieces`). They hold up the release of their memory.
+        stay where they are until `give_back` (`ReadBatches.lent`). They hold up the release of their memory.
 
         Base offsets in the copies are those of the producer: `batches` says what they have to be.
         """

@@ -29,7 +29,7 @@ from totalog.engine import LimitReached, OutOfMemory
 from totalog.gateway.apis.api import Request, Run
 from totalog.gateway.limits import Limits
 from totalog.gateway.metrics import Counters
-from totalog.gateway.outbox import Bytes, Disconnected, Outbox, Owed
+from totalog.gateway.outbox import Bytes, Disconnected, Keep, Outbox, Owed
 from totalog.gateway.waiting import Budget, Helpers, yield_once
 from totalog.gateway.wire.answer import Answer
 from totalog.gateway.wire.errors import ProtocolViolation
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from totalog.engine import Reservation
     from totalog.gateway.broker import Broker
 
-__all__ = ["Answered", "Bytes", "Connection", "Disconnected", "Phase", "Service", "Transport"]
+__all__ = ["Answered", "Bytes", "Connection", "Disconnected", "Keep", "Phase", "Service", "Transport"]
 
 LEARN_MAX: Final = 8
 """Kinds of Produce requests that are looked at in a row though none came again; then one in the square of that."""
@@ -62,8 +62,9 @@ class Transport(Protocol):
     async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
         """The same, but the target is asked for when bytes are there, and `rest` is called before a wait."""
 
-    async def send(self, parts: Sequence[Bytes]) -> None:
-        """Send all parts, one behind the other."""
+    async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
+        """Send all parts, one behind the other. `keep` is asked once, before a wait, for what to send in place of what
+        is left: other bytes that last longer."""
 
     def end_receiving(self) -> None:
         """From now on `receive_into` answers 0 instead of waiting."""

@@ -7,6 +7,8 @@ Invariants
   what its peer asks next. So only one task sends at any time.
 - An answer that is owed holds no memory of the request. What the request put into the log is counted in the budget of
   large requests until the answer leaves; while that is overdrawn, or too much lies here, `flush` waits.
+- An answer of which parts are lent by the log is sent at once, or its rest copied: nothing stays lent while a peer, or
+  a disk, is waited for.
 - Whatever ends the connection, `close` gives back what is held.
 """
 
@@ -20,6 +22,9 @@ from totalog.gateway.waiting import Budget, Nudge
 from totalog.gateway.wire.answer import Answer
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
+
+Keep: TypeAlias = Callable[[list[Bytes]], list[Bytes]]
+"""Gives other bytes to send in place of those that are left, and that last longer."""
 
 
 class Disconnected(Exception):
@@ -43,7 +48,7 @@ class Owed:
 
 
 class Sender(Protocol):
-    async def send(self, parts: Sequence[Bytes]) -> None: ...
+    async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None: ...
     def end_receiving(self) -> None: ...
 
 
@@ -111,6 +116,8 @@ class Outbox:
 
     def add(self, answer: Bytes | Answer) -> None:
         if self.busy:
+            if isinstance(answer, Answer):
+                answer.keep()
             self._unsent.add(_held(answer))
             self._queue.append((answer, 0))
             self._queued_size += _size(answer)
@@ -137,11 +144,7 @@ class Outbox:
         """Send what is gathered, or wait while the helper has too much to send. Raises Disconnected."""
         if not self.busy:
             if self._parts:
-                self.sends += 1
-                try:
-                    await self._transport.send(self._parts)
-                finally:
-                    self._release()
+                await self._send()
         else:
             while self.busy and self.full:
                 await self._moved.wait()
@@ -226,9 +229,17 @@ class Outbox:
         if self._parts:
             self.sends += 1
             try:
-                await self._transport.send(self._parts)
+                await self._transport.send(self._parts, self._keep)
             finally:
                 self._release()
+
+    def _keep(self, left: list[Bytes]) -> list[Bytes]:
+        """What is sent in place of `left`, so that nothing of it is lent any more."""
+        if any(answer.lent for answer in self._answers):
+            left = [b"".join(left)]
+            for answer in self._answers:
+                answer.give_back()
+        return left
 
     def _release(self) -> None:
         """What was gathered has left, or never will: its buffers serve others."""

@@ -20,7 +20,7 @@ from functools import partial
 import trio
 
 from totalog.gateway import waiting
-from totalog.gateway.connection import Bytes, Connection, Disconnected, Phase, Service
+from totalog.gateway.connection import Bytes, Connection, Disconnected, Keep, Phase, Service
 from totalog.gateway.wire.errors import ProtocolViolation
 
 log = logging.getLogger("totalog")
@@ -75,12 +75,14 @@ class SocketTransport:
                 self.moved += count
                 return count
 
-    async def send(self, parts: Sequence[Bytes]) -> None:
+    async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         left = list(parts)
         while left:
             try:
                 count = self._socket.sendmsg(left[:PARTS_COUNT_MAX])
             except BlockingIOError:
+                if keep is not None:
+                    left, keep = keep(left), None
                 await trio.lowlevel.wait_writable(self._socket)
                 continue
             except OSError as fault:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from totalog.engine import NOTHING_LENT, Log, Reservation, Topic, layout
 from totalog.engine._core import ffi, lib
+from totalog.engine.log import LENT_FRONT
 
 SIZE_SMALL = 250 * lib.BLOCK_SIZE
 """Bytes of a log that has all its memory from the start."""
@@ -231,14 +232,15 @@ class Reader:
             room=room,
             lent_size_min=lent_size_min,
         )
-        copied = memoryview(ffi.buffer(self.buffer, result.copied))
-        content = b"".join(self.batches.pieces(copied, result.count))
-        assert len(content) == result.size
         found, at = [], 0
         for index in range(result.count):
             batch = self.batches[index]
-            found.append(Found(batch.base_offset, batch.leader_epoch, content[at : at + batch.size]))
-            at += batch.size
+            copied = LENT_FRONT if batch.lent else batch.size
+            payload = bytes(ffi.buffer(self.buffer + at, copied)) + (self.batches.lent(index) if batch.lent else b"")
+            found.append(Found(batch.base_offset, batch.leader_epoch, payload))
+            at += copied
+        assert at == result.copied
+        assert sum(len(batch.payload) for batch in found) == result.size
         assert result.copied == result.size or lent_size_min < NOTHING_LENT
         self.log.give_back(result.pins)
         return result, found

@@ -11,6 +11,9 @@ Behaviour
 - What is durable on its topic's level is what there is (`replication`): fetch limit and high watermark are one number.
   Long polls are woken when it moves. Topics in memory, and those with `totalog.visibility=ordered`, show what is
   ordered.
+- Where something can be sent at once, each partition takes one read (`AtOnce`), and nothing is waited for. Batches of
+  LENT_SIZE_MIN bytes or more are then sent from where they lie: the log lends them until the socket has taken them, or
+  until the answer would have to wait.
 - What has left memory comes from the journals, in a thread, so that nobody else waits for the disk. Where no directory
   can be read that is KAFKA_STORAGE_ERROR for the partition.
 - Views are read like topics: partition 0 is the topic in total order, and batches carry it as their base offsets.
@@ -27,7 +30,7 @@ Not implemented: fetching as a replica, diverging epochs (only replicas send the
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -38,7 +41,7 @@ from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.wire import fetch as wire
 from totalog.gateway.wire._batch import lib
 from totalog.gateway.wire.answer import Answer, BufferPool
-from totalog.gateway.wire.batch import error_code, stamp
+from totalog.gateway.wire.batch import error_code, lent_places, stamp
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
@@ -56,6 +59,16 @@ the time that the event loop copies for one of them; a consumer asks again in le
 
 ANSWER_SIZE_PRESSED: Final = 32 * 1024
 """The same while many answers have not been taken: with what is around the records, a buffer of the smallest size."""
+
+LENT_SIZE_MIN: Final = 16 * 1024
+"""Bytes of a batch from which on it is sent from where it lies. Below, its copy costs less than one more part of an
+answer."""
+
+LENT_COUNT_MAX: Final = ANSWER_SIZE_MAX // LENT_SIZE_MIN + 1
+
+AT_ONCE_MAX: Final = 64
+"""Partitions of a request that is answered in one go. Where it turns out that there is nothing to send, all of them
+are looked at again before it waits."""
 
 PARTITIONS_A_STEP: Final = 512
 """Partitions that are looked at, or answered, before others get their turn."""
@@ -104,6 +117,44 @@ class Part:
     """Bytes from the fetch offset to the end, at most what the partition may send."""
 
 
+def _look(log: "Log", handle: "TopicHandle | None", key: wire.TopicKey, null: bool, asked: wire.PartitionFetch) -> Part:
+    """A partition of a request, nothing of it copied yet."""
+    partition, _, offset, most = asked
+    if handle is None:
+        return Part(partition, int(_unknown_topic(key)))
+    if not 0 <= partition < handle.partitions:
+        return Part(partition, int(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
+    read_partition = handle.read_partition(partition)
+    bounds = log.bounds(handle.topic, read_partition)
+    error = _refusal(asked, bounds.leader_epoch, bounds.log_start_offset, bounds.next_offset)
+    if error is not ErrorCode.NONE:
+        return Part(partition, int(error), aborted_null=True)
+    size = 0
+    if offset < bounds.next_offset:
+        size = min(log.available(handle.topic, read_partition, offset), max(most, 1))
+    return Part(
+        partition,
+        0,
+        null,
+        bounds.next_offset,
+        bounds.log_start_offset,
+        handle.topic,
+        read_partition,
+        offset,
+        size,
+    )
+
+
+def _refusal(asked: wire.PartitionFetch, leader_epoch: int, log_start_offset: int, next_offset: int) -> ErrorCode:
+    """Why a partition with these bounds does not answer; NONE: it does."""
+    _, epoch_asked, offset, _ = asked
+    if epoch_asked not in (wire.NO_LEADER_EPOCH, leader_epoch):
+        return ErrorCode.UNKNOWN_LEADER_EPOCH if epoch_asked > leader_epoch else ErrorCode.FENCED_LEADER_EPOCH
+    if not log_start_offset <= offset <= next_offset:
+        return ErrorCode.OFFSET_OUT_OF_RANGE
+    return ErrorCode.NONE
+
+
 class Survey:
     """What a request would get now, before any record is copied."""
 
@@ -119,7 +170,7 @@ class Survey:
         """Bytes of records."""
         self.size_most = 0
         """Bytes of records if every partition sends all that it may."""
-        self.overhead = wire.HEAD_SIZE_MAX
+        self.overhead = 0
         """Bytes around them, at most."""
         self.large = False
         """It was made in several steps, so something may have come behind the first of them."""
@@ -137,48 +188,14 @@ class Survey:
                     yield
                     handle = _find(broker, key)
                 count += 1
-                parts.append(self._look(broker.log, handle, key, null, asked))
+                part = _look(broker.log, handle, key, null, asked)
+                self.failed |= part.error_code != 0
+                self.size += part.size
+                self.size_most += max(asked[3], 1)  # no room at all still gets a first batch
+                parts.append(part)
             self.topics.append((key, parts))
-            self.overhead += wire.TOPIC_SIZE_MAX + 4 * len(key) + wire.PARTITION_SIZE_MAX * len(partitions)
+        self.overhead = overhead_of(message)
         return self
-
-    def _look(
-        self, log: "Log", handle: "TopicHandle | None", key: wire.TopicKey, null: bool, asked: wire.PartitionFetch
-    ) -> Part:
-        partition, leader_epoch, offset, most = asked
-        most = max(most, 1)  # no room at all still gets a first batch
-        self.size_most += most
-        if handle is None:
-            return self._fail(partition, _unknown_topic(key))
-        if not 0 <= partition < handle.partitions:
-            return self._fail(partition, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
-        read_partition = handle.read_partition(partition)
-        bounds = log.bounds(handle.topic, read_partition)
-        if leader_epoch not in (wire.NO_LEADER_EPOCH, bounds.leader_epoch):
-            newer = leader_epoch > bounds.leader_epoch
-            error = ErrorCode.UNKNOWN_LEADER_EPOCH if newer else ErrorCode.FENCED_LEADER_EPOCH
-            return self._fail(partition, error, aborted_null=True)
-        if not bounds.log_start_offset <= offset <= bounds.next_offset:
-            return self._fail(partition, ErrorCode.OFFSET_OUT_OF_RANGE, aborted_null=True)
-        size = 0
-        if offset < bounds.next_offset:
-            size = min(log.available(handle.topic, read_partition, offset), most)
-            self.size += size
-        return Part(
-            partition,
-            0,
-            null,
-            bounds.next_offset,
-            bounds.log_start_offset,
-            handle.topic,
-            read_partition,
-            offset,
-            size,
-        )
-
-    def _fail(self, partition: int, error_code: ErrorCode, aborted_null: bool = False) -> Part:
-        self.failed = True
-        return Part(partition, int(error_code), aborted_null)
 
 
 def _find(broker: "Broker", key: wire.TopicKey) -> "TopicHandle | None":
@@ -198,6 +215,14 @@ def partition_count(message: wire.FetchRequest) -> int:
     return sum(len(partitions) for _, partitions in message.topics)
 
 
+def overhead_of(message: wire.FetchRequest) -> int:
+    """Bytes of the answer around the records, at most."""
+    size = wire.HEAD_SIZE_MAX
+    for key, partitions in message.topics:
+        size += wire.TOPIC_SIZE_MAX + 4 * len(key) + wire.PARTITION_SIZE_MAX * len(partitions)
+    return size
+
+
 def _name(part: Part) -> str:
     assert part.topic is not None
     return f"{part.topic.name}-{part.partition}"
@@ -213,6 +238,9 @@ class Reader:
     def __init__(self, log: "Log") -> None:
         self.batches = log.read_batches(BATCHES_MAX)
         self.pool = BufferPool()
+        self.places = lent_places(LENT_COUNT_MAX)
+        self.copied = 0
+        """Bytes of records that answers copied lately: room for as many is taken at once."""
         self.polled = 0
         """Partitions of all long polls that wait."""
 
@@ -220,7 +248,129 @@ class Reader:
         """An error for the request as a whole."""
         writer = wire.AnswerWriter(request.version, self.pool.take(wire.HEAD_SIZE_MAX))
         writer.head(request.correlation_id, int(error_code), 0)
-        return Answer([writer.finish()], writer.buffer)
+        return Answer(writer.finish(), writer.buffer)
+
+
+class AtOnce:
+    """An answer that is put together in one go, each partition by one read."""
+
+    def __init__(self, reader: Reader, log: "Log", request: Request, message: wire.FetchRequest, size_max: int) -> None:
+        self._reader = reader
+        self._log = log
+        self._null = message.isolation_level == READ_UNCOMMITTED
+        self._left = size_max
+        self._overhead = overhead_of(message)
+        self._copied = 0
+        self._pins = 0
+        self._found = False
+        """Something is to be told: a record, or an error."""
+        self._read_any = False
+        self._writer = wire.AnswerWriter(
+            request.version, reader.pool.take(self._overhead + min(reader.copied, size_max))
+        )
+        self._writer.head(request.correlation_id, 0, len(message.topics))
+
+    def answer(self, broker: "Broker", message: wire.FetchRequest) -> Answer | None:
+        """None: there is nothing to send, or some of it is on disk."""
+        writer, done = self._writer, False
+        try:
+            for key, partitions in message.topics:
+                handle = _find(broker, key)
+                writer.topic(key, len(partitions))
+                for asked in partitions:
+                    if handle is None or self._left <= 0 or not 0 <= asked[0] < handle.partitions:
+                        self._tell(_look(self._log, handle, key, self._null, asked))
+                    elif not self._add(handle, key, asked):
+                        return None
+                writer.end_topic()
+            done = self._found
+        finally:
+            if not done:
+                self._log.give_back(self._pins)
+                self._reader.pool.give(writer.buffer)
+        if not done:
+            return None
+        self._reader.copied = max(self._copied, self._reader.copied // 2)
+        give_back = partial(self._log.give_back, self._pins) if self._pins else None
+        return Answer(writer.finish(), writer.buffer, writer.lent_size, give_back)
+
+    def _tell(self, part: Part) -> None:
+        self._found |= part.error_code != 0
+        self._writer.partition(
+            part.partition,
+            part.error_code,
+            part.high_watermark,
+            part.log_start_offset,
+            aborted_null=part.aborted_null,
+        )
+
+    def _add(self, handle: "TopicHandle", key: wire.TopicKey, asked: wire.PartitionFetch) -> bool:
+        """False: it is on disk."""
+        size_max = min(max(asked[3], 1), self._left)
+        at = self._writer.records_at(size_max)
+        read = self._read(handle, asked, at, size_max)
+        if read.status == STATUS_ON_DISK:
+            return False
+        wanted = min(read.available, size_max)
+        if read.size_needed or (read.size < wanted and self._room() - read.copied < LENT_SIZE_MIN):
+            self._log.give_back(read.pins)
+            self._grow(max(read.size_needed, wanted))
+            read = self._read(handle, asked, at, size_max)
+        self._pins |= read.pins
+        if read.status == STATUS_UNKNOWN_TOPIC:
+            self._tell(Part(asked[0], int(_unknown_topic(key))))
+        elif (
+            read.status != STATUS_OK
+            or _refusal(asked, read.leader_epoch, read.log_start_offset, read.next_offset) is not ErrorCode.NONE
+        ):
+            self._tell(_look(self._log, handle, key, self._null, asked))
+        else:
+            self._finish(asked, at, read)
+        return True
+
+    def _finish(self, asked: wire.PartitionFetch, at: int, read: "Read") -> None:
+        writer, batches = self._writer, self._reader.batches
+        lent: Sequence[tuple[int, memoryview]] = ()
+        if read.size:
+            places = self._reader.places
+            count = stamp(writer.buffer.address + at, batches.address, read.count, places, LENT_COUNT_MAX)
+            if count:
+                lent = [(place.at, batches.lent(place.index)) for place in places[0:count]]
+            self._left -= read.size
+            self._copied += read.copied
+            self._found = self._read_any = True
+        writer.partition(
+            asked[0],
+            0,
+            read.next_offset,
+            read.log_start_offset,
+            aborted_null=self._null,
+            records_at=at,
+            records_size=read.size,
+            lent=lent,
+        )
+
+    def _read(self, handle: "TopicHandle", asked: wire.PartitionFetch, at: int, size_max: int) -> "Read":
+        return self._log.read(
+            handle.topic,
+            handle.read_partition(asked[0]),
+            asked[2],
+            self._writer.buffer.address + at,
+            size_max,
+            batches=self._reader.batches,
+            whole_first=not self._read_any,
+            room=self._room(),
+            lent_size_min=LENT_SIZE_MIN,
+        )
+
+    def _room(self) -> int:
+        """Bytes of records that can be copied besides those that are."""
+        return self._writer.buffer.size - self._overhead - self._copied
+
+    def _grow(self, room: int) -> None:
+        old = self._writer.buffer
+        self._writer.move(self._reader.pool.take(self._overhead + self._copied + room))
+        self._reader.pool.give(old)
 
 
 class Assembly:
@@ -258,7 +408,7 @@ class Assembly:
                         aborted_null=part.aborted_null,
                     )
             writer.end_topic()
-        return Answer([writer.finish()], writer.buffer)
+        return Answer(writer.finish(), writer.buffer)
 
     def _add_from_memory(self, key: wire.TopicKey, part: Part) -> bool:
         """False: it is on disk."""
@@ -298,7 +448,7 @@ class Assembly:
             writer.partition(part.partition, int(code), -1, -1)
             return
         if read.size:
-            stamp(writer.buffer.address + at, batches.address, read.count)
+            stamp(writer.buffer.address + at, batches.address, read.count, self._reader.places, 0)
             self._left -= read.size
             self._first = False
         writer.partition(
@@ -344,23 +494,38 @@ class Assembly:
         self._reader.pool.give(old)
 
 
-def handle(broker: "Broker", request: Request) -> Awaitable[Answer]:
+def handle(broker: "Broker", request: Request) -> Answer | Awaitable[Answer]:
     """The answer, whose buffer goes back to its pool when the connection releases it."""
-    return _answer(broker, request, wire.parse(request.version, request.frame, request.body_at))
-
-
-async def _answer(broker: "Broker", request: Request, message: wire.FetchRequest) -> Answer:
-    """Does not look at the request's frame."""
-    reader = broker.reader
+    message = wire.parse(request.version, request.frame, request.body_at)
     if message.session_epoch not in FULL_FETCH_EPOCHS:
-        return reader.refuse(request, ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
+        return broker.reader.refuse(request, ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
     size_max = max(1, min(message.max_bytes, broker.config.integer("fetch.max.bytes"), ANSWER_SIZE_MAX))
+    if message.min_bytes <= 1 and not broker.unsent.full:
+        answer = _at_once(broker, request, message, size_max)
+        if answer is not None:
+            return answer
+    return _answer(broker, request, message, size_max)
+
+
+def _at_once(broker: "Broker", request: Request, message: wire.FetchRequest, size_max: int) -> Answer | None:
+    """The answer, if there is something to send, and all of it can be: from memory, and of not too many partitions."""
+    if partition_count(message) > AT_ONCE_MAX:
+        return None
+    size_max = min(size_max, broker.unsent.answer_size_max(ANSWER_SIZE_PRESSED, ANSWER_SIZE_MAX))
+    return AtOnce(broker.reader, broker.log, request, message, size_max).answer(broker, message)
+
+
+async def _answer(broker: "Broker", request: Request, message: wire.FetchRequest, size_max: int) -> Answer:
+    """Does not look at the request's frame."""
     survey = await _wait(broker, message, size_max)
     if broker.unsent.full:
         await broker.unsent.room()
         survey = await _survey(broker, message)
+    answer = _at_once(broker, request, message, size_max) if survey.size else None
+    if answer is not None:
+        return answer
     size_max = min(size_max, broker.unsent.answer_size_max(ANSWER_SIZE_PRESSED, ANSWER_SIZE_MAX))
-    return await Assembly(reader, broker.log, request, survey, size_max).answer()
+    return await Assembly(broker.reader, broker.log, request, survey, size_max).answer()
 
 
 async def _wait(broker: "Broker", message: wire.FetchRequest, size_max: int) -> Survey:

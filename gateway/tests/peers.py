@@ -11,7 +11,7 @@ from totalog.engine import EngineError, OutOfMemory
 from totalog.gateway.apis.api import Request
 from totalog.gateway.complaints import Complaints
 from totalog.gateway.config import Config
-from totalog.gateway.connection import Answered, Bytes, Disconnected, Service
+from totalog.gateway.connection import Answered, Bytes, Disconnected, Keep, Service
 from totalog.gateway.limits import Limits
 from totalog.gateway.unsent import Unsent
 from totalog.gateway.waiting import Budget, Timers
@@ -168,7 +168,7 @@ class MemoryTransport:
         space()[:count] = received[:count]
         return count
 
-    async def send(self, parts: Sequence[Bytes]) -> None:
+    async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         self.sends.append([bytes(part) for part in parts])
         for part in parts:
             try:

@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from totalog.engine import Log
+from totalog.engine import VIEW, Log
+from totalog.engine._core import lib
 from totalog.gateway import waiting
 from totalog.gateway.apis import fetch, produce
 from totalog.gateway.apis.api import Request
@@ -145,9 +146,15 @@ def partitions(message: Any) -> list[Got]:
     return found
 
 
+async def handled(broker: Broker, asked: Request) -> Answer:
+    """Whether it could be answered at once or not."""
+    answer = fetch.handle(broker, asked)
+    return answer if isinstance(answer, Answer) else await answer
+
+
 async def ask(broker: Broker, version: int, topics: Sequence[tuple[str, Sequence[Asked]]], **fields: Any) -> list[Got]:
     asked = request(broker, version, topics, **fields)
-    answer = await fetch.handle(broker, asked)
+    answer = await handled(broker, asked)
     message = decoded(asked, answer)
     answer.release()
     if version >= 7:
@@ -355,7 +362,7 @@ async def test_there_are_no_sessions(broker: Broker, version: int, autojump_cloc
         assert [part.high_watermark for part in got] == [1, 0]
     for session in [(0, 5), (77, 1), (77, 2**31 - 1), (77, -2)]:
         asked = request(broker, version, topics, session_id=session[0], session_epoch=session[1], min_bytes=1000)
-        answer = await fetch.handle(broker, asked)
+        answer = await handled(broker, asked)
         message = decoded(asked, answer)
         assert (message.error_code, message.session_id, message.responses) == (70, 0, [])
     assert trio.current_time() == 0
@@ -365,7 +372,7 @@ async def test_a_request_that_does_not_parse_is_a_violation(broker: Broker) -> N
     asked = request(broker, 12, [("orders", [Asked(0)])])
     asked.frame = asked.frame[:-5]
     with pytest.raises(ProtocolViolation):
-        await fetch.handle(broker, asked)
+        await handled(broker, asked)
 
 
 # When
@@ -504,7 +511,7 @@ async def test_a_buffer_serves_the_next_answer_once_it_was_released(broker: Brok
 
     async def answer(partition: int) -> tuple[Request, Answer]:
         asked = request(broker, 12, [("orders", [Asked(partition)])])
-        return asked, await fetch.handle(broker, asked)
+        return asked, await handled(broker, asked)
 
     first_asked, first = await answer(0)
     second_asked, second = await answer(1)
@@ -515,6 +522,90 @@ async def test_a_buffer_serves_the_next_answer_once_it_was_released(broker: Brok
     _, third = await answer(1)
     assert third.parts[0].obj is memory
     assert second.parts[0].obj is not memory
+
+
+def pins_free(broker: Broker) -> int:
+    """How many segments can be pinned besides those that are: each read that lends takes one at least."""
+    core, pins = broker.log._core, []
+    while (pin := lib.core_pin(core, 1)) >= 0:
+        pins.append(pin)
+    for pin in pins:
+        lib.core_unpin(core, pin)
+    return len(pins)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", ["orders", "orders.total-order"])
+async def test_large_batches_are_sent_from_where_they_lie(broker: Broker, version: int, name: str) -> None:
+    """Among small ones, and in several partitions; what is lent goes back when the answer is released."""
+    sizes = [(100, 20_000, 30, 40_000), (20_000, 20_000), (50, 60)]
+    sent = [[batch(1, size, fill) for fill, size in enumerate(part, 10 * n)] for n, part in enumerate(sizes)]
+    for partition, data in enumerate(sent):
+        put(broker, "orders", partition, *data)
+    expected = [b"".join(stamped(data, offset) for offset, data in enumerate(part)) for part in sent]
+    if name != "orders":
+        everything = [data for part in sent for data in part]
+        expected = [b"".join(stamped(data, order) for order, data in enumerate(everything))]
+    asked = request(broker, version, [(name, [Asked(partition) for partition in range(len(expected))])])
+    free = pins_free(broker)
+    answer = fetch.handle(broker, asked)
+    assert isinstance(answer, Answer)
+    assert answer.lent
+    assert pins_free(broker) < free
+    assert answer.held > answer.size > sum(map(sum, sizes))
+    assert [part.records for part in partitions(decoded(asked, answer))] == expected
+    answer.release()
+    answer.release()
+    assert pins_free(broker) == free
+
+
+async def test_what_is_lent_is_kept_before_it_is_overwritten(broker: Broker) -> None:
+    handle = broker.topics.find("orders")
+    assert handle is not None
+    sent = [batch(1, 100_000, fill) for fill in range(2)]
+    put(broker, "orders", 0, *sent)
+    free = pins_free(broker)
+    asked = request(broker, 12, [("orders", [Asked(0)])])
+    answers = [await handled(broker, asked) for _ in range(2)]
+    answers[0].keep()
+    assert not answers[0].lent
+    assert answers[0].held == answers[1].held
+    for _ in range(2):  # what only waits for its readers would be used first
+        broker.log.trim(handle.topic, VIEW, broker.log.bounds(handle.topic, VIEW).next_offset)
+        while broker.log.maintain(0):
+            pass
+        put(broker, "orders", 0, *(batch(1, 100_000, fill) for fill in range(7, 11)))
+    for answer in answers:
+        (got,) = partitions(decoded(asked, answer))
+        assert got.records == stamped(sent[0], 0) + stamped(sent[1], 1)
+        answer.release()
+    assert pins_free(broker) == free
+
+
+async def test_where_nothing_can_be_lent_it_is_copied(broker: Broker) -> None:
+    sent = [batch(1, 200_000, fill) for fill in range(3)]
+    put(broker, "orders", 0, *sent)
+    core, pins = broker.log._core, []
+    while (pin := lib.core_pin(core, 1)) >= 0:
+        pins.append(pin)
+    for version in (11, 12):
+        (got,) = await ask(broker, version, [("orders", [Asked(0)])])
+        assert got.records == b"".join(stamped(data, offset) for offset, data in enumerate(sent))
+    for pin in pins:
+        lib.core_unpin(core, pin)
+
+
+async def test_small_batches_of_more_than_the_room_there_was(broker: Broker) -> None:
+    """A buffer that turns out to be too small is given up for a larger one, and nothing is lost of what stood in it."""
+    sent = [batch(1, 8_000, fill) for fill in range(30)]
+    put(broker, "orders", 0, batch(1, 5))
+    put(broker, "orders", 1, *sent)
+    for _ in range(2):
+        got = await ask(broker, 12, [("orders", [Asked(0), Asked(1), Asked(0)])])
+        whole = b"".join(stamped(data, offset) for offset, data in enumerate(sent))
+        assert [part.records for part in got] == [stamped(batch(1, 5), 0), whole, stamped(batch(1, 5), 0)]
+        (small,) = await ask(broker, 12, [("orders", [Asked(0)])])
+        assert small.records == stamped(batch(1, 5), 0)
 
 
 async def test_each_broker_reads_its_own_log(broker: Broker) -> None:
@@ -530,9 +621,9 @@ async def test_each_broker_reads_its_own_log(broker: Broker) -> None:
 async def test_answers_are_small_while_many_have_not_been_taken(broker: Broker) -> None:
     put(broker, "orders", 0, *[batch(1, 10_000, fill) for fill in range(20)])
     asked = request(broker, 11, [("orders", [Asked(0)])])
-    assert (await fetch.handle(broker, asked)).size > 200_000
+    assert (await handled(broker, asked)).size > 200_000
     broker.unsent.add(broker.unsent.size_max // 2)
-    answer = await fetch.handle(broker, asked)
+    answer = await handled(broker, asked)
     assert 20_000 < answer.size <= answer.held <= 2 * fetch.ANSWER_SIZE_PRESSED
 
 

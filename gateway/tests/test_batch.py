@@ -303,7 +303,7 @@ def stamp_run(batches: list[bytes], stamps: list[tuple[int, int]]) -> bytes:
         group[index].size = len(data)
         group[index].leader_epoch = leader_epoch
     address = FENCE.before_end(run)
-    batch.stamp(address, int(ffi.cast("uintptr_t", group)), len(batches))
+    assert batch.stamp(address, int(ffi.cast("uintptr_t", group)), len(batches), ffi.NULL, 0) == 0
     return ctypes.string_at(address, len(run))
 
 
@@ -323,7 +323,7 @@ def test_a_run_is_stamped_and_nothing_else_is_touched() -> None:
 def test_a_run_of_no_batches_is_left_alone() -> None:
     assert stamp_run([], []) == b""
     address = FENCE.before_end(GOOD)
-    batch.stamp(address, 0, 0)
+    assert batch.stamp(address, 0, 0, ffi.NULL, 0) == 0
     assert ctypes.string_at(address, len(GOOD)) == GOOD
 
 

@@ -9,7 +9,7 @@ from totalog.engine import Log
 from totalog.gateway import start
 from totalog.gateway.broker import Broker
 from totalog.gateway.config import Config
-from totalog.gateway.connection import Bytes, Connection, Disconnected, Service
+from totalog.gateway.connection import Bytes, Connection, Disconnected, Keep, Service
 from totalog.gateway.limits import Limits
 from totalog.gateway.tests.harness import FixedClock
 from totalog.gateway.wire.errors import ProtocolViolation
@@ -52,7 +52,7 @@ class DyingClient:
     async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
         return await self.receive_into(space())
 
-    async def send(self, parts: Sequence[Bytes]) -> None:
+    async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         raise Disconnected("it is dead")
 
     def end_receiving(self) -> None: ...

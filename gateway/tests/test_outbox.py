@@ -9,7 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from totalog.gateway.connection import Disconnected, Phase
 from totalog.gateway.limits import Limits
-from totalog.gateway.outbox import Bytes, Outbox, Owed
+from totalog.gateway.outbox import Bytes, Keep, Outbox, Owed
 from totalog.gateway.tests.peers import ECHO, LIMITS, PRODUCE, SLOW, Toys, answer, request
 from totalog.gateway.tests.test_connection import Peer, check_nothing_is_held, connected, stop
 from totalog.gateway.unsent import Unsent
@@ -222,13 +222,46 @@ class Wire:
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.ended = False
+        self.keeps = False
+        """As where the peer does not take all at once."""
 
-    async def send(self, parts: Sequence[Bytes]) -> None:
+    async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
+        if self.keeps and keep is not None:
+            parts = keep(list(parts))
         await trio.lowlevel.checkpoint()
         self.parts += [bytes(part) for part in parts]
 
     def end_receiving(self) -> None:
         self.ended = True
+
+
+def lent_answer(given_back: list[str], name: str) -> Answer:
+    return Answer([memoryview(name.encode())], None, len(name), lambda: given_back.append(name))
+
+
+async def test_what_is_lent_goes_back_before_anything_is_waited_for() -> None:
+    wire, budget, unsent = Wire(), Budget(1000), Unsent(1 << 20)
+    outbox = Outbox(wire, LIMITS, unsent, budget)
+    given_back: list[str] = []
+    async with Helpers() as helpers:
+        outbox.add(lent_answer(given_back, "sent at once"))
+        await outbox.flush()
+        assert given_back == ["sent at once"]
+        wire.keeps = True
+        outbox.add(lent_answer(given_back, "kept"))
+        outbox.add(b", and sent")
+        await outbox.flush()
+        assert (given_back[1:], wire.parts) == (["kept"], [b"sent at once", b"kept, and sent"])
+        debt = Debt(b"")
+        outbox.owe(debt, 10, helpers.start)
+        outbox.add(lent_answer(given_back, "behind what is owed"))
+        assert given_back[2:] == ["behind what is owed"]
+        debt.paid.set()
+        await outbox.drain()
+        outbox.add(lent_answer(given_back, "never sent"))
+    outbox.close()
+    assert given_back[3:] == ["never sent"]
+    assert (wire.parts[-1], unsent.size) == (b"behind what is owed", 0)
 
 
 async def test_buffers_go_back_whether_they_leave_or_not() -> None:

@@ -18,7 +18,7 @@ from totalog.gateway.apis.api import Run
 from totalog.gateway.broker import Broker
 from totalog.gateway.connection import Connection
 from totalog.gateway.limits import Limits
-from totalog.gateway.outbox import Bytes, Owed
+from totalog.gateway.outbox import Bytes, Keep, Owed
 from totalog.gateway.tests import batches
 from totalog.gateway.tests.harness import NOW_MS, build, encode_request, make_broker, parse_request
 from totalog.gateway.tests.replicas import ReplicaLog
@@ -54,7 +54,7 @@ class Script:
         rest()
         return await self.receive_into(space())
 
-    async def send(self, parts: Sequence[Bytes]) -> None:
+    async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         self.got += b"".join(bytes(part) for part in parts)
 
     def end_receiving(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from totalog.gateway.connection import Disconnected, Transport
+from totalog.gateway.connection import Bytes, Disconnected, Transport
 from totalog.gateway.limits import Limits
 from totalog.gateway.server import PARTS_COUNT_MAX, Server, SocketTransport, listen
 from totalog.gateway.tests.peers import (
@@ -94,6 +94,25 @@ async def test_a_transport_sends_all_parts_in_order(pair: Pair, parts: list[byte
         nursery.start_soon(ours.send, parts)
         assert await receive_exactly(theirs, len(whole)) == whole
     assert ours.moved == len(whole)
+
+
+async def test_the_socket_asks_once_what_to_keep(sockets: tuple[trio.SocketStream, SocketTransport]) -> None:
+    theirs, ours = sockets
+    kept: list[int] = []
+
+    def keep(left: list[Bytes]) -> list[Bytes]:
+        whole = b"".join(left)
+        kept.append(len(whole))
+        return [whole]
+
+    await ours.send([b"short"], keep)
+    assert kept == []
+    parts: list[Bytes] = [bytes([number]) * 1_000_000 for number in range(30)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.send, parts, keep)
+        assert await receive_exactly(theirs, 30_000_005) == b"short" + b"".join(parts)
+    (left,) = kept
+    assert 0 < left < 30_000_000
 
 
 async def test_a_transport_tells_when_the_peer_is_gone(pair: Pair) -> None:

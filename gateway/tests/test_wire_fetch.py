@@ -199,7 +199,7 @@ def test_the_writer_writes_what_the_library_writes(
                 records_size=len(records),
             )
         writer.end_topic()
-    frame = bytes(writer.finish())
+    frame = b"".join(writer.finish())
 
     assert frame == oracle(version, topics, correlation_id, error_code if version >= 7 else 0)
     assert len(frame) <= fetch.HEAD_SIZE_MAX + sum(
@@ -253,7 +253,7 @@ def test_a_writer_goes_on_in_a_larger_buffer(version: int) -> None:
     writer.buffer.view[at : at + len(records)] = records
     writer.partition(1, 0, 4, 1, records_at=at, records_size=len(records))
     writer.end_topic()
-    answer = FetchResponse.decode(bytes(writer.finish())[4:], version=version, header=True)
+    answer = FetchResponse.decode(b"".join(writer.finish())[4:], version=version, header=True)
     partitions = answer.responses[0].partitions
     assert [(part.high_watermark, bytes(part.records)) for part in partitions] == [(3, b""), (4, records)]
 

@@ -5,6 +5,7 @@ in it, and the socket sends it from there. Whoever sends an answer calls `releas
 they never will; from then on the buffer belongs to the next answer.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from totalog.gateway.wire._batch import ffi
@@ -62,27 +63,49 @@ def size_class(size: int) -> int:
 
 
 class Answer:
-    """One complete frame, its size word included, as parts to send one after the other."""
+    """One complete frame, its size word included, as parts to send one after the other.
 
-    __slots__ = ("_buffer", "parts")
+    Parts may be lent: they lie in the log, which keeps them there until `give_back` is called. That is not for long:
+    whoever finds that the answer has to wait calls `keep`, which copies them.
+    """
 
-    def __init__(self, parts: list[memoryview], buffer: Buffer | None = None) -> None:
+    __slots__ = ("_buffer", "_give_back", "held", "parts", "size")
+
+    def __init__(
+        self,
+        parts: list[memoryview],
+        buffer: Buffer | None = None,
+        lent_size: int = 0,
+        give_back: Callable[[], object] | None = None,
+    ) -> None:
         self.parts = parts
-        self._buffer = buffer
-
-    @property
-    def size(self) -> int:
+        self.size = sum(map(len, parts))
         """Bytes of all parts."""
-        return sum(len(part) for part in self.parts)
+        self.held = self.size if buffer is None else buffer.size + lent_size
+        """Bytes of memory that it holds until it is released, or will hold when it is kept."""
+        self._buffer = buffer
+        self._give_back = give_back
 
     @property
-    def held(self) -> int:
-        """Bytes of memory that it holds until it is released."""
-        return self.size if self._buffer is None else self._buffer.size
+    def lent(self) -> bool:
+        return self._give_back is not None
+
+    def keep(self) -> None:
+        """Copies what is lent, and gives it back."""
+        if self._give_back is not None:
+            self.parts = [memoryview(b"".join(self.parts))]
+            self.give_back()
+
+    def give_back(self) -> None:
+        """What is lent is not looked at any more."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back()
 
     def release(self) -> None:
         """Gives the buffer back; the parts are gone with it. A second call does nothing."""
-        buffer, self._buffer = self._buffer, None
         self.parts = []
+        self.give_back()
+        buffer, self._buffer = self._buffer, None
         if buffer is not None and buffer.pool is not None:
             buffer.pool.give(buffer)

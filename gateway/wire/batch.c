@@ -419,14 +419,22 @@ void batch_stamp_append_time(uint64_t group, uint32_t index, int64_t now)
     append->max_timestamp = now;
 }
 
+_Static_assert(LEADER_EPOCH_AT + 4 <= LENT_FRONT, "what is stamped is copied");
+
 /* Writes base offset and leader epoch into the copy of a run of batches that lie one behind the other, as the read that
- * made the copy described them. Neither field is under the CRC. */
-void batch_stamp(uint64_t target, uint64_t batches, uint32_t count)
+ * made the copy described them. Neither field is under the CRC. Of those that were lent only the front lies there:
+ * `places` tells which these are and where the rest of each belongs. Returns how many, at most `places_max`. */
+uint32_t batch_stamp(uint64_t target, uint64_t batches, uint32_t count, struct lent_place *places, uint32_t places_max)
 {
     const struct read_batch *batch = (const struct read_batch *)(uintptr_t)batches;
-    uint8_t *at = (uint8_t *)(uintptr_t)target;
-    for (uint32_t index = 0; index < count; at += batch[index].size, index++) {
-        store64(at, (uint64_t)batch[index].base_offset);
-        store32(at + LEADER_EPOCH_AT, batch[index].leader_epoch);
+    uint8_t *start = (uint8_t *)(uintptr_t)target, *at = start;
+    uint32_t lent = 0;
+    for (uint32_t index = 0; index < count; index++, batch++) {
+        store64(at, (uint64_t)batch->base_offset);
+        store32(at + LEADER_EPOCH_AT, batch->leader_epoch);
+        at += batch->lent ? LENT_FRONT : batch->size;
+        if (batch->lent && lent < places_max)
+            places[lent++] = (struct lent_place){index, (uint32_t)(at - start)};
     }
+    return lent;
 }

@@ -26,12 +26,18 @@ struct record_rules {
     uint32_t padding0;
 };
 
+/* Where what a read has lent belongs: see `batch_stamp`. */
+struct lent_place {
+    uint32_t index; /* of the batch */
+    uint32_t at;    /* bytes that were copied before it, its own front included */
+};
+
 int32_t batch_check(uint64_t group, uint32_t index, uint64_t source, uint32_t size, uint32_t size_max, uint32_t segment,
                     uint32_t topic_slot, uint32_t topic_generation, uint32_t partition, int64_t timestamp_max);
 uint32_t batch_faults(uint64_t group, uint32_t index, const struct record_rules *rules, uint64_t faults,
                       uint32_t faults_max, uint32_t *numbered);
 void batch_stamp_append_time(uint64_t group, uint32_t index, int64_t now);
-void batch_stamp(uint64_t target, uint64_t batches, uint32_t count);
+uint32_t batch_stamp(uint64_t target, uint64_t batches, uint32_t count, struct lent_place *places, uint32_t places_max);
 int32_t batch_find_timestamp(uint64_t records, uint64_t size, int32_t record_count, int64_t base_timestamp,
                              int64_t timestamp, struct record_place *place);
 int32_t batch_find_max_timestamp(uint64_t records, uint64_t size, int32_t record_count, int64_t base_timestamp,

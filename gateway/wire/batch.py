@@ -11,7 +11,7 @@ Sources: Kafka's "Record Batch" page and KIP-98; the answers are those that Apac
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from totalog.gateway.wire._batch import ffi, lib
 from totalog.gateway.wire.errors import ErrorCode
@@ -26,6 +26,7 @@ __all__ = [
     "crc32c",
     "error_code",
     "faults",
+    "lent_places",
     "stamp",
     "stamp_append_time",
 ]
@@ -92,9 +93,17 @@ def _address_as_int(pointer: object) -> int:
 stamp_append_time: Callable[[int, int, int], None] = lib.batch_stamp_append_time
 """`stamp_append_time(group_address, index, now_ms)`: gives a checked batch, where it lies, the broker's time."""
 
-stamp: Callable[[int, int, int], None] = lib.batch_stamp
-"""`stamp(target, batches_address, count)`: writes base offset and leader epoch of each `struct read_batch` into the
-copies that lie one behind the other at address `target`."""
+stamp: Callable[[int, int, int, object, int], int] = lib.batch_stamp
+"""`stamp(target, batches_address, count, places, places_max)`: writes base offset and leader epoch of each `struct
+read_batch` into the copies that lie one behind the other at address `target`. Where something was lent, fills `places`
+(of `lent_places`) and returns how many."""
+
+
+def lent_places(capacity: int) -> Any:
+    """Room for one `struct lent_place` for each batch that a read may lend: its index in the read, and how many bytes
+    that were copied stand before it."""
+    return ffi.new("struct lent_place[]", capacity)
+
 
 _crc32c: Callable[[int, int, int], int] = lib.batch_crc32c
 _address_of = ffi.from_buffer

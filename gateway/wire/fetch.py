@@ -12,6 +12,7 @@ never needed here.
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -166,11 +167,15 @@ class AnswerWriter:
     below 2 MiB, since both sizes then take three bytes.
     """
 
-    __slots__ = ("_flexible", "_version", "buffer", "position")
+    __slots__ = ("_flexible", "_lent", "_version", "buffer", "lent_size", "position")
 
     def __init__(self, version: int, buffer: Buffer) -> None:
         self.buffer = buffer
         self.position = 0
+        self._lent: list[tuple[int, memoryview]] = []
+        """(position before which it belongs, its bytes)"""
+        self.lent_size = 0
+        """Bytes of records that lie elsewhere."""
         self._version = version
         self._flexible = version >= FLEXIBLE_VERSION
 
@@ -220,21 +225,24 @@ class AnswerWriter:
         aborted_null: bool = False,
         records_at: int = 0,
         records_size: int = 0,
+        lent: Sequence[tuple[int, memoryview]] = (),
     ) -> None:
-        """One partition, around `records_size` bytes of records that lie at `records_at`.
+        """One partition, around `records_size` bytes of records that lie at `records_at`, but for those that are lent:
+        (how many of the others stand before it, its bytes) of each piece, in order.
 
         The last stable offset is the high watermark: there are no transactions yet, so the list of aborted ones is
         empty, or null. Without a preferred replica.
         """
         view = self.buffer.view
         at = self.position
+        size = records_size - self._lend(lent) if lent else records_size
         stable = high_watermark
         aborted = -1 if aborted_null else 0
         if self._flexible:
             _ANSWER_12.pack_into(
                 view, at, partition, error_code, high_watermark, stable, log_start_offset, aborted + 1, -1
             )
-            self._flexible_records(at + _ANSWER_12.size, records_at, records_size)
+            self._flexible_records(at + _ANSWER_12.size, records_at, records_size, size, lent)
             return
         if self._version >= RACK_VERSION:
             _ANSWER_11.pack_into(
@@ -249,28 +257,43 @@ class AnswerWriter:
         else:
             _ANSWER_4.pack_into(view, at, partition, error_code, high_watermark, stable, aborted, records_size)
             at += _ANSWER_4.size
-        assert not records_size or at == records_at
-        self.position = at + records_size
+        assert not size or at == records_at
+        self._lent += [(at + before, piece) for before, piece in lent]
+        self.position = at + size
 
-    def _flexible_records(self, at: int, records_at: int, records_size: int) -> None:
-        """The size at `at`, the records behind it, and no tagged fields."""
+    def _flexible_records(
+        self, at: int, records_at: int, records_size: int, size: int, lent: Sequence[tuple[int, memoryview]]
+    ) -> None:
+        """The size of all records at `at`, `size` bytes of them behind it, and no tagged fields."""
         view = self.buffer.view
-        size = encode_varint(records_size + 1)
-        start = at + len(size)
-        end = start + records_size
-        if records_size and start != records_at:
-            assert start < records_at
-            view[start:end] = view[records_at : records_at + records_size]
-        view[at:start] = size
+        word = encode_varint(records_size + 1)
+        start = at + len(word)
+        end = start + size
+        if size and start != records_at:
+            view[start:end] = view[records_at : records_at + size]
+        view[at:start] = word
         view[end] = 0
+        self._lent += [(start + before, piece) for before, piece in lent]
         self.position = end + 1
 
-    def finish(self) -> memoryview:
-        """The frame, complete."""
+    def _lend(self, lent: Sequence[tuple[int, memoryview]]) -> int:
+        size = sum(len(piece) for _, piece in lent)
+        self.lent_size += size
+        return size
+
+    def finish(self) -> list[memoryview]:
+        """The frame, complete, in parts: what is lent stands between pieces of the buffer."""
         if self._flexible:
             self._put(b"\x00")
-        _COUNT.pack_into(self.buffer.view, 0, self.position - 4)
-        return self.buffer.view[: self.position]
+        view = self.buffer.view
+        _COUNT.pack_into(view, 0, self.position + self.lent_size - 4)
+        parts: list[memoryview] = []
+        begin = 0
+        for end, piece in self._lent:
+            parts += view[begin:end], piece
+            begin = end
+        parts.append(view[begin : self.position])
+        return parts
 
     def move(self, buffer: Buffer) -> None:
         """Goes on in a larger buffer; what was written comes along."""
