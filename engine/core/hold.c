@@ -6,8 +6,9 @@
  *    stay in ring order. Other rings never wait for it.
  *  - Nothing of it stands in the region: the header counts as not consumed, and a successor begins to hold it anew.
  *  - It ends when the gap is filled, after HOLD_NANOSECONDS, when more than HOLD_HEADERS_MAX headers would wait, and when no other living
- *    broker is left; only then the batch is answered STATUS_OUT_OF_ORDER_SEQUENCE. With one ring that is at once. The ring of a
- *    dead broker is never held: it has to be ordered to the end before its segments go.
+ *    broker is left; only then the batch is answered STATUS_OUT_OF_ORDER_SEQUENCE. With one ring that is at once. Headers that stood behind it
+ *    from the beginning have waited as long, and get no time of their own: a ring is not held for as often as it has gaps. The ring of a dead
+ *    broker is never held: it has to be ordered to the end before its segments go.
  */
 #include <time.h>
 
@@ -52,8 +53,8 @@ int hold_gap(struct log *log, uint32_t broker, uint64_t sequence)
     uint64_t bit = 1ull << broker;
     uint64_t seen = written(log, broker);
     int64_t time = now();
-    if (!(sequencer->held & bit) || hold->sequence != sequence)
-        *hold = (struct hold){.sequence = sequence, .until = time + HOLD_NANOSECONDS};
+    if (sequence >= hold->covered)
+        *hold = (struct hold){.covered = seen, .until = time + HOLD_NANOSECONDS};
     hold->written = seen;
     if (time >= hold->until || seen - sequence > HOLD_HEADERS_MAX || !lives(log, broker) || !another_lives(log, broker))
         return 0;

@@ -44,7 +44,7 @@ struct handled {
 
 /* A ring whose first header is a batch with a gap before it (hold.c). */
 struct hold {
-    uint64_t sequence;                /* of that header */
+    uint64_t covered;                 /* headers below it had been published when it began: one time for all of them */
     uint64_t written;                 /* of the ring, when it was last looked at */
     int64_t until;                    /* nanoseconds of the monotonic clock */
 };
