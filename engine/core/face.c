@@ -617,9 +617,7 @@ void log_frontiers(struct log *log, struct frontiers *frontiers)
 {
     frontiers->written = mem_load64(&log->mem, FIELD(broker_position(log->broker), struct broker_entry, written));
     frontiers->ordered = mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered));
-    mem_invalidate(&log->mem, FIELD(CONTROL_POSITION, struct control, directories), sizeof(uint32_t));
-    int durable = mem_load32(&log->mem, FIELD(CONTROL_POSITION, struct control, directories)) != 0;
-    frontiers->replicated = durable ? mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, replicated)) : frontiers->ordered;
+    frontiers->replicated = directory_count(log) != 0 ? mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, replicated)) : frontiers->ordered;
 }
 
 void log_counters(struct log *log, struct log_counters *counters)
@@ -692,7 +690,7 @@ void core_unpin(struct log *log, int32_t pin)
 
 uint64_t log_replicated(struct log *log, uint32_t replication)
 {
-    uint32_t directories = mem_load32(&log->mem, FIELD(CONTROL_POSITION, struct control, directories));
+    uint32_t directories = directory_count(log);
     if (directories == 0)
         return mem_observe64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered));
     uint32_t number = (replication < directories ? replication : directories) - 1;

@@ -200,6 +200,9 @@ void wait_wake_replica(struct log *log, uint32_t directory);
 /* A replica sleeps, unless `waits` says, once it can be woken, that there is something to do. */
 void wait_for_order(struct log *log, uint32_t directory, int (*waits)(void *), void *context, int64_t nanoseconds_max);
 
+/* ---- read.c ---- */
+uint32_t directory_count(struct log *log);                                     /* data directories; 0: none, what is ordered is seen */
+
 /* ---- listen.c ---- */
 void listeners_stop(struct log *log);
 

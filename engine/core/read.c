@@ -197,6 +197,13 @@ static int is_as_late(const struct cursor *cursor, const struct order_entry *ent
     return running_max(cursor, entry) >= timestamp;
 }
 
+uint32_t directory_count(struct log *log)
+{
+    uint64_t at = FIELD(CONTROL_POSITION, struct control, directories);
+    mem_invalidate(&log->mem, at, sizeof(uint32_t));
+    return mem_load32(&log->mem, at);
+}
+
 /* Global position from which on batches of the topic are not visible yet. */
 static uint64_t visible_end(struct log *log, uint32_t slot)
 {
@@ -204,8 +211,7 @@ static uint64_t visible_end(struct log *log, uint32_t slot)
     uint32_t flags = mem_load32(mem, FIELD(topic_position(slot), struct topic_entry, flags));
     if (flags & (TOPIC_FLAG_MEMORY | TOPIC_FLAG_VISIBLE_ORDERED))
         return UINT64_MAX;
-    mem_invalidate(mem, FIELD(CONTROL_POSITION, struct control, directories), sizeof(uint32_t));
-    uint32_t directories = mem_load32(mem, FIELD(CONTROL_POSITION, struct control, directories));
+    uint32_t directories = directory_count(log);
     if (directories == 0)
         return UINT64_MAX;
     uint32_t wanted = flags >> TOPIC_REPLICATION_SHIFT & TOPIC_REPLICATION_MASK;

@@ -11,6 +11,12 @@
 
 static uint64_t control_word(struct log *log, uint64_t field) { return mem_observe64(&log->mem, CONTROL_POSITION + field); }
 
+static void store_control(struct log *log, uint64_t field, uint64_t value)
+{
+    mem_store64(&log->mem, CONTROL_POSITION + field, value);
+    mem_flush(&log->mem, CONTROL_POSITION + field, sizeof value);
+}
+
 static struct sequencer *allocate(struct log *log)
 {
     struct sequencer *sequencer = calloc(1, sizeof *sequencer);
@@ -781,13 +787,15 @@ int sequencer_take(struct log *log, uint32_t dead)
     struct sequencer *sequencer = log->sequencer;
     sequencer->dead = dead;
     sequencer->epoch = control_word(log, offsetof(struct control, sequencer_epoch)) + 1;
-    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, sequencer_epoch), sequencer->epoch);
+    /* Its fence comes with the lines, before the first answer under this epoch. */
+    store_control(log, offsetof(struct control, sequencer_epoch), sequencer->epoch);
     int result = load(log);
     if (result != OPEN_OK)
         return result;
     sequencer_publish_lines(log);
     complete_handled(log);
-    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, applied), sequencer->ordered);
+    /* Its fence is forget_dead's, before the first release of what a successor would fold. */
+    store_control(log, offsetof(struct control, applied), sequencer->ordered);
     settle_blocks(log, 1);
     forget_dead(log);
     for (uint32_t slot = 0; slot < sequencer->topic_slots; slot++)

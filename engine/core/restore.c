@@ -185,15 +185,17 @@ static int put_producers(struct log *log, const struct journal_state *state)
     return producers_snapshot(log, log->sequencer->producers, state->next_position) == 0 ? STATUS_OK : STATUS_OUT_OF_MEMORY;
 }
 
+/* In any order: nobody looks yet. */
 static void put_frontiers(struct log *log, uint64_t position)
 {
     struct sequencer *sequencer = log->sequencer;
     sequencer->ordered = sequencer->checkpoint = sequencer->order_trimmed = position;
     sequencer_publish_lines(log);
-    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, checkpoint), position);
-    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, order_trimmed), position);
-    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered), position);
-    mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, applied), position);
+    mem_store64(&log->mem, FIELD(CONTROL_POSITION, struct control, ordered), position);
+    mem_store64(&log->mem, FIELD(CONTROL_POSITION, struct control, checkpoint), position);
+    mem_store64(&log->mem, FIELD(CONTROL_POSITION, struct control, order_trimmed), position);
+    mem_store64(&log->mem, FIELD(CONTROL_POSITION, struct control, applied), position);
+    mem_flush(&log->mem, CONTROL_POSITION, 2 * LINE_SIZE);
 }
 
 /* Segments that were filled up have left their seals in the ring. */
@@ -223,6 +225,7 @@ int32_t restore_region(struct log *log, struct journal *journal)
     restore_trims(log, journal);
     handle_seals(log);
     pages_refill_reserve(log);
+    mem_fence(&log->mem);             /* all of it, before the region is named to others */
     return OPEN_OK;
 }
 

@@ -37,7 +37,7 @@ def trim(world: World, topic: Topic, partition: int, offset: int, *rows: tuple[i
     """`rows`: (partition, its new log start, bytes of all its batches below that), of what is archived."""
     known = b"".join(struct.pack("<QQII", start, size, part, 0) for part, start, size in rows)
     asked = topic._replace(settings=known)
-    world.step(lambda host: accept(host.operate("trim", asked, partition=partition, offset=offset)))
+    world.step(lambda host: accept(host.operate("trim", asked, partition=partition, offset=offset)), trims=True)
 
 
 def frontier(world: World, durable: int, *, releasable: int, archived: int = 0, upkeep: bool = False) -> None:
@@ -50,7 +50,9 @@ def frontier(world: World, durable: int, *, releasable: int, archived: int = 0, 
 
 
 def start_replica(world: World) -> None:
+    """Others have looked at the region when there was no directory."""
     world.durable = True
+    world.prefetch()
     world.writer.replicate(0, releasable=0)
 
 
@@ -58,6 +60,7 @@ def durability(world: World) -> None:
     """Batches are ordered, and seen when they are durable; what is trimmed before that stays in memory as long."""
     start_replica(world)
     topic = create(world, b"a")
+    frontier(world, 1, releasable=0)  # all that is ordered, and others hold that: what is ordered next is not
     append(world, topic, *[0, 1] * 4)
     frontier(world, 4, releasable=2)
     append(world, topic, 1, 0)
@@ -121,3 +124,51 @@ def meet_in_the_view(world: World, topic: Topic) -> None:
             raise Violation(f"a reader of the view gets other bytes at {base}: {payload[:8].hex()}")
     end = world.topic(b"a").parts[-1].next
     accept(world.writer.operate("trim", topic._replace(settings=b""), partition=VIEW, offset=end))
+
+
+def bounds(world: World) -> None:
+    """Bounds of a topic of which not all is durable, asked for by a slow reader: meanwhile all of it becomes
+    durable and is trimmed, and the only page of its index is used again by that of another topic."""
+    start_replica(world)
+    for partition in (VIEW, 0):
+        moment = 0
+        while meet_bounds(world, partition, moment):
+            moment += 1
+
+
+def meet_bounds(world: World, partition: int, moment: int) -> bool:
+    """Whether the reader came to this moment, a number of invalidates."""
+    lib, writer = world.lib, world.writer
+    topic, other = plain_topic(world, b"a"), plain_topic(world, b"b")
+    append(world, other, *[0] * 2 * ENTRIES_PER_PAGE, in_step=False)
+    append(world, topic, *[0] * ENTRIES_PER_PAGE, in_step=False)
+    writer.replicate(world.ordered() - 1, releasable=world.ordered() - 1)
+    left = moment
+
+    def meanwhile() -> None:
+        nonlocal left
+        left -= 1
+        if left == -1:
+            writer.replicate(EVERYTHING, releasable=EVERYTHING)
+            trimming = topic._replace(settings=b"")
+            accept(writer.operate("trim", trimming, partition=VIEW, offset=ENTRIES_PER_PAGE))
+            append(world, other, *[0] * ENTRIES_PER_PAGE, in_step=False)
+
+    world.prefetch()
+    lib.sim_hook(world.reader.number, lib.SIM_AT_INVALIDATES, world.callback(meanwhile))
+    found = world.reader.bounds(topic, partition)
+    lib.sim_hook(world.reader.number, 0, world.ffi.NULL)
+    world.raise_failure()
+    if not ENTRIES_PER_PAGE - 1 <= found.next_offset <= found.end_offset == ENTRIES_PER_PAGE:
+        raise Violation(f"a slow reader finds the end at {found.next_offset} of {found.end_offset}")
+    for each in (topic, other):
+        accept(writer.operate("delete", each._replace(settings=b"")))
+    writer.replicate(0, releasable=EVERYTHING)
+    writer.maintain(0)
+    world.states += 1
+    return left < 0
+
+
+def plain_topic(world: World, name: bytes) -> Topic:
+    accept(world.writer.operate("create", Topic(0, 0, name, name * 16, 1, 5, -1, -1, b"", ())))
+    return world.topic(name)

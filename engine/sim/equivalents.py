@@ -20,16 +20,7 @@ EQUIVALENTS: dict[str, str] = {
 }
 
 UNPROVEN: dict[str, str] = {
-    "restore ": "no scenario restores a log on one host and reads it on another",
-    "archive ": "no topic is deleted or trimmed elsewhere while the archive's host looks at it",
-    "face log_replicated ": "no scenario asks for it on another host than the replica's",
-    "face log_frontiers invalidate 2 ": "data directories are there before any reader looks",
-    "hold ": "no scenario has a gap in a producer's sequence that a living broker may fill",
-    "recover page_at invalidate 1 redirected": "no successor has a stale copy of a page's first line alone",
-    "recover said ": "no block is half claimed by one broker while another that lives holds claims",
-    "recover finish_trim ": "no record of a trim lies where a successor's cache holds an older life of the block",
     "partitioned partitioned_free fence": "of the states between its two lines one in four tells, and few are drawn",
     "segment segment_unseal fence": "no block is claimed, and stays open, between two takeovers, one of them cut short",
-    "recover sequencer_take fence": "until a process that was replaced is fenced by the epoch alone, later fences do",
 }
 """Beginnings of names of mutants, of which some are killed all the same."""

@@ -6,13 +6,15 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from totalog.engine.sim.host import READ_ROOM, VIEW, Topic, Violation
+from totalog.engine.sim.host import READ_ROOM, VIEW, Contents, Topic, Violation
 from totalog.engine.sim.world import World
 
 LOG_ID = bytes(range(16))
 FILE_SIZE = 16 << 10
 IN_MEMORY = b"m"
 """The topic that is not journalled."""
+ALTERED = 40
+"""How often, so that a topic's record lies on another page than the first ones."""
 MEANWHILE = 3
 """Groups that A orders while the replica is in the middle of a pass."""
 
@@ -148,6 +150,83 @@ def replicated(world: World) -> None:
             follower.check()
         finally:
             follower.close()
+
+
+def late_directory(world: World) -> None:
+    """A log gets its first data directory, from a host that has not looked at the region for long: what was ordered
+    before has perhaps been released, and no directory can have it."""
+    operate_plainly(world, named(b"a", 1))
+    host = world.open_reader()
+    world.lib.sim_prefetch(host.number)
+    append(world, b"a", 0, 0)
+    replicas = world.lib.replicas_new(host.core, 1, -1)
+    world.check_nothing_unfenced(host)
+    releasable = world.word(world.lib.CONTROL_POSITION, "control", "releasable")
+    if releasable != world.ordered():
+        raise Violation(f"{world.ordered()} positions were ordered without a directory, {releasable} count as gone")
+    world.lib.replicas_delete(replicas)
+    world.states += 1
+
+
+def restored(world: World) -> None:
+    """A region is lost, and made again from the journal by one host; another has looked at it when it was empty."""
+    with tempfile.TemporaryDirectory(prefix="totalog-sim-") as folder:
+        follower = Follower(world, folder)
+        fill_a_journal(world, follower)
+        lost = world.writer.contents()
+        follower.close()
+        world.close()
+        world.begin()
+        restore(world, folder, lost)
+
+
+def fill_a_journal(world: World, follower: Follower) -> None:
+    """Topics with settings, whose records lie on two pages; one that is gone; and a trim that no checkpoint knows."""
+    for name, partitions in ((b"a", 2), (b"b", 1), (b"c", 1)):
+        operate(world, follower, "create", named(name, partitions))
+        append(world, name, *range(partitions), *[0] * 40)
+    for number in range(ALTERED):
+        operate(world, follower, "alter", world.topic(b"c")._replace(retention_ms=number))
+    operate(world, follower, "delete", world.topic(b"b")._replace(settings=b""))
+    follower.rotate()
+    append(world, b"a", 0, 1)
+    operate(world, follower, "trim", world.topic(b"a")._replace(settings=b""), partition=VIEW, offset=10)
+    follower.follow()
+
+
+def restore(world: World, folder: str, lost: Contents) -> None:
+    lib, writer = world.lib, world.writer
+    world.prefetch()
+    lib.sim_keep_stale()
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    report = world.ffi.new("struct journal_report *")
+    journal = lib.journal_open(descriptor, LOG_ID, FILE_SIZE, report)
+    if journal == world.ffi.NULL or lib.restore_region(writer.core, journal) != lib.OPEN_OK:
+        raise Violation("a region cannot be restored from its journal")
+    lib.journal_close(journal)
+    os.close(descriptor)
+    world.check_nothing_unfenced(writer)
+    found = writer.contents()
+    for old, new in zip(lost, found, strict=True):
+        if old._replace(parts=()) != new._replace(parts=()) or ends(old) != ends(new):
+            raise Violation(f"topic {old.slot} is restored as another: {new}")
+    world.expect_reader(found, "that a reader sees of a restored region")
+    if world.reader.frontiers()[1:] != writer.frontiers()[1:]:
+        raise Violation("a reader of a restored region sees older frontiers")
+    with world.branch():
+        world.follow(found, "restored")
+    lib.sim_forget_stale()
+    world.states += 1
+
+
+def ends(topic: Topic) -> list[tuple[int, int]]:
+    """Log starts and ends; those of a restored region are all that is left of its batches."""
+    return [(part.log_start, part.next) for part in topic.parts]
+
+
+def operate_plainly(world: World, topic: Topic) -> None:
+    if world.writer.operate("create", topic) != 0:
+        raise Violation("a topic is refused")
 
 
 def named(name: bytes, partitions: int, **more: int) -> Topic:

@@ -188,6 +188,10 @@ class Host:
         self.lib.log_frontiers(self.core, found)
         return found.written, found.ordered, found.replicated
 
+    def durable(self) -> int:
+        """Global positions that one data directory holds at least; where there is none, all that are ordered."""
+        return int(self.lib.log_replicated(self.core, 1))
+
     def contents(self) -> Contents:
         """Every topic, from its log starts to its ends."""
         topics, slot = [], 1
@@ -292,11 +296,14 @@ class Host:
         """What the last read lent."""
         self.lib.log_return(self.core, self.result.pins)
 
-    def leader_epoch(self, topic: Topic, partition: int) -> int:
+    def bounds(self, topic: Topic, partition: int) -> Any:
         bounds = self.ffi.new("struct bounds *")
         if self.lib.log_bounds(self.core, topic.slot, topic.generation, partition, bounds) != 0:
             raise Violation(f"topic {topic.slot} has no partition {partition}")
-        return int(bounds.leader_epoch)
+        return bounds
+
+    def leader_epoch(self, topic: Topic, partition: int) -> int:
+        return int(self.bounds(topic, partition).leader_epoch)
 
     def segment_of(self, topic: Topic, number: int) -> int:
         """Where the batch lies that is this many batches after the topic's first."""

@@ -24,13 +24,16 @@ def judge(found: Contents, before: Contents, after: Contents, *, settled: bool) 
         judge_topic(topic, old.get(key), new.get(key), settled=settled)
 
 
-def judge_complete(found: Contents, after: Contents) -> None:
-    """The step was ordered: its topics are there as it left them, and end where it ended them."""
+def judge_complete(found: Contents, after: Contents, *, trims: bool) -> None:
+    """The step was ordered: its topics are there as it left them, and end where it ended them; where it `trims`, they
+    begin there as well. (What retention cuts is not ordered.)"""
     if [topic[:-1] for topic in found] != [topic[:-1] for topic in after]:
         raise Violation("an operation that was ordered is not there")
     for topic, wanted in zip(found, after, strict=True):
         if [part.next for part in topic.parts] != [part.next for part in wanted.parts]:
             raise Violation(f"batches of topic {topic.slot} that were ordered are not there")
+        if trims and [part.log_start for part in topic.parts] != [part.log_start for part in wanted.parts]:
+            raise Violation(f"a trim of topic {topic.slot} that was ordered is not carried out")
 
 
 def judge_topic(now: Topic, before: Topic | None, after: Topic | None, *, settled: bool) -> None:

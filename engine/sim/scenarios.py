@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from totalog.engine.sim import disks, kills
-from totalog.engine.sim.follower import replicated
+from totalog.engine.sim import disks, kills, rings
+from totalog.engine.sim.follower import late_directory, replicated, restored
 from totalog.engine.sim.host import NOTHING_LENT, VIEW, Answer, Batch, Host, Topic, Violation
 from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, Adversary, World
 
-ENTRIES_PER_PAGE = 32
+ENTRIES_PER_PAGE, ELEMENTS_PER_PAGE = 32, 256
 RAISED_EPOCH = 7
 OPEN_BLOCKS = 4
 """Of the largest segment that is open, in a region as small as this."""
@@ -85,7 +85,7 @@ def operations(world: World) -> None:
 
 
 def trim(world: World, topic: Topic, partition: int, offset: int) -> None:
-    world.step(lambda host: accept(host.operate("trim", topic, partition=partition, offset=offset)))
+    world.step(lambda host: accept(host.operate("trim", topic, partition=partition, offset=offset)), trims=True)
 
 
 def trims(world: World) -> None:
@@ -436,6 +436,20 @@ def without_atomics(scenario: Scenario) -> Scenario:
     return run
 
 
+def long_partition(world: World) -> None:
+    """A successor has a copy of the first line of an index page that is not the first, from before it was complete."""
+    topic = plain_topic(world, b"a")
+    accept_all(world.writer.append(topic, world.batches(*[0] * (ELEMENTS_PER_PAGE + 1))))
+    world.lib.sim_keep_stale()
+    accept_all(world.writer.append(topic, world.batches(0)))
+    with world.branch():
+        successor = world.open()
+        world.expect(successor.contents(), world.writer.contents(), "that a successor finds on a second index page")
+        successor.end()
+    world.lib.sim_forget_stale()
+    world.states += 1
+
+
 def plain_topic(world: World, name: bytes) -> Topic:
     """Made without an adversary."""
     accept(world.writer.operate("create", topic_named(name)))
@@ -465,9 +479,16 @@ SCENARIOS: dict[str, Scenario] = {
         slow_reader,
         unpinned_reader,
         replicated,
+        late_directory,
+        restored,
         disks.durability,
         disks.eviction,
         disks.holes,
+        disks.bounds,
+        rings.gaps,
+        rings.claims,
+        rings.nothing_left,
+        long_partition,
     )
 }
 PARTITIONED: dict[str, Scenario] = {

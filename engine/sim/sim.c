@@ -88,6 +88,7 @@ static uint32_t evict_one_in;
 static void (*next_hook)(void);       /* of the next host that is made */
 static uint32_t next_hook_when;
 static void (*wait_hook)(void);
+static int64_t clock_now;
 static int in_wait;
 
 extern struct sim_place __start_sim_places[], __stop_sim_places[];
@@ -248,6 +249,7 @@ void sim_begin(uint64_t base, uint64_t size)
     acting = NULL;
     next_hook = wait_hook = NULL;
     in_wait = 0;
+    clock_now = 0;
     for (struct sim_place *place = __start_sim_places; place < __stop_sim_places; place++)
         place->hits = 0;
 }
@@ -550,6 +552,15 @@ static void wait_for_others(void)
 }
 
 void sim_wait_hook(void (*hook)(void)) { wait_hook = hook; }
+
+void sim_clock(int64_t nanoseconds) { clock_now = nanoseconds; }
+
+int sim_clock_gettime(clockid_t clock, struct timespec *time)
+{
+    (void)clock;
+    *time = (struct timespec){clock_now / 1000000000, clock_now % 1000000000};
+    return 0;
+}
 
 void mem_machine_pause(void) { wait_for_others(); }
 

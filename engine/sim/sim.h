@@ -53,6 +53,11 @@
 
 #include "sim_face.h"
 
+/* Time stands still, unless a scenario moves it. */
+#include <time.h>
+#define clock_gettime(clock, time) sim_clock_gettime(clock, time)
+int sim_clock_gettime(clockid_t clock, struct timespec *time);
+
 /* Snapshots of producers are due every 65,536 batches; here so early that scenarios meet them. No place in the region hangs on it. */
 #undef CHECKPOINT_BATCHES
 #define CHECKPOINT_BATCHES 24

@@ -27,6 +27,8 @@ void sim_host_end(int32_t host, struct log *log);
 void sim_host_die(int32_t host);
 /* In a child process: what is done to memory stays in this process. `fd` is the file behind it. */
 void sim_private(int32_t fd);
+/* What every clock of the core says from here on; 0 in a new world. */
+void sim_clock(int64_t nanoseconds);
 /* Called where a host waits for another (a pause, a sleep), not while it runs already; without it a wait ends the process. */
 void sim_wait_hook(void (*hook)(void));
 

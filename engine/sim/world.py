@@ -71,6 +71,10 @@ class World:
         self.random = random.Random(adversary.seed)
         self.payloads = itertools.count(1)
         self.states = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Memory that nobody has seen yet, a region there, and its first two hosts; all others are gone."""
         self.topic_size = self.ffi.sizeof("struct topic_entry")
         self.topic_size += self.lib.BROKERS_MAX * self.ffi.sizeof("struct topic_counter")
         blocks = BLOCKS + 1
@@ -85,7 +89,7 @@ class World:
         self.waiting = self.ffi.callback("void(void)", self.order)
         self.answered: list[tuple[Topic, Batch, Answer]] = []
         """The newest batches of idempotent producers."""
-        self.lib.sim_evict(adversary.seed, adversary.evict_one_in)
+        self.lib.sim_evict(self.adversary.seed, self.adversary.evict_one_in)
         self.durable = False
         """Whether there is a data directory."""
         self.colleague: Host | None = None
@@ -247,6 +251,10 @@ class World:
         """Global positions that memory shows as decided."""
         return self.word(self.lib.CONTROL_POSITION, "control", "ordered")
 
+    def completed(self, broker: int) -> int:
+        """Headers of that broker that memory shows as answered."""
+        return self.word(broker_position(self, broker), "broker_entry", "completed")
+
     def process_of(self, broker: int) -> int:
         """The process that memory shows in that broker's place."""
         return self.word(broker_position(self, broker), "broker_entry", "process_id") & 0xFFFFFFFF
@@ -323,6 +331,7 @@ class World:
         published_counts: bool = False,
         by_writer: bool = False,
         thorough: bool = False,
+        trims: bool = False,
     ) -> None:
         """Runs the action on A (on its colleague, where it has one), under the adversary, and judges.
 
@@ -331,6 +340,7 @@ class World:
         `published_counts`: so has what is only published. (It may be dropped where it is the first of its segment.)
         `by_writer`: A does it itself, while its colleague looks on.
         `thorough`: more states are tried than elsewhere, since one of few lines matters.
+        `trims`: it is one trim, which a successor carries out when it is ordered.
         """
         writer, reader, lib = self.writer, self.reader, self.lib
         step = Step(writer.contents())
@@ -356,13 +366,16 @@ class World:
             try:
                 judge(found, step.before, after, settled=settled)
                 if complete and settled:
-                    judge_complete(found, after)
+                    judge_complete(found, after, trims=trims)
             except Violation as problem:
                 who = "a successor" if settled else "a reader"
                 raise Violation(f"{who}, {headers} headers published, {positions} ordered: {problem}") from None
         self.expect_reader(after, "that a reader sees when it is done")
         with self.cache_kept():
             frontiers = reader.frontiers()
+        with self.cache_kept():
+            if reader.durable() != writer.durable():
+                raise Violation("a reader takes another part for durable when a step is done")
         if reader.version() != writer.version() or frontiers[1:] != writer.frontiers()[1:]:
             raise Violation("a reader sees an older version of the topics, or an older frontier, when it is done")
         reader.contents()

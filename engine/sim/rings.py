@@ -1,0 +1,154 @@
+"""Several rings: a gap in a producer's sequence that another living broker may fill, and a broker that claims blocks
+while another is buried. The sequencer's host holds copies of how each of them was before."""
+
+from collections.abc import Sequence
+
+from totalog.engine.sim.host import Answer, Batch, Host, Topic, Violation
+from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, World
+
+PRODUCER = 7
+HOLD_NANOSECONDS = 1 << 30
+"""More than the sequencer holds a ring."""
+MANY = 40
+"""Headers, more than may wait behind a gap."""
+BURIAL_BEGUN = 40
+"""Invalidates of a sequencer that buries a broker: by then it has looked at every broker, and at no block."""
+
+
+def accept(status: int) -> None:
+    if status != 0:
+        raise Violation(f"an operation, or a batch, is answered with status {status}")
+
+
+def create(world: World, name: bytes) -> Topic:
+    accept(world.writer.operate("create", Topic(0, 0, name, name * 16, 1, 5, -1, -1, b"", ())))
+    return world.topic(name)
+
+
+def sent(world: World, *sequences: int) -> list[Batch]:
+    return [Batch(0, world.payload(), producer_id=PRODUCER, base_sequence=sequence) for sequence in sequences]
+
+
+def check(answers: Sequence[Answer], statuses: Sequence[int]) -> None:
+    if [answer.status for answer in answers] != list(statuses):
+        raise Violation(f"batches of a producer are answered {answers}, not with {statuses}")
+
+
+class Sleep:
+    """What happens when the sequencer waits: once at most. In the end its clock says that it has waited long enough."""
+
+    def __init__(self, world: World, *meanwhile: Host) -> None:
+        self.world, self.count, self.left = world, 0, list(meanwhile)
+        self.batches: list[Batch] = []
+        self.topic: Topic | None = None
+        self.hook = world.callback(self.sleep)
+
+    def sleep(self) -> None:
+        self.count += 1
+        if self.left:
+            assert self.topic is not None
+            self.left.pop().append_later(self.topic, self.batches)
+        else:
+            self.world.lib.sim_clock(self.count * HOLD_NANOSECONDS)
+
+    def during(self, topic: Topic, batches: list[Batch]) -> None:
+        """From here on, it is this that the broker publishes meanwhile."""
+        self.topic, self.batches = topic, batches
+        self.world.lib.sim_wait_hook(self.hook)
+
+
+def gaps(world: World) -> None:
+    """The sequencer waits for what a living broker may bring, no longer than until it comes, and for no broker that has
+    left; and it sees when more headers wait behind the gap than it holds back."""
+    lib = world.lib
+    topic = create(world, b"a")
+    filler = world.join(COLLEAGUE)
+    check(world.writer.append(topic, sent(world, 0)), [0])
+    world.order()
+
+    sleep = Sleep(world, filler)
+    sleep.during(topic, sent(world, 1))
+    check(world.writer.append(topic, sent(world, 2)), [0])
+    world.raise_failure()
+    if sleep.count != 1:
+        raise Violation(f"the sequencer slept {sleep.count} times for a gap that was filled the first time")
+
+    other = world.join(BYSTANDER)
+    world.order()
+    published = [other.append_later(topic, sent(world, 4))]
+    sleep = Sleep(world, other)
+    sleep.during(topic, sent(world, *range(5, 5 + MANY)))
+    lib.log_sequence(world.writer.core, 0)
+    world.raise_failure()
+    if sleep.count != 1:
+        raise Violation("the sequencer sleeps although more headers wait behind a gap than it holds back")
+    lib.log_sequence(world.writer.core, 0)
+    if world.completed(BYSTANDER) == 0:
+        raise Violation("a batch with a gap before it is held although more headers wait than may")
+    lib.sim_clock(HOLD_NANOSECONDS)
+    lib.log_sequence(world.writer.core, 0)
+    if world.completed(BYSTANDER) != 1 + MANY:
+        raise Violation("batches with a gap before them are held for ever")
+    del published
+
+    world.prefetch()
+    for leaver in (filler, other):
+        leaver.leave()
+        leaver.end()
+    sleep = Sleep(world)
+    sleep.during(topic, [])
+    check(world.writer.append(topic, sent(world, 50)), [lib.STATUS_OUT_OF_ORDER_SEQUENCE])
+    world.raise_failure()
+    if sleep.count != 0:
+        raise Violation("the sequencer waits for a broker that has left")
+    world.states += 1
+
+
+def claims(world: World) -> None:
+    """A broker is buried that had said of a block that it takes it, and has it no more; meanwhile another claims it."""
+    lib = world.lib
+    topic = create(world, b"a")
+    victim, other = world.join(COLLEAGUE), world.join(BYSTANDER)
+    for broker in (victim, other):
+        check(broker.append(topic, world.batches(0)), [0])
+    # It has the rest of memory, but for one block, which it took and gave back.
+    address, block = world.ffi.new("uint64_t *"), 0
+    while (segment := lib.log_reserve(victim.core, 1, address)) != 0:
+        block = segment
+    lib.log_reserve_done(victim.core, block, False)
+    assert lib.core_claim(victim.core, 1) == block
+    lib.core_free(victim.core, block, 1)
+    world.check_nothing_unfenced(victim)
+    victim.end()
+    left, taken = BURIAL_BEGUN, 0
+
+    def meanwhile() -> None:
+        nonlocal left, taken
+        left -= 1
+        if left == 0:
+            taken = lib.core_claim(other.core, 1)
+
+    world.prefetch()
+    lib.sim_hook(world.writer.number, lib.SIM_AT_INVALIDATES, world.callback(meanwhile))
+    lib.log_bury(world.writer.core, 1 << COLLEAGUE)
+    lib.sim_hook(world.writer.number, 0, world.ffi.NULL)
+    world.raise_failure()
+    assert taken == block
+    if not world.claimed(block):
+        raise Violation("a block that a living broker has just claimed went back when another broker was buried")
+    world.check_nothing_unfenced(world.writer)
+    world.states += 1
+
+
+def nothing_left(world: World) -> None:
+    """A broker is buried that had claimed nothing: its place is free for sure, and the next one in it begins anew."""
+    broker = world.join(COLLEAGUE)
+    world.order()
+    broker.end()
+    world.prefetch()
+    lib = world.lib
+    lib.log_bury(world.writer.core, 1 << COLLEAGUE)
+    world.check_nothing_unfenced(world.writer)
+    if world.process_of(COLLEAGUE) != 0:
+        raise Violation("a broker that is buried still has its process")
+    world.states += 1
