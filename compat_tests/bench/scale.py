@@ -1,11 +1,11 @@
 """`make bench-scale`: whether a request costs more where there is more of everything, and what each thing takes.
 
-Brokers that hold nothing but two topics, and besides 100 topics, 1,000 topics, 10,000 partitions, 100 or 1,000
+Brokers that hold nothing but one topic, and besides 100 topics, 1,000 topics, 10,000 partitions, 100 or 1,000
 connections, are asked in turn, round after round, with small requests:
 
 - Produce and Fetch, one at a time, for one topic, while all the rest idles;
-- Produce that goes round all topics and partitions, where there is nothing else round the two. A connection that
-  changes its topic takes the general way, one that repeats itself a shorter one (`gateway/apis/produce_runs.py`);
+- Produce that goes round all topics and partitions. A connection that changes its topic takes the general way, one that
+  repeats itself a shorter one (`gateway/apis/produce_runs.py`); so where there is one topic, it goes round client ids;
 - Produce from all connections at once, beside the same from one.
 
 The cost of a request is the processor time of the broker's process, which other load on the machine disturbs least; the
@@ -24,12 +24,13 @@ from totalog.gateway.bench import requests, stats
 from totalog.gateway.bench.load import Generator, Work
 from totalog.gateway.testing import RunningBroker, broker
 
-ROUNDS = 7
-ROUND_S = 0.4
+ROUNDS = 15
+ROUND_S = 0.2
 FLAT_MAX = 1.2
 PROCESS_CLOCK = 2
 """Kind of a clock of the kernel: scheduled time."""
-TOPICS = ("asked", "asked-too")
+TOPIC = "asked"
+KINDS = 16
 KEPT = {"retention.bytes": "1048576"}
 ONE, FETCH = "produce 100 B", "fetch 100 B"
 ROUND, ALL = "produce 100 B, round all", "produce 100 B, from all connections"
@@ -116,10 +117,9 @@ def _prepare(held: ExitStack, scale: Scale) -> Subject:
     address = running.host, running.port
     records = requests.batch(0, 100)
     with socket.create_connection(address) as connection:
-        produce = [requests.produce(topic, records, acks=1) for topic in TOPICS]
-        for topic, request in zip(TOPICS, produce, strict=True):
-            requests.ask(connection, requests.create_topic(topic, configs=KEPT))
-            requests.ask(connection, request)
+        produce = [requests.produce(TOPIC, records, acks=1, client_id=f"client-{kind}") for kind in range(KINDS)]
+        requests.ask(connection, requests.create_topic(TOPIC, configs=KEPT))
+        requests.ask(connection, produce[0])
         before = memory_mib(running.pid)["VmRSS"]
         names = [f"other-{number}" for number in range(scale.topics)]
         for name in names:
@@ -130,12 +130,12 @@ def _prepare(held: ExitStack, scale: Scale) -> Subject:
         ]
         for request in others:
             requests.ask(connection, request)
-        connections = Generator(*address, Work(produce[:1], connections=max(scale.connections, 1), topic=TOPICS[0]))
+        connections = Generator(*address, Work(produce[:1], connections=max(scale.connections, 1), topic=TOPIC))
         connections.run(0)
         grown = memory_mib(running.pid)["VmRSS"] - before
     works = {
-        ONE: Work(produce[:1], topic=TOPICS[0]),
-        FETCH: Work([requests.fetch(TOPICS[0], offset=0, size_max=100)]),
+        ONE: Work(produce[:1], topic=TOPIC),
+        FETCH: Work([requests.fetch(TOPIC, offset=0, size_max=100)]),
         ROUND: Work(others or produce),
     }
     asked = {what: Generator(*address, work) for what, work in works.items()}

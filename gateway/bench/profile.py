@@ -1,7 +1,8 @@
 """Where the time of a broker on this machine goes while it works: linux-perf and py-spy, where they are installed.
 
 perf counts (cache misses, branch misses, instructions, cycles) and samples stacks. For stacks of Python functions
-py-spy is asked; where the broker was started with PYTHONPERFSUPPORT=1 (Python 3.12 or later), perf knows them, too.
+py-spy is asked; perf knows them, too, where the broker was started with PYTHONPERFSUPPORT=1 on a Python 3.12 or later
+that was built with frame pointers.
 
 Sources: the manual pages perf-stat(1), perf-record(1) and perf-script(1); `py-spy record --help`.
 """
@@ -31,9 +32,11 @@ STACK_SIZE = 16384
 ATTACH_S = 0.5
 """Seconds that a tool gets to attach itself; the broker idles meanwhile, so nothing is counted that should not be."""
 END_S_MAX = 60.0
+PYTHON_FUNCTION = "py::"
+"""How names begin that Python gives its functions for perf."""
 HOW_TO_INSTALL = {
     "perf": "perf is not installed: no counters, no functions of C (Debian: apt install linux-perf)",
-    "py-spy": "py-spy is not installed: no stacks of Python functions (pip install py-spy)",
+    "py-spy": "py-spy is not installed: no functions of Python (pip install py-spy)",
 }
 
 
@@ -74,11 +77,18 @@ def parse_counts(lines: Iterable[str]) -> Counts:
 
 def sample(pid: int, work: Callable[[], int]) -> Stacks:
     """Stacks of the process during `work`, as perf sees them. Raises CannotProfile."""
-    # Code that Python's trampoline makes is described nowhere: only frame pointers lead through it.
-    stacks = "fp" if Path(f"/tmp/perf-{pid}.map").exists() else f"dwarf,{STACK_SIZE}"
+    if Path(f"/tmp/perf-{pid}.map").exists():
+        # The code of Python's trampoline is described nowhere: only frame pointers lead through it, if there are any.
+        stacks = _sample(pid, work, "fp")
+        if any(function.startswith(PYTHON_FUNCTION) for stack in stacks for function in stack):
+            return stacks
+    return _sample(pid, work, f"dwarf,{STACK_SIZE}")
+
+
+def _sample(pid: int, work: Callable[[], int], call_graph: str) -> Stacks:
     with tempfile.TemporaryDirectory(prefix="totalog-perf-") as folder:
         recorded = Path(folder, "data")
-        command = ["perf", "record", "-q", "-F", str(SAMPLES_PER_S), "--call-graph", stacks]
+        command = ["perf", "record", "-q", "-F", str(SAMPLES_PER_S), "--call-graph", call_graph]
         _beside([*command, "-o", str(recorded), "-p", str(pid)], work, recorded)
         command = ["perf", "script", "--no-inline", "-F", "comm,ip,sym", "-i", str(recorded)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)

@@ -14,6 +14,7 @@ from totalog.gateway.wire.records import build_batch
 CREATE_TOPICS_VERSION, PRODUCE_VERSION, FETCH_VERSION = 4, 8, 11
 METADATA_VERSION, DELETE_TOPICS_VERSION, DESCRIBE_CONFIGS_VERSION = 4, 1, 1
 BROKER_RESOURCE = 4
+CLIENT_ID = "bench"
 RECORD_OVERHEAD_MIN = 7
 """Bytes that a record takes besides its value, at least."""
 ERROR_AT = 22
@@ -54,7 +55,7 @@ def batch(size: int, record_size: int) -> bytes:
         count -= max(1, (len(made) - size) // (record_size + 2 * RECORD_OVERHEAD_MIN))
 
 
-def produce(topic: str, records: bytes, *, acks: int, partition: int = 0) -> bytes:
+def produce(topic: str, records: bytes, *, acks: int, partition: int = 0, client_id: str = CLIENT_ID) -> bytes:
     """The batch is the end of the frame."""
     target = codec.ProduceRequest.TopicProduceData.PartitionProduceData(
         version=PRODUCE_VERSION, index=partition, records=records
@@ -63,7 +64,8 @@ def produce(topic: str, records: bytes, *, acks: int, partition: int = 0) -> byt
     return _framed(
         codec.ProduceRequest(
             version=PRODUCE_VERSION, transactional_id=None, acks=acks, timeout_ms=30_000, topic_data=[data]
-        )
+        ),
+        client_id,
     )
 
 
@@ -139,6 +141,6 @@ def decoded(response: str, version: int, answer: bytes) -> Any:
     return getattr(codec, response).decode(answer[4:], version=version, header=True)
 
 
-def _framed(request: object) -> bytes:
-    request.with_header(correlation_id=1, client_id="bench")  # type: ignore[attr-defined]
+def _framed(request: object, client_id: str = CLIENT_ID) -> bytes:
+    request.with_header(correlation_id=1, client_id=client_id)  # type: ignore[attr-defined]
     return bytes(request.encode(header=True, framed=True))  # type: ignore[attr-defined]
