@@ -198,6 +198,7 @@ class ConfluentKafka(Reading):
             "max.partition.fetch.bytes": settings.partition_fetch_max_bytes,
             "topic.metadata.refresh.interval.ms": 1_000,
             "isolation.level": ISOLATION[settings.read_committed],
+            "group.instance.id": settings.instance,
             **RECONNECT,
         }
         if settings.group_protocol == "consumer":  # the group's settings are then the broker's

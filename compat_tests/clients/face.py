@@ -110,6 +110,7 @@ class ConsumerSettings:
     partition_fetch_max_bytes: int | None = None
     read_committed: bool | None = None
     group_protocol: str | None = None  # "consumer" is KIP-848; librdkafka only
+    instance: str | None = None  # of a static member
 
 
 class TopicInfo(NamedTuple):

@@ -160,6 +160,8 @@ class KafkaPython(Reading):
             options["fetch_max_bytes"] = settings.fetch_max_bytes
         if settings.partition_fetch_max_bytes is not None:
             options["max_partition_fetch_bytes"] = settings.partition_fetch_max_bytes
+        if settings.instance is not None:
+            options["group_instance_id"] = settings.instance
         with translated():
             consumer = KafkaConsumer(
                 bootstrap_servers=bootstrap or self._bootstrap,
