@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from totalog.engine._core import ffi, lib
 
@@ -34,8 +34,7 @@ CONSTANTS = tuple(name for name in dir(lib) if name.isupper() and not name.start
 """All that may stand in a region or decide where something stands: the limits, and the values of the enums."""
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     struct: str
     name: str
     position: int

@@ -9,7 +9,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -336,7 +336,7 @@ class Log:
             "visible_when_ordered": visible_when_ordered,
             "replication": replication,
         }
-        wanted: Topic = replace(topic, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+        wanted: Topic = topic._replace(**{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
         return self._operate(lib.OPERATION_ALTER, wanted)
 
     def delete_topic(self, topic: Topic) -> None:
@@ -344,7 +344,7 @@ class Log:
 
         Errors: UnknownTopic.
         """
-        self._operate(lib.OPERATION_DELETE, replace(topic, settings=b""))
+        self._operate(lib.OPERATION_DELETE, topic._replace(settings=b""))
 
     def trim(self, topic: Topic, partition: int, offset: int, *, rows: Sequence[tuple[int, int, int]] = ()) -> None:
         """Moves the log start up to `offset` (VIEW: a total order).
@@ -357,7 +357,7 @@ class Log:
         if offset < 0:
             raise OffsetOutOfRange(f"offset {offset} of topic {topic.name!r} is negative")
         known = ffi.new("struct trim_row[]", [(start, size, part, 0) for part, start, size in rows])
-        asked = replace(topic, settings=bytes(ffi.buffer(known)))
+        asked = topic._replace(settings=bytes(ffi.buffer(known)))
         self._operate(lib.OPERATION_TRIM, asked, partition=partition, offset=offset)
 
     def _current_topics(self) -> dict[str, Topic]:
@@ -410,7 +410,7 @@ class Log:
         status = self._topic_operation(request, topic.settings)
         if status != lib.STATUS_OK:
             raise _error_of(status, topic, request.limit)
-        answered = replace(topic, slot=request.topic_slot, generation=request.topic_generation)
+        answered = topic._replace(slot=request.topic_slot, generation=request.topic_generation)
         if operation != lib.OPERATION_TRIM and self.topics_version == self._topics_version + 1:
             self._take_over(answered)
         return answered

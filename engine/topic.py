@@ -1,10 +1,9 @@
 """A topic as the log describes it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Topic:
+class Topic(NamedTuple):
     """One live topic. `slot` and `generation` together name it for ever: a slot is used again, a generation never."""
 
     slot: int

@@ -401,7 +401,7 @@ def test_pages_and_readers_of_a_log_tell_the_same() -> None:
             append.producer_id, append.base_sequence = -1, -1
             log.append(group, 1)
         pages = [log.entries(topic) for topic in topics]
-        operations = log.entries(replace(topics[0], slot=0, generation=1))
+        operations = log.entries(topics[0]._replace(slot=0, generation=1))
         assert judge_pages([operations, *pages], log.frontiers().ordered, whole=True) == {}
         for topic, entries in zip(topics, pages, strict=True):
             offsets, heads = read_heads(log, topic, VIEW, HEAD, 2)

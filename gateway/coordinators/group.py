@@ -22,7 +22,6 @@ Sources: Kafka's protocol guide, KIP-345, KIP-394, KIP-559, KIP-814, and what Ap
 """
 
 import math
-from dataclasses import replace
 from enum import StrEnum
 
 from totalog.gateway.coordinators.members import (
@@ -126,9 +125,9 @@ class Group:
             member.heard(now)
             answer = self._join_answer(member)
             if led and request.takes_skip:
-                answer = replace(answer, skip_assignment=True)
+                answer = answer._replace(skip_assignment=True)
             elif led:  # it knows no better way, so that it does not assign anew, than not to know that it leads
-                answer = replace(answer, leader_id=predecessor.id, members=())
+                answer = answer._replace(leader_id=predecessor.id, members=())
             reply(answer)
             return
         member.join_reply = reply

@@ -22,8 +22,7 @@ def _protocols_size(protocols: Mapping[str, bytes]) -> int:
     return sum(PROTOCOL_OVERHEAD_SIZE + len(name) + len(data) for name, data in protocols.items())
 
 
-@dataclass(frozen=True, slots=True)
-class JoinRequest:
+class JoinRequest(NamedTuple):
     """One JoinGroup request. `protocols` maps the names a member supports to its metadata, the preferred name first."""
 
     group_id: str
@@ -58,8 +57,7 @@ class JoinedMember(NamedTuple):
     metadata: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class JoinAnswer:
+class JoinAnswer(NamedTuple):
     code: ErrorCode
     member_id: str
     generation_id: int = -1
@@ -89,8 +87,7 @@ class SyncRequest:
         return sum(len(data) for data in self.assignments.values())
 
 
-@dataclass(frozen=True, slots=True)
-class SyncAnswer:
+class SyncAnswer(NamedTuple):
     code: ErrorCode
     protocol_type: str | None = None
     protocol_name: str | None = None

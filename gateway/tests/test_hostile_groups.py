@@ -1,6 +1,5 @@
 """Requests about groups that are meant to take memory or time out of proportion."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,7 +37,7 @@ def coordinator(broker: Broker) -> GroupCoordinator:
 
 def join_request(group_id: str = "g", **fields: Any) -> JoinRequest:
     known = JoinRequest(group_id, "", "c", "/h", 10.0, 60.0, "consumer", {"range": b""}, takes_member_id=False)
-    return replace(known, **fields)
+    return known._replace(**fields)
 
 
 def join(coordinator: GroupCoordinator, request: JoinRequest) -> JoinAnswer:
