@@ -61,9 +61,11 @@ def test_one_size_is_measured(address: str, admin: Client, acks: str, tmp_path: 
     assert not [name for name in admin.topics() if name.startswith("totalog-bench-")]
 
 
-def test_the_best_size_is_found_and_the_curve_shown(address: str) -> None:
-    done = bench(address, "--record-size", "10k", *QUICK)
+def test_the_best_size_is_found_and_the_curve_shown(address: str, tmp_path: Path) -> None:
+    plot = tmp_path / "curve.svg"
+    done = bench(address, "--record-size", "10k", "--plot", str(plot), *QUICK)
     assert done.returncode == 0, done.stderr
+    assert all(f"batches of {64 << step} KiB" in plot.read_text() for step in range(7))
     curve = [line for line in done.stdout.splitlines() if line.startswith("batches of ") and "MB/s" in line]
     assert [line.split()[2] for line in curve[:7]] == ["64", "128", "256", "512", "1024", "2048", "4096"]
     assert "MB/s of values, batches of " in done.stdout

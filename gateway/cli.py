@@ -195,7 +195,7 @@ def healthcheck(target: tuple[str, int | None], timeout: float) -> None:
 @click.option("--iterations", type=click.IntRange(1), default=7, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.05), default=1.0, show_default=True, help="Of each iteration.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the table here.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the iterations here (matplotlib).")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the rates here (matplotlib).")
 @click.option("--contention", is_flag=True, help="Also what its engine waited for, if it is a totalog broker.")
 @click.option(
     "--profile",
@@ -264,7 +264,7 @@ def bench(
         click.echo(line)
     if csv_path is not None:
         stats.write_csv(csv_path, report.rows)
-    if plot is not None and not stats.plot(plot, report.series, unit="MB/s, records/s"):
+    if plot is not None and not stats.plot(plot, report.rates, unit="MB/s"):
         click.echo("no plot: matplotlib is not installed", err=True)
 
 

@@ -60,7 +60,8 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Report:
     rows: list[stats.Summary]
-    series: dict[str, list[float]]
+    rates: dict[str, list[float]]
+    """MB/s behind the rows that have that unit, for a plot."""
     batch_size: int
     remarks: list[str] = field(default_factory=list)
     """Lines for people: what could not be told, and what no row of numbers holds."""
@@ -87,9 +88,11 @@ def measure(plan: Plan, tell: Tell = lambda line: None) -> Report:
 
 def _measure(plan: Plan, leader: Leader, topic: str, tell: Tell) -> Report:
     rows: list[stats.Summary] = []
+    rates: dict[str, list[float]] = {}
     size = plan.batch_size
     if size is None:
-        rows = _curve(plan, leader, topic)
+        rates = _curve(plan, leader, topic)
+        rows = [stats.summarize(name, of, unit="MB/s") for name, of in rates.items()]
         for row in rows:
             tell(f"{row.name}: {row.median:.0f} MB/s")
         size = SIZES[max(range(len(SIZES)), key=lambda index: rows[index].median)]
@@ -110,7 +113,8 @@ def _measure(plan: Plan, leader: Leader, topic: str, tell: Tell) -> Report:
     ]
     trips = _round_trips(plan, leader.address, topic)
     rows.append(stats.summarize("one record, sent and acknowledged", trips, unit="us"))
-    return Report(rows + beside, series, size, remarks)
+    rates["MB/s of values"] = series["MB/s of values"]
+    return Report(rows + beside, rates, size, remarks)
 
 
 def _contention(plan: Plan, leader: Leader, generator: Generator, remarks: list[str]) -> list[stats.Summary]:
@@ -181,15 +185,15 @@ def _shown(plan: Plan, pid: int, stacks: dict[str, flame.Stacks]) -> Iterator[st
         yield f"no flame graph: {fault}"
 
 
-def _curve(plan: Plan, leader: Leader, topic: str) -> list[stats.Summary]:
-    """The rate at each size. They take turns, so that a slow moment of the machine is not one size's alone."""
+def _curve(plan: Plan, leader: Leader, topic: str) -> dict[str, list[float]]:
+    """MB/s at each size. They take turns, so that a slow moment of the machine is not one size's alone."""
     values: dict[int, list[float]] = {size: [] for size in SIZES}
     for _ in range(TRIALS):
         for size, rates in values.items():
             with _generator(plan, leader.address, topic, size) as generator:
                 done = generator.run(min(TRIAL_S, plan.seconds))
                 rates.append(done.answers * len(generator.work.frames[0]) / done.seconds / 1e6)
-    return [stats.summarize(f"batches of {size // KIB} KiB", rates, unit="MB/s") for size, rates in values.items()]
+    return {f"batches of {size // KIB} KiB": rates for size, rates in values.items()}
 
 
 def _record_count(size: int, record_size: int) -> int:
