@@ -1,7 +1,8 @@
 """Requests whose work a client can make long: they are handled in steps, between which all others get their turn.
 
-What such a request builds is many times its size, so only one of them is in hand at a time; of those that wait the
-smallest is next. A request that is small and done within `STEPS_AT_ONCE` steps never comes here.
+What such a request builds is several times its size, and its answer may be larger, so only one of them is in hand at a
+time; of those that wait the smallest is next. A request that is small and done within `STEPS_AT_ONCE` steps never comes
+here.
 """
 
 from collections.abc import Generator

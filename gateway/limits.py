@@ -10,7 +10,7 @@ TAGGED_FIELDS_COUNT_MAX: Final = 32
 
 ELEMENTS_COUNT_MAX: Final = 70_000
 """Of all arrays in one message: more than a region has topics and partitions together. A frame of 4 MiB could hold ten
-times as many, each of them an object; decoding alone would hold up all connections for seconds."""
+times as many, and looking at each of them takes processor time, though in steps."""
 
 STRING_SIZE_MAX: Final = 32767
 """Bytes of any string, as in Kafka. Only the older encoding cannot express more; but a longer one that came in by the
@@ -42,8 +42,8 @@ class Limits(NamedTuple):
     come later wait their turn. Of a small region, a quarter. The setting queued.max.request.bytes replaces it."""
 
     inflight_others_size_max: int = 16 * 1024 * 1024
-    """Of all other large requests, from before their body is read until they are answered, because the objects made of
-    them take many times as much. Apart from those of Produce, so that nobody's long poll keeps a producer waiting."""
+    """Of all other large requests, from before their body is read until they are answered, because what is made of them
+    may take several times as much. Apart from those of Produce, so that nobody's long poll keeps a producer waiting."""
 
     # Answering
 

@@ -37,6 +37,7 @@ from totalog.gateway.apis import (
     sync_group,
 )
 from totalog.gateway.apis.api import Api, Dispatched, Frame, Request
+from totalog.gateway.limits import ELEMENTS_COUNT_MAX
 from totalog.gateway.replication import PROMISE_S_MAX, Promise
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
@@ -103,9 +104,11 @@ def dispatch(broker: "Broker", request: Request) -> "Dispatched | Awaitable[Disp
         if not promises:
             return cast("Dispatched", api.handle(broker, request))
         broker.replication.take_promise()
-        return _when_stored(broker, api, request, None, api.handle(broker, request), broker.replication.take_promise())
+        return _when_stored(broker, api, request, api.handle(broker, request), broker.replication.take_promise())
     assert not promises, "what promises something and is not raw is done in steps"
-    message = codec.decode(request.key, request.version, request.body)
+    if api.elements_max == ELEMENTS_COUNT_MAX and len(request.frame) > lane.SMALL_SIZE_MAX:
+        return _answer_later(broker, api, request)
+    message = codec.decode(request.key, request.version, request.body, api.elements_max)
     answer = api.handle(broker, request, message)
     if isawaitable(answer):
         return _encode_later(answer, request.correlation_id)
@@ -113,20 +116,26 @@ def dispatch(broker: "Broker", request: Request) -> "Dispatched | Awaitable[Disp
 
 
 def _when_stored(
-    broker: "Broker", api: Api, request: Request, message: Any, answer: Any, promised: tuple[int, int]
+    broker: "Broker",
+    api: Api,
+    request: Request,
+    answer: "Frame",
+    promised: tuple[int, int],
+    timeout_s: float = PROMISE_S_MAX,
 ) -> "Dispatched":
-    replication, correlation_id, version = broker.replication, request.correlation_id, request.version
+    replication, key, version, correlation_id = broker.replication, api.key, request.version, request.correlation_id
     position, level = promised
 
     def encode(code: ErrorCode) -> "Frame":
         assert api.not_stored is not None
-        told = answer if code is ErrorCode.NONE else api.not_stored(version, answer, code)
-        return cast("Frame", told if api.raw else codec.encode(told, correlation_id))
+        if code is ErrorCode.NONE:
+            return answer
+        if api.raw:
+            return cast("Frame", api.not_stored(version, answer, code))
+        return codec.encode(api.not_stored(version, codec.decode_answer(key, version, answer), code), correlation_id)
 
     if replication.reached(position, level):
-        return encode(ErrorCode.NONE)
-    timeout_ms = getattr(message, "timeout_ms", None)
-    timeout_s = PROMISE_S_MAX if timeout_ms is None else timeout_ms / 1000
+        return answer
     return Promise(replication, position, level, timeout_s, encode)
 
 
@@ -140,13 +149,26 @@ def _in_steps(broker: "Broker", request: Request, api: Api) -> "Dispatched | Awa
 
 
 def _steps(broker: "Broker", request: Request, api: Api) -> "Steps[Dispatched]":
-    message = None if api.raw else codec.decode(request.key, request.version, request.body)
-    steps = api.handle(broker, request) if api.raw else api.handle(broker, request, message)
+    timeout_s = PROMISE_S_MAX
+    if api.raw:
+        steps = api.handle(broker, request)
+    else:
+        message = yield from codec.decode_in_steps(request.key, request.version, request.body, api.elements_max)
+        timeout_s = getattr(message, "timeout_ms", PROMISE_S_MAX * 1000) / 1000
+        steps = api.handle(broker, request, message)
     if api.not_stored is not None and broker.replication.durable:
         answer, promised = yield from broker.replication.promised_by(steps)
-        return _when_stored(broker, api, request, message, answer, promised)
+        frame = answer if api.raw else codec.encode(answer, request.correlation_id)
+        return _when_stored(broker, api, request, frame, promised, timeout_s)
     answer = yield from steps
     return cast("Dispatched", answer if api.raw else codec.encode(answer, request.correlation_id))
+
+
+async def _answer_later(broker: "Broker", api: Api, request: Request) -> Dispatched:
+    """A request that is decoded when it is its turn."""
+    decoding = codec.decode_in_steps(request.key, request.version, request.body)
+    answer = api.handle(broker, request, await broker.lane.run(decoding, len(request.frame)))
+    return codec.encode(await answer if isawaitable(answer) else answer, request.correlation_id)
 
 
 async def _encode_later(answer: Awaitable[Any], correlation_id: int) -> Dispatched:

@@ -16,11 +16,14 @@ Not implemented: dynamic settings of brokers, broker loggers, client metrics, gr
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway import view
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.apis.create_topics import CONFIGS_MAX
 from totalog.gateway.apis.describe_configs import TOPIC_RESOURCE
+from totalog.gateway.apis.named import Named, check_once
 from totalog.gateway.config import TOPIC, InvalidConfig, parse_topic_settings
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, TopicHandle, check_name
@@ -38,9 +41,13 @@ Change = Callable[["Broker", Mapping[str, str], Any], dict[str, str]]
 
 def alter(broker: "Broker", response: Any, version: int, message: Any, change: Change) -> Steps[Any]:
     """What this API and IncrementalAlterConfigs have in common; `response` is the class of the answer."""
-    named = Counter((asked.resource_type, asked.resource_name) for asked in message.resources)
-    results = []
-    for resource in {(asked.resource_type, asked.resource_name): asked for asked in message.resources}.values():
+    named = Named()
+    yield from named.count(message.resources, attrgetter("resource_type", "resource_name"))
+    results = codec.rows(response, version)
+    for resource in message.resources:
+        times = named.take((resource.resource_type, resource.resource_name))
+        if times == 0:
+            continue  # one entry for all times that it was named
         result = response.AlterConfigsResourceResponse(
             version=version,
             error_code=ErrorCode.NONE,
@@ -49,8 +56,7 @@ def alter(broker: "Broker", response: Any, version: int, message: Any, change: C
             resource_name=resource.resource_name,
         )
         try:
-            if named[resource.resource_type, resource.resource_name] > 1:
-                raise Refused(ErrorCode.INVALID_REQUEST, f"{resource.resource_name} stands twice in the request")
+            check_once(times, resource.resource_name)
             _alter_one(broker, resource, change, validate_only=message.validate_only)
         except Refused as refused:
             result.error_code, result.error_message = refused.code, refused.message
@@ -62,6 +68,8 @@ def alter(broker: "Broker", response: Any, version: int, message: Any, change: C
 
 def _alter_one(broker: "Broker", resource: Any, change: Change, *, validate_only: bool) -> None:
     topic = _find(broker, resource)
+    if len(resource.configs) > CONFIGS_MAX:
+        raise Refused(ErrorCode.INVALID_REQUEST, f"{len(resource.configs)} settings, more than there are")
     for name, count in Counter(config.name for config in resource.configs).items():
         if count > 1:
             raise Refused(ErrorCode.INVALID_REQUEST, f"{name} stands twice in the request")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from totalog.gateway.limits import ELEMENTS_COUNT_MAX
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from totalog.gateway.wire.answer import Answer
 
 FRAME_SIZE_MAX = 256 * 1024
-"""Bytes of one request frame, unless the API says otherwise: small enough that the objects decoded from it (about 27
-times its size where elements are tiny) stay bounded, and far above what any client sends to the APIs that keep it."""
+"""Bytes of one request frame, unless the API says otherwise: far above what clients send to the APIs that keep it."""
 
 FRAME_SIZE_GROUP_MAX = 4 * 1024 * 1024
 """Bytes of a frame that carries subscriptions, assignments or offsets of a whole group."""
+
+ELEMENTS_GROUP_MAX = 4096
+"""Of all arrays in a request about the members of one group, which is decoded at once: more than a group has members,
+with those that were handed an id and have not joined yet."""
 
 TOPIC_OPERATIONS = frozenset({3, 4, 5, 6, 7, 8, 10, 11})
 """Kafka's AclOperation numbers of what a client may do with a topic (KIP-430): read, write, create, delete, alter,
@@ -91,6 +95,8 @@ class Api:
     async, or go in steps."""
     raw: bool = False
     frame_size_max: int = FRAME_SIZE_MAX
+    elements_max: int = ELEMENTS_COUNT_MAX
+    """Of all arrays of a request that is decoded at once. Where it is less than the default, that is always so."""
     steps: bool = False
     """`handle` is a generator function that yields where others may get their turn (`lane.Steps`). Not async."""
     copies: bool = False

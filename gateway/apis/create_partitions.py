@@ -11,12 +11,13 @@ Behaviour
 Version notes: 2: compact lengths, tagged fields. 3: THROTTLING_QUOTA_EXCEEDED may be answered (never is).
 """
 
-from collections import Counter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway import view
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.apis.create_topics import check_assignments
+from totalog.gateway.apis.named import Named, check_once
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, TopicHandle
 from totalog.gateway.wire import codec
@@ -29,16 +30,19 @@ TOPICS_A_STEP = 16
 
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
-    named = Counter(topic.name for topic in message.topics)
-    results = []
-    for topic in {topic.name: topic for topic in message.topics}.values():
+    named = Named()
+    yield from named.count(message.topics, attrgetter("name"))
+    results = codec.rows(codec.CreatePartitionsResponse, request.version)
+    for topic in message.topics:
+        times = named.take(topic.name)
+        if times == 0:
+            continue  # one entry for all times that it was named
         result = codec.CreatePartitionsResponse.CreatePartitionsTopicResult(
             version=request.version, name=topic.name, error_code=ErrorCode.NONE, error_message=None
         )
         try:
-            if named[topic.name] > 1:
-                raise Refused(ErrorCode.INVALID_REQUEST, f"topic {topic.name} stands twice in the request")
-            found = _check(broker, topic)
+            check_once(times, f"topic {topic.name}")
+            found = yield from _check(broker, topic)
             if not message.validate_only:
                 broker.topics.add_partitions(found, topic.count)
         except Refused as refused:
@@ -49,7 +53,7 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     return codec.CreatePartitionsResponse(version=request.version, throttle_time_ms=0, results=results)
 
 
-def _check(broker: "Broker", topic: Any) -> TopicHandle:
+def _check(broker: "Broker", topic: Any) -> Steps[TopicHandle]:
     """The topic that may get this many partitions. Raises Refused."""
     found = broker.topics.find(topic.name)
     if found is None:
@@ -66,7 +70,7 @@ def _check(broker: "Broker", topic: Any) -> TopicHandle:
         if len(topic.assignments) != added:
             message = f"{len(topic.assignments)} assignments for {added} new partitions"
             raise Refused(ErrorCode.INVALID_REPLICA_ASSIGNMENT, message)
-        check_assignments(broker, [assignment.broker_ids for assignment in topic.assignments])
+        yield from check_assignments(broker, topic.assignments)
     return found
 
 

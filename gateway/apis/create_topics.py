@@ -23,12 +23,14 @@ Version notes
 """
 
 import logging
-from collections import Counter
+from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.apis.describe_configs import Entry, topic_entries
+from totalog.gateway.apis.named import Named, check_once
 from totalog.gateway.config import InvalidConfig, parse_topic_settings
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused
@@ -43,20 +45,27 @@ ORDER_LEVEL = "totalog.order.level"
 ORDER_LEVELS = ("0", "5")
 
 TOPICS_A_STEP = 16
+ASSIGNMENTS_A_STEP = 512
+CONFIGS_MAX = 1000
+"""Settings given for one topic: far more than there are, and few enough to be looked at in one step."""
+
 log = logging.getLogger("totalog")
 
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
-    named = Counter(topic.name for topic in message.topics)
-    results = []
-    for topic in {topic.name: topic for topic in message.topics}.values():
+    named = Named()
+    yield from named.count(message.topics, attrgetter("name"))
+    results = codec.rows(codec.CreateTopicsResponse, request.version)
+    for topic in message.topics:
+        times = named.take(topic.name)
+        if times == 0:
+            continue  # one entry for all times that it was named
         result = codec.CreateTopicsResponse.CreatableTopicResult(
             version=request.version, name=topic.name, error_message=None
         )
         try:
-            if named[topic.name] > 1:
-                raise Refused(ErrorCode.INVALID_REQUEST, f"topic {topic.name} stands twice in the request")
-            _create(broker, topic, result, validate_only=message.validate_only)
+            check_once(times, f"topic {topic.name}")
+            yield from _create(broker, topic, result, validate_only=message.validate_only)
         except Refused as refused:
             result.error_code, result.error_message = refused.code, refused.message
         results.append(result)
@@ -65,10 +74,10 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     return codec.CreateTopicsResponse(version=request.version, throttle_time_ms=0, topics=results)
 
 
-def _create(broker: "Broker", topic: Any, result: Any, *, validate_only: bool) -> None:
+def _create(broker: "Broker", topic: Any, result: Any, *, validate_only: bool) -> Steps[None]:
     """Makes the topic, unless it is only to be checked, and fills in its result."""
     broker.topics.check_creation(topic.name)
-    partitions = _partitions(broker, topic)
+    partitions = yield from _partitions(broker, topic)
     own = _config(topic)
     asked = _replication(broker, topic)
     replication = broker.topics.replication_of(asked, own)
@@ -93,18 +102,21 @@ def _told(version: int, entry: Entry) -> Any:
     )
 
 
-def _partitions(broker: "Broker", topic: Any) -> int:
+def _partitions(broker: "Broker", topic: Any) -> Steps[int]:
     """How many partitions the topic gets. Raises Refused."""
     if topic.assignments:
         if topic.num_partitions != -1 or topic.replication_factor != -1:
             message = "replicas are assigned by hand, so partitions and replication factor must be -1"
             raise Refused(ErrorCode.INVALID_REQUEST, message)
-        check_assignments(broker, [assignment.broker_ids for assignment in topic.assignments])
-        numbers = sorted(assignment.partition_index for assignment in topic.assignments)
-        if numbers != list(range(len(numbers))):
-            message = f"assigned partitions must be numbered from 0 without gaps, not {numbers[:8]}"
+        yield from check_assignments(broker, topic.assignments)
+        missing = bytearray(b"\1" * len(topic.assignments))
+        for assignment in topic.assignments:
+            if 0 <= assignment.partition_index < len(missing):
+                missing[assignment.partition_index] = 0
+        if any(missing):
+            message = f"assigned partitions must be numbered from 0 without gaps: {missing.index(1)} is missing"
             raise Refused(ErrorCode.INVALID_REPLICA_ASSIGNMENT, message)
-        return len(numbers)
+        return len(missing)
     if topic.num_partitions == 0 or topic.num_partitions < -1:
         message = f"a topic has 1 partition or more (-1: the default), not {topic.num_partitions}"
         raise Refused(ErrorCode.INVALID_PARTITIONS, message)
@@ -130,16 +142,21 @@ def _places(broker: "Broker") -> str:
     return f"the broker has {count} data director{'y' if count == 1 else 'ies'}" if count else "all data is in memory"
 
 
-def check_assignments(broker: "Broker", assignments: list[list[int]]) -> None:
+def check_assignments(broker: "Broker", assignments: Any) -> Steps[None]:
     """Raises Refused unless each partition is assigned to this broker and no other."""
-    for replicas in assignments:
+    for number, assignment in enumerate(assignments, 1):
+        replicas = list(islice(assignment.broker_ids, 8))
         if replicas != [broker.node_id]:
-            message = f"replicas {replicas[:8]}: the only broker is {broker.node_id}"
+            message = f"replicas {replicas}: the only broker is {broker.node_id}"
             raise Refused(ErrorCode.INVALID_REPLICA_ASSIGNMENT, message)
+        if number % ASSIGNMENTS_A_STEP == 0:
+            yield
 
 
 def _config(topic: Any) -> dict[str, str]:
     """The checked settings of the topic alone. Raises Refused."""
+    if len(topic.configs) > CONFIGS_MAX:
+        raise Refused(ErrorCode.INVALID_CONFIG, f"{len(topic.configs)} settings, more than there are")
     for config in topic.configs:
         if config.value is None:
             raise Refused(ErrorCode.INVALID_CONFIG, f"{config.name[:80]} has no value")

@@ -12,6 +12,7 @@ Version notes: 2: compact lengths, tagged fields.
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.apis.named import TOO_MANY, Named
 from totalog.gateway.coordinators.offsets import Unreadable
 from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
@@ -26,10 +27,14 @@ GROUPS_A_STEP = 64
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     response = codec.DeleteGroupsResponse
-    results = []
-    for group_id in dict.fromkeys(message.groups_names):
+    results, named = codec.rows(response, request.version), Named()
+    yield from named.count(message.groups_names, str)
+    for group_id in message.groups_names:
+        times = named.take(group_id)
+        if times == 0:
+            continue  # one entry for all times that it was named
         try:
-            code = yield from broker.groups.delete(group_id)
+            code = ErrorCode.INVALID_REQUEST if times == TOO_MANY else (yield from broker.groups.delete(group_id))
         except Unreadable:
             code = ErrorCode.COORDINATOR_NOT_AVAILABLE
         results.append(response.DeletableGroupResult(version=request.version, group_id=group_id, error_code=code))

@@ -33,9 +33,9 @@ NO_WATERMARK = -1
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     version, response = request.version, codec.DeleteRecordsResponse.DeleteRecordsTopicResult
-    topics, count = [], 0
+    topics, count = codec.rows(codec.DeleteRecordsResponse, version), 0
     for topic in message.topics:
-        partitions = []
+        partitions = codec.rows(codec.DeleteRecordsResponse, version)
         for asked in topic.partitions:
             code, low_watermark = _delete(broker, topic.name, asked.partition_index, asked.offset)
             partitions.append(
@@ -49,6 +49,9 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
             count += 1
             if count % PARTITIONS_A_STEP == 0:
                 yield
+        count += 1
+        if count % PARTITIONS_A_STEP == 0:
+            yield
         topics.append(response(version=version, name=topic.name, partitions=partitions))
     return codec.DeleteRecordsResponse(version=version, throttle_time_ms=0, topics=topics)
 

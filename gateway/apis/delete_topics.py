@@ -11,12 +11,14 @@ Behaviour
 Version notes: 4: compact lengths, tagged fields. 5: error messages. 6: topic ids (KIP-516).
 """
 
-from collections import Counter
+from collections.abc import Hashable
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from totalog.gateway import view
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.apis.named import Named, check_once
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, TopicHandle
 from totalog.gateway.wire import codec
@@ -30,22 +32,26 @@ TOPICS_A_STEP = 16
 
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
-    if request.version >= TOPIC_IDS_FROM:
-        asked = [(topic.name, topic.topic_id) for topic in message.topics]
-    else:
-        asked = [(name, None) for name in message.topic_names]
-    found = [_find(broker, name, topic_id) for name, topic_id in asked]
-    keys = [handle.name if handle else pair for pair, handle in zip(asked, found, strict=True)]
-    named = Counter(keys)
-    results = []
-    for (name, topic_id), handle, key in zip(asked, found, keys, strict=True):
-        count = named.pop(key, 0)
-        if count == 0:
+    asked = message.topics if request.version >= TOPIC_IDS_FROM else message.topic_names
+    named, keys = Named(), []
+
+    def key_of(topic: Any) -> Hashable:
+        name, topic_id = _named(topic)
+        handle = _find(broker, name, topic_id)
+        keys.append(handle.name if handle else (name, topic_id))
+        return keys[-1]
+
+    yield from named.count(asked, key_of)
+    results = codec.rows(codec.DeleteTopicsResponse, request.version)
+    for topic, key in zip_longest(asked, keys):
+        times = named.take(key)
+        if times == 0:
             continue  # one entry for all times that it was named
+        name, topic_id = _named(topic)
         result = codec.DeleteTopicsResponse.DeletableTopicResult(version=request.version, name=name, topic_id=topic_id)
         try:
-            _check(broker, request.version, name, topic_id, count)
-            _delete(broker, handle, result)
+            _check(broker, request.version, name, topic_id, times)
+            _delete(broker, _find(broker, name, topic_id), result)
         except Refused as refused:
             result.error_code, result.error_message = refused.code, refused.message
         results.append(result)
@@ -54,21 +60,24 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     return codec.DeleteTopicsResponse(version=request.version, throttle_time_ms=0, responses=results)
 
 
+def _named(topic: Any) -> tuple[str | None, UUID | None]:
+    return (topic, None) if isinstance(topic, str) else (topic.name, topic.topic_id)
+
+
 def _find(broker: "Broker", name: str | None, topic_id: UUID | None) -> TopicHandle | None:
     if topic_id is not None:
         return broker.topics.find_id(topic_id.bytes)
     return broker.topics.find(name) if name else None
 
 
-def _check(broker: "Broker", version: int, name: str | None, topic_id: UUID | None, count: int) -> None:
-    """Raises Refused where the entry is not a sound one, whatever it names; `count` is how often it stands there."""
+def _check(broker: "Broker", version: int, name: str | None, topic_id: UUID | None, times: int) -> None:
+    """Raises Refused where the entry is not a sound one, whatever it names; `times` is how often it stands there."""
     if not broker.config.boolean("delete.topic.enable"):
         code = ErrorCode.TOPIC_DELETION_DISABLED if version >= 3 else ErrorCode.INVALID_REQUEST
         raise Refused(code, "deleting topics is disabled: delete.topic.enable is false")
     if (name is None) == (topic_id is None):
         raise Refused(ErrorCode.INVALID_REQUEST, "a topic is deleted by its name or by its id, not both or neither")
-    if count > 1:
-        raise Refused(ErrorCode.INVALID_REQUEST, f"topic {name or topic_id} stands twice in the request")
+    check_once(times, f"topic {name or topic_id}")
 
 
 def _delete(broker: "Broker", handle: TopicHandle | None, result: Any) -> None:

@@ -18,12 +18,14 @@ fields.
 Not implemented: broker loggers, client metrics, groups.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from struct import pack
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Frame, Request
+from totalog.gateway.apis.named import TOO_MANY, Named, check_once
 from totalog.gateway.config import BROKER, TOPIC, Config, Setting, Type, as_text
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, check_name
@@ -38,6 +40,7 @@ FLEXIBLE_FROM = 4
 NO_THROTTLE = bytes(4)
 
 RESOURCES_A_STEP = 512
+KEYS_A_STEP = 1024
 CONFIGS_A_STEP = 4
 """Settings of resources that are encoded anew."""
 
@@ -102,30 +105,52 @@ def _broker_synonyms(config: Config, setting: Setting) -> list[tuple[str, str, i
 
 
 def handle(broker: "Broker", request: Request) -> Steps[Frame]:
-    message = codec.decode(request.key, request.version, request.body)
+    message = yield from codec.decode_in_steps(request.key, request.version, request.body)
     flexible = request.version >= FLEXIBLE_FROM
+    named = Named()
+    yield from named.count(message.resources, attrgetter("resource_type", "resource_name"))
     told = Told(broker, request.version, message.include_synonyms, message.include_documentation)
-    results: list[bytes] = []
-    for resource in {(asked.resource_type, asked.resource_name): asked for asked in message.resources}.values():
-        results.append(_result(broker, resource, told, flexible))
-        if len(results) % RESOURCES_A_STEP == 0 or told.made >= CONFIGS_A_STEP:
+    results, results_count = bytearray(), 0
+    for resource in message.resources:
+        times = named.take((resource.resource_type, resource.resource_name))
+        if times == 0:
+            continue  # one entry for all times that it was named
+        results += yield from _result(broker, resource, told, flexible, times)
+        results_count += 1
+        if results_count % RESOURCES_A_STEP == 0 or told.made >= CONFIGS_A_STEP:
             told.made = 0
             yield
     return frame(
-        request.correlation_id, flexible, [NO_THROTTLE, count(len(results), flexible), *results, tags(flexible)]
+        request.correlation_id, flexible, [NO_THROTTLE, count(results_count, flexible), results, tags(flexible)]
     )
 
 
-def _result(broker: "Broker", resource: Any, told: "Told", flexible: bool) -> bytes:
+def _result(broker: "Broker", resource: Any, told: "Told", flexible: bool, times: int) -> Steps[bytes]:
     code, message, configs = ErrorCode.NONE, None, count(0, flexible)
     try:
+        if times == TOO_MANY:
+            check_once(times, resource.resource_name)
         kind, own, read_only = _find(broker, resource.resource_type, resource.resource_name)
-        configs = told.configs(kind, own, read_only, resource.configuration_keys or ())
+        names = None
+        if resource.configuration_keys:
+            names = yield from _known_names(resource.configuration_keys)
+        configs = told.configs(kind, own, read_only, names)
     except Refused as refused:
         code, message = refused.code, refused.message
     name = string(resource.resource_name, flexible)
     head = pack(">h", code) + string(message, flexible) + pack(">b", resource.resource_type) + name
     return head + configs + tags(flexible)
+
+
+def _known_names(keys: Any) -> Steps[frozenset[str]]:
+    """Those of the names that settings have."""
+    names = set()
+    for number, key in enumerate(keys, 1):
+        if key in TOPIC or key in BROKER or key == COUNTERS.name:
+            names.add(key)
+        if number % KEYS_A_STEP == 0:
+            yield
+    return frozenset(names)
 
 
 class Told:
@@ -140,18 +165,18 @@ class Told:
         self.made = 0
         """How many were not known."""
 
-    def configs(self, kind: int, own: Mapping[str, str], read_only: bool, names: Sequence[str]) -> bytes:
-        """An array of the settings with these names, or of all of them. `kind`: NOTHING, or the resource's type."""
-        key = kind, read_only, tuple(own.items()), frozenset(names)
+    def configs(self, kind: int, own: Mapping[str, str], read_only: bool, names: frozenset[str] | None) -> bytes:
+        """An array of the settings with these names, or of all (None). `kind`: NOTHING, or the resource's type."""
+        key = kind, read_only, tuple(own.items()), names
         found = self._known.get(key)
         if found is None:
             self.made += 1
             found = self._known[key] = self._encode(
-                [] if kind == NOTHING else self._entries(kind, own, read_only, names), names
+                [] if kind == NOTHING else self._entries(kind, own, read_only, names or frozenset()), names
             )
         return found
 
-    def _entries(self, kind: int, own: Mapping[str, str], read_only: bool, names: Sequence[str]) -> list[Entry]:
+    def _entries(self, kind: int, own: Mapping[str, str], read_only: bool, names: frozenset[str]) -> list[Entry]:
         if kind == TOPIC_RESOURCE:
             return topic_entries(self._broker.config, own, read_only=read_only)
         entries = broker_entries(self._broker.config)
@@ -159,11 +184,10 @@ class Told:
             entries.append(counters_entry(self._broker.log.counters()))
         return entries
 
-    def _encode(self, entries: list[Entry], names: Sequence[str]) -> bytes:
+    def _encode(self, entries: list[Entry], names: frozenset[str] | None) -> bytes:
         """The library encodes a whole answer; all but this array has a known size in it."""
         response = codec.DescribeConfigsResponse
-        wanted = set(names)
-        configs = [self._config_of(entry) for entry in entries if not wanted or entry.name in wanted]
+        configs = [self._config_of(entry) for entry in entries if names is None or entry.name in names]
         result = response.DescribeConfigsResult(
             version=self._version, error_message=None, resource_type=0, resource_name="", configs=configs
         )

@@ -17,8 +17,10 @@ Version notes: 1: throttle time. 3: authorized operations (KIP-430). 4: instance
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.apis.named import TOO_MANY, Named
 from totalog.gateway.coordinators.group import State
 from totalog.gateway.coordinators.offsets import Unreadable
+from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -26,15 +28,33 @@ if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
 GROUP_NOT_FOUND_FROM = 6
+GROUPS_A_STEP = 64
 READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS = 3, 6, 8, 10, 11
 OPERATIONS = frozenset((READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS))
 """Kafka's numbers of the operations that there are on a group."""
 
 
-def handle(broker: "Broker", request: Request, message: Any) -> Any:
+def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     operations = set(OPERATIONS) if message.include_authorized_operations else None
-    groups = [_group(broker, request.version, group_id, operations) for group_id in dict.fromkeys(message.groups)]
+    groups, named = codec.rows(codec.DescribeGroupsResponse, request.version), Named()
+    yield from named.count(message.groups, str)
+    for group_id in message.groups:
+        times = named.take(group_id)
+        if times == 0:
+            continue  # one entry for all times that it was named
+        if times == TOO_MANY:
+            groups.append(_refused(request.version, group_id))
+        else:
+            groups.append(_group(broker, request.version, group_id, operations))
+        if len(groups) % GROUPS_A_STEP == 0:
+            yield
     return codec.DescribeGroupsResponse(version=request.version, throttle_time_ms=0, groups=groups)
+
+
+def _refused(version: int, group_id: str) -> Any:
+    return codec.DescribeGroupsResponse.DescribedGroup(
+        version=version, error_code=ErrorCode.INVALID_REQUEST, error_message=None, group_id=group_id
+    )
 
 
 def _group(broker: "Broker", version: int, group_id: str, operations: set[int] | None) -> Any:
@@ -68,4 +88,4 @@ def _group(broker: "Broker", version: int, group_id: str, operations: set[int] |
     )
 
 
-API = Api(15, "DescribeGroups", 0, 6, 5, handle)
+API = Api(15, "DescribeGroups", 0, 6, 5, handle, steps=True)

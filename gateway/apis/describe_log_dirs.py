@@ -14,6 +14,7 @@ directories (KIP-1066); there are none.
 """
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
@@ -24,6 +25,8 @@ from totalog.gateway.wire.errors import ErrorCode
 if TYPE_CHECKING:
     from totalog.engine import Replica
     from totalog.gateway.broker import Broker
+    from totalog.gateway.topics import TopicHandle
+    from totalog.gateway.wire.rows import Rows
 
 
 PARTITIONS_A_STEP = 512
@@ -31,22 +34,28 @@ PARTITIONS_A_STEP = 512
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     version, memory = request.version, broker.log.memory()
-    topics: list[Any] = []
-    in_memory: list[Any] = []
+    topics, in_memory = (codec.rows(codec.DescribeLogDirsResponse, version) for _ in range(2))
     count = 0
     for name, asked in _asked(broker, message):
         topic = broker.topics.find(name)
+        count += 1
         if topic is None or topic.is_view:
-            continue
-        partitions = list(range(topic.partitions)) if asked is None else list(dict.fromkeys(asked))
-        rows: list[Any] = []
-        for start in range(0, len(partitions), PARTITIONS_A_STEP):
-            chunk = partitions[start : start + PARTITIONS_A_STEP]
-            count += len(chunk)
-            if count > PARTITIONS_A_STEP:
-                count = len(chunk)
+            if count % PARTITIONS_A_STEP == 0:
                 yield
-            rows += _rows(broker, version, name, chunk)
+            continue
+        told, rows = bytearray(topic.partitions), codec.rows(codec.DescribeLogDirsResponse, version)
+        for partition in range(topic.partitions) if asked is None else asked:
+            count += 1
+            if count % PARTITIONS_A_STEP == 0:
+                yield
+                topic = broker.topics.find(name)
+                if topic is None:
+                    break
+            if 0 <= partition < min(topic.partitions, len(told)) and not told[partition]:
+                told[partition] = 1
+                rows.append(_row(broker, version, topic, partition))
+        if topic is None:
+            continue  # it is gone meanwhile
         (in_memory if topic.topic.memory or not broker.replication.durable else topics).append(
             codec.DescribeLogDirsResponse.DescribeLogDirsResult.DescribeLogDirsTopic(
                 version=version, name=name, partitions=rows
@@ -61,17 +70,20 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     if version >= 4:
         result.total_bytes = memory.blocks_total * memory.block_size
         result.usable_bytes = memory.blocks_free * memory.block_size
-    results = [result, *(_directory(version, replica, topics) for replica in broker.log.replicas())]
+    results = codec.rows(codec.DescribeLogDirsResponse, version)
+    results.append(result)
+    for replica in broker.log.replicas():
+        results.append(_directory(version, replica, topics))
     return codec.DescribeLogDirsResponse(version=version, error_code=ErrorCode.NONE, results=results)
 
 
-def _directory(version: int, replica: "Replica", topics: list[Any]) -> Any:
+def _directory(version: int, replica: "Replica", topics: "Rows") -> Any:
     fenced = replica.failure is not None
     result = codec.DescribeLogDirsResponse.DescribeLogDirsResult(
         version=version,
         error_code=ErrorCode.KAFKA_STORAGE_ERROR if fenced else ErrorCode.NONE,
         log_dir=str(replica.path),
-        topics=[] if fenced else topics,
+        topics=[] if fenced else topics.copy(),
     )
     if version >= 4 and not fenced:
         try:
@@ -82,30 +94,22 @@ def _directory(version: int, replica: "Replica", topics: list[Any]) -> Any:
     return result
 
 
-def _asked(broker: "Broker", message: Any) -> list[tuple[str, list[int] | None]]:
+def _asked(broker: "Broker", message: Any) -> Iterator[tuple[str, Any]]:
     """Topics, and the partitions of each; None: all of them."""
     if message.topics is None:
-        return [(topic.name, None) for topic in broker.topics.all()]
-    return [(topic.topic, topic.partitions) for topic in message.topics]
+        yield from [(topic.name, None) for topic in broker.topics.all()]
+    else:
+        yield from ((topic.topic, topic.partitions) for topic in message.topics)
 
 
-def _rows(broker: "Broker", version: int, name: str, partitions: list[int]) -> list[Any]:
-    """Those of the partitions that there are; none when the topic is gone meanwhile."""
-    topic = broker.topics.find(name)
-    if topic is None:
-        return []
-    row = codec.DescribeLogDirsResponse.DescribeLogDirsResult.DescribeLogDirsTopic.DescribeLogDirsPartition
-    return [
-        row(
-            version=version,
-            partition_index=partition,
-            partition_size=broker.log.size_bytes(topic.topic, partition),
-            offset_lag=0,
-            is_future_key=False,
-        )
-        for partition in partitions
-        if topic.has_partition(partition)
-    ]
+def _row(broker: "Broker", version: int, topic: "TopicHandle", partition: int) -> Any:
+    return codec.DescribeLogDirsResponse.DescribeLogDirsResult.DescribeLogDirsTopic.DescribeLogDirsPartition(
+        version=version,
+        partition_index=partition,
+        partition_size=broker.log.size_bytes(topic.topic, partition),
+        offset_lag=0,
+        is_future_key=False,
+    )
 
 
 API = Api(35, "DescribeLogDirs", 1, 5, 2, handle, steps=True)

@@ -17,6 +17,7 @@ Not implemented: coordinators of transactions and share groups.
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
 GROUP, TRANSACTION, SHARE = 0, 1, 2
+KEYS_A_STEP = 256
 
 
 class Found(NamedTuple):
@@ -36,7 +38,7 @@ class Found(NamedTuple):
     port: int = -1
 
 
-def handle(broker: "Broker", request: Request, message: Any) -> Any:
+def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     version, response = request.version, codec.FindCoordinatorResponse
     found = _find(broker, message.key_type)
     if version < 4:
@@ -49,18 +51,21 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
             host=found.host,
             port=found.port,
         )
-    coordinators = [
-        response.Coordinator(
-            version=version,
-            key=key,
-            node_id=found.node_id,
-            host=found.host,
-            port=found.port,
-            error_code=found.code,
-            error_message=found.message,
+    coordinators = codec.rows(response, version)
+    for key in message.coordinator_keys:
+        coordinators.append(
+            response.Coordinator(
+                version=version,
+                key=key,
+                node_id=found.node_id,
+                host=found.host,
+                port=found.port,
+                error_code=found.code,
+                error_message=found.message,
+            )
         )
-        for key in message.coordinator_keys
-    ]
+        if len(coordinators) % KEYS_A_STEP == 0:
+            yield
     return response(version=version, throttle_time_ms=0, coordinators=coordinators)
 
 
@@ -74,4 +79,4 @@ def _find(broker: "Broker", key_type: int) -> Found:
     return Found(ErrorCode.INVALID_REQUEST, f"coordinator key type {key_type} is not known")
 
 
-API = Api(10, "FindCoordinator", 0, 6, 3, handle)
+API = Api(10, "FindCoordinator", 0, 6, 3, handle, steps=True)

@@ -22,7 +22,7 @@ Version notes
 
 from typing import TYPE_CHECKING, Any
 
-from totalog.gateway.apis.api import FRAME_SIZE_GROUP_MAX, Api, Request
+from totalog.gateway.apis.api import ELEMENTS_GROUP_MAX, FRAME_SIZE_GROUP_MAX, Api, Request
 from totalog.gateway.coordinators.members import JoinAnswer, JoinRequest
 from totalog.gateway.waiting import Later
 from totalog.gateway.wire import codec
@@ -90,4 +90,6 @@ def _answer(version: int, answer: JoinAnswer) -> Any:
     )
 
 
-API = Api(11, "JoinGroup", 0, 9, 6, handle, frame_size_max=FRAME_SIZE_GROUP_MAX, lets_go=True)
+API = Api(
+    11, "JoinGroup", 0, 9, 6, handle, frame_size_max=FRAME_SIZE_GROUP_MAX, lets_go=True, elements_max=ELEMENTS_GROUP_MAX
+)

@@ -12,7 +12,7 @@ lengths, tagged fields. 5: reason (KIP-800), not looked at.
 
 from typing import TYPE_CHECKING, Any
 
-from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.apis.api import ELEMENTS_GROUP_MAX, Api, Request
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -38,4 +38,4 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
     return response(version=version, throttle_time_ms=0, error_code=ErrorCode.NONE, members=members)
 
 
-API = Api(13, "LeaveGroup", 0, 5, 4, handle)
+API = Api(13, "LeaveGroup", 0, 5, 4, handle, elements_max=ELEMENTS_GROUP_MAX)

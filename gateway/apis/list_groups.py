@@ -11,7 +11,7 @@ and a filter for them (KIP-848).
 
 from typing import TYPE_CHECKING, Any
 
-from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.apis.api import ELEMENTS_GROUP_MAX, Api, Request
 from totalog.gateway.coordinators.offsets import Unreadable
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
@@ -45,4 +45,4 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
     return response(version=version, throttle_time_ms=0, error_code=ErrorCode.NONE, groups=groups)
 
 
-API = Api(16, "ListGroups", 0, 5, 3, handle)
+API = Api(16, "ListGroups", 0, 5, 3, handle, elements_max=ELEMENTS_GROUP_MAX)

@@ -25,7 +25,6 @@ Not implemented: version 0, which Kafka gave up too.
 """
 
 import logging
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,13 +73,13 @@ async def handle(broker: "Broker", request: Request, message: Any) -> Any:
     version = request.version
     response = codec.ListOffsetsResponse
     ordered, deadline = broker.log.frontiers().ordered, waiting.now() + PROMISE_S_MAX
-    named = Counter((topic.name, asked.partition_index) for topic in message.topics for asked in topic.partitions)
-    topics, count = [], 0
+    named = await _named(broker, message)
+    topics, count = codec.rows(response, version), 0
     for topic in message.topics:
-        handle = broker.topics.find(topic.name)
-        partitions = []
+        handle, times = broker.topics.find(topic.name), named.get(topic.name, b"")
+        partitions = codec.rows(response, version)
         for asked in topic.partitions:
-            if named[topic.name, asked.partition_index] > 1:
+            if 0 <= asked.partition_index < len(times) and times[asked.partition_index] > 1:
                 found = Found(code=ErrorCode.INVALID_REQUEST)
             else:
                 if asked.timestamp == LATEST and not await _caught_up(broker, handle, asked, ordered, deadline):
@@ -100,8 +99,34 @@ async def handle(broker: "Broker", request: Request, message: Any) -> Any:
                     leader_epoch=found.leader_epoch,
                 )
             )
+        count += 1
+        if count % PARTITIONS_A_TURN == 0:
+            await waiting.yield_once()
         topics.append(response.ListOffsetsTopicResponse(version=version, name=topic.name, partitions=partitions))
     return response(version=version, throttle_time_ms=0, topics=topics)
+
+
+async def _named(broker: "Broker", message: Any) -> dict[str, bytearray]:
+    """How often each partition stands in the request: once, or more than that. Of those that there are."""
+    named: dict[str, bytearray] = {}
+    count = 0
+    for topic in message.topics:
+        handle = broker.topics.find(topic.name)
+        for asked in topic.partitions if handle is not None else ():
+            assert handle is not None
+            if handle.has_partition(asked.partition_index):
+                times = named.setdefault(handle.name, bytearray(handle.partitions))
+                times[asked.partition_index] = 2 if times[asked.partition_index] else 1
+            count += 1
+            if count % PARTITIONS_A_TURN == 0:
+                await waiting.yield_once()
+                handle = broker.topics.find(topic.name)
+                if handle is None:
+                    break
+        count += 1
+        if count % PARTITIONS_A_TURN == 0:
+            await waiting.yield_once()
+    return named
 
 
 async def _caught_up(broker: "Broker", handle: TopicHandle | None, asked: Any, ordered: int, deadline: float) -> bool:

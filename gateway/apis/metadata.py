@@ -9,6 +9,7 @@ Behaviour
   the answer at once: Kafka answers UNKNOWN_TOPIC_OR_PARTITION first and creates behind it, so its clients ask again. A
   name that no topic may have gets INVALID_TOPIC_EXCEPTION. A view whose topic does not exist, and an internal topic
   that was not needed yet, are just unknown: nothing is created for them, and consumers that wait for them go on asking.
+- Of more than NAMES_MAX topics that are named each is INVALID_REQUEST.
 - An answer in which a topic was created leaves when the topic is stored. Where that is not certain, or nothing can be
   stored, the answer is LEADER_NOT_AVAILABLE for it, as while Kafka creates one: clients ask again.
 - Written by hand: the first request of every client must not wait for the codec, and a list of 1,000 topics costs a
@@ -24,6 +25,7 @@ Version notes
 Not implemented: racks, offline replicas; there are none.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from struct import Struct, pack
@@ -31,12 +33,14 @@ from typing import TYPE_CHECKING
 
 from totalog.gateway import view
 from totalog.gateway.apis.api import CLUSTER_OPERATIONS, TOPIC_OPERATIONS, VIEW_OPERATIONS, Api, Frame, Request, bits
+from totalog.gateway.apis.named import NAMES_A_STEP, TOO_MANY, Named
 from totalog.gateway.lane import Steps
+from totalog.gateway.limits import ELEMENTS_COUNT_MAX
 from totalog.gateway.topics import Refused, TopicHandle, check_name, is_hidden, is_reserved
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.cursor import Cursor
 from totalog.gateway.wire.encode import count, frame, string, tags
-from totalog.gateway.wire.errors import ErrorCode
+from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
@@ -56,18 +60,36 @@ NOT_ASKED = -(2**31)
 class Asked:
     """A request's body."""
 
-    topics: list[tuple[bytes, str | None]] | None
-    """Each by its id, or, where that is zero, by its name; None asks for all topics."""
+    topics: "TopicsAsked | None"
+    """None asks for all of them."""
     may_create: bool
     cluster_operations: bool
     topic_operations: bool
 
 
+class TopicsAsked:
+    """The topics that a request names, each by its id, or, where that is zero, by its name. They are read from the
+    frame each time."""
+
+    def __init__(self, cursor: Cursor, version: int, count: int) -> None:
+        self._frame, self._at = cursor.buffer, cursor.position
+        self._version = version
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[bytes, str | None]]:
+        cursor = Cursor(self._frame, self._at)
+        for _ in range(self._count):
+            yield _parse_topic(cursor, self._version)
+
+
 def handle(broker: "Broker", request: Request) -> Steps[Frame]:
     version, flexible = request.version, request.version >= FLEXIBLE_FROM
-    asked = parse(request)
-    topics = yield from (_all if asked.topics is None else _named)(broker, version, asked)
-    parts = [pack(">i", 0)] if version >= 3 else []
+    asked = yield from parse(request)
+    topics_count, topics = yield from (_all if asked.topics is None else _named)(broker, version, asked)
+    parts: list[bytes | bytearray] = [pack(">i", 0)] if version >= 3 else []
     parts += [count(1, flexible), pack(">i", broker.node_id), string(broker.host, flexible), pack(">i", broker.port)]
     if version >= 1:
         parts.append(string(None, flexible))  # rack
@@ -76,7 +98,7 @@ def handle(broker: "Broker", request: Request) -> Steps[Frame]:
         parts.append(string(broker.cluster_id, flexible))
     if version >= 1:
         parts.append(pack(">i", broker.node_id))  # controller
-    parts += [count(len(topics), flexible), *topics]
+    parts += [count(topics_count, flexible), topics]
     if 8 <= version <= 10:
         parts.append(pack(">i", bits(CLUSTER_OPERATIONS) if asked.cluster_operations else NOT_ASKED))
     if version >= 13:
@@ -85,14 +107,21 @@ def handle(broker: "Broker", request: Request) -> Steps[Frame]:
     return frame(request.correlation_id, flexible, parts)
 
 
-def parse(request: Request) -> Asked:
+def parse(request: Request) -> Steps[Asked]:
+    """Raises ProtocolViolation."""
     cursor, version = Cursor(request.frame, request.body_at), request.version
     flexible = version >= FLEXIBLE_FROM
     if flexible:
         number = cursor.compact_nullable_array_count(18 if version >= TOPIC_IDS_FROM else 2)
     else:
         number = cursor.nullable_array_count(2) if version >= 1 else cursor.array_count(2) or None
-    topics = None if number is None else [_parse_topic(cursor, version) for _ in range(number)]
+    topics = None if number is None else TopicsAsked(cursor, version, number)
+    if number is not None and number > ELEMENTS_COUNT_MAX:
+        raise ProtocolViolation(f"{number} topics in one Metadata request, limit {ELEMENTS_COUNT_MAX}")
+    for place in range(number or 0):
+        _parse_topic(cursor, version)
+        if place % NAMES_A_STEP == NAMES_A_STEP - 1:
+            yield
     may_create = cursor.int8() != 0 if version >= 4 else True
     cluster_operations = cursor.int8() != 0 if 8 <= version <= 10 else False
     topic_operations = cursor.int8() != 0 if version >= 8 else False
@@ -113,25 +142,33 @@ def _parse_topic(cursor: Cursor, version: int) -> tuple[bytes, str | None]:
     return asked
 
 
-def _all(broker: "Broker", version: int, asked: Asked) -> Steps[list[bytes]]:
+def _all(broker: "Broker", version: int, asked: Asked) -> Steps[tuple[int, bytearray]]:
+    """How many entries, and the entries."""
     entries = Entries(broker, version, asked)
-    answers = []
+    answers, answers_count = bytearray(), 0
     for handle in broker.topics.all():
         entry = yield from entries.topic(handle)
         if entry is not None:
-            answers.append(entry)
-    return answers
+            answers += entry
+            answers_count += 1
+    return answers_count, answers
 
 
-def _named(broker: "Broker", version: int, asked: Asked) -> Steps[list[bytes]]:
+def _named(broker: "Broker", version: int, asked: Asked) -> Steps[tuple[int, bytearray]]:
     """One entry for each different topic that was asked for."""
     assert asked.topics is not None
-    entries = Entries(broker, version, asked)
-    answers = []
-    for topic_id, name in dict.fromkeys(asked.topics):
+    entries, named = Entries(broker, version, asked), Named()
+    yield from named.count(asked.topics, lambda topic: topic)
+    answers, answers_count = bytearray(), 0
+    for topic_id, name in asked.topics:
+        times = named.take((topic_id, name))
+        if times == 0:
+            continue  # one entry for all times that it was named
         found: TopicHandle | ErrorCode
         topics_version = broker.log.topics_version
-        if topic_id != NO_ID:
+        if times == TOO_MANY:
+            found = ErrorCode.INVALID_REQUEST
+        elif topic_id != NO_ID:
             found = broker.topics.find_id(topic_id) or ErrorCode.UNKNOWN_TOPIC_ID
         else:
             found = _find_or_create(broker, asked, name or "")
@@ -139,10 +176,11 @@ def _named(broker: "Broker", version: int, asked: Asked) -> Steps[list[bytes]]:
         if entry is None:
             gone = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if topic_id == NO_ID else ErrorCode.UNKNOWN_TOPIC_ID
             entry = _error(version, found if isinstance(found, ErrorCode) else gone, topic_id, name)
-        answers.append(entry)
+        answers += entry
+        answers_count += 1
         created = broker.log.topics_version != topics_version
         yield from entries.count(CREATION_COST if created else 1)
-    return answers
+    return answers_count, answers
 
 
 def _find_or_create(broker: "Broker", asked: Asked, name: str) -> TopicHandle | ErrorCode:

@@ -34,31 +34,37 @@ from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
+    from totalog.gateway.wire.rows import Rows
 
 TEXT_SIZE_MAX = 32 << 20
 """Bytes of group id and topic names in the records of one request, a record for each partition: enough for every
 partition of a region under ordinary names."""
 
+TOPICS_A_STEP = 1024
 GROUP_NOT_FOUND_FROM = 9
 TOPIC_ID_FROM = 10
 
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     version, response = request.version, codec.OffsetCommitResponse.OffsetCommitResponseTopic
-    commits = Commits(broker, version, message)
-    topics = []
+    text_size = yield from _text_size(message)
+    commits = Commits(broker, version, message, text_size > TEXT_SIZE_MAX)
+    topics = codec.rows(codec.OffsetCommitResponse, version)
     for topic in message.topics:
         handle, unknown = _find(broker, version, topic)
-        partitions = []
+        partitions = codec.rows(codec.OffsetCommitResponse, version)
         for asked in topic.partitions:
             if commits.full:
                 commits.store()
                 yield
                 handle, unknown = _find(broker, version, topic)
             partition = response.OffsetCommitResponsePartition(version=version, partition_index=asked.partition_index)
-            commits.add(partition, handle, unknown, asked)
-            partitions.append(partition)
-        topics.append(response(version=version, name=topic.name, topic_id=topic.topic_id, partitions=partitions))
+            commits.add(partition, partitions, handle, unknown, asked)
+        named = response(version=version, name=topic.name, topic_id=topic.topic_id, partitions=partitions)
+        commits.end_topic(named, topics)
+        if commits.full:
+            commits.store()
+            yield
     commits.store()
     return codec.OffsetCommitResponse(version=version, throttle_time_ms=0, topics=topics)
 
@@ -66,24 +72,27 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
 class Commits:
     """What one request commits, taken in and stored piece by piece."""
 
-    def __init__(self, broker: "Broker", version: int, message: Any) -> None:
+    def __init__(self, broker: "Broker", version: int, message: Any, too_large: bool) -> None:
         self._broker = broker
         self._version = version
         self._message = message
-        self._too_large = _text_size(message) > TEXT_SIZE_MAX
+        self._too_large = too_large
         self._group_code = self._check_group()
         self._accepted: list[tuple[TopicHandle, int, Commit]] = []
         self._answered: list[Any] = []
         """Of each that is accepted, its part of the answer."""
+        self._told: list[tuple[Any, Rows]] = []
+        """Parts of the answer since the last store, each with where it goes."""
         self._count = self._size = 0
-        """Partitions since the last store, and bytes of what is accepted."""
+        """Partitions and topics since the last store, and bytes of what is accepted."""
 
     @property
     def full(self) -> bool:
         return self._count >= BATCH_COUNT_MAX or self._size >= BATCH_SIZE_MAX
 
-    def add(self, partition: Any, handle: TopicHandle | None, unknown: ErrorCode, asked: Any) -> None:
+    def add(self, partition: Any, target: "Rows", handle: TopicHandle | None, unknown: ErrorCode, asked: Any) -> None:
         self._count += 1
+        self._told.append((partition, target))
         code, metadata = self._group_code, asked.committed_metadata or ""
         if handle is None or not handle.has_partition(asked.partition_index):
             code = unknown
@@ -97,12 +106,18 @@ class Commits:
             self._size += len(self._message.group_id) + len(handle.name) + len(metadata)
         partition.error_code = code
 
+    def end_topic(self, topic: Any, target: "Rows") -> None:
+        self._count += 1
+        self._told.append((topic, target))
+
     def store(self) -> None:
         """Orders what is accepted. The group is looked at again afterwards: its members may change meanwhile."""
         code = self._store()
         for partition in self._answered:
             partition.error_code = code
-        self._accepted, self._answered = [], []
+        for part, target in self._told:
+            target.append(part)
+        self._accepted, self._answered, self._told = [], [], []
         self._count = self._size = 0
         self._group_code = self._check_group()
 
@@ -130,10 +145,14 @@ class Commits:
         return code
 
 
-def _text_size(message: Any) -> int:
+def _text_size(message: Any) -> Steps[int]:
     """Bytes of the ids and names in all records that the request would become."""
-    group_size = len(message.group_id)
-    return sum((group_size + len(topic.name or "")) * len(topic.partitions) for topic in message.topics)
+    group_size, size = len(message.group_id), 0
+    for number, topic in enumerate(message.topics, 1):
+        size += (group_size + len(topic.name or "")) * len(topic.partitions)
+        if number % TOPICS_A_STEP == 0:
+            yield
+    return size
 
 
 def _find(broker: "Broker", version: int, topic: Any) -> tuple[TopicHandle | None, ErrorCode]:

@@ -3,7 +3,9 @@
 Behaviour
 - Never fails for a group or topic that does not exist: offset -1, leader epoch -1, metadata "" say that nothing was
   committed. Topics null (version 2 on): everything that the group has committed.
-- A group, topic or partition named twice is answered once, so that an answer is never larger than what is stored.
+- A group named twice is answered once, and so is a partition that something was committed for: an answer is never
+  larger than what is stored, and some bytes for each partition that is named. Of more than NAMES_MAX groups each is
+  INVALID_REQUEST.
 - COORDINATOR_NOT_AVAILABLE, for each group (before version 8 for the request, in version 1 for each partition), where
   what was committed left memory and no data directory gives it.
 - Commits are stable when they are made, there being no transactions, so `require_stable` changes nothing.
@@ -16,10 +18,12 @@ Not implemented: version 0, which Kafka gave up too.
 """
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from totalog.gateway.apis.api import FRAME_SIZE_GROUP_MAX, Api, Request
+from totalog.gateway.apis.named import TOO_MANY, Named
 from totalog.gateway.coordinators.offset_records import Commit
 from totalog.gateway.coordinators.offsets import Unreadable
 from totalog.gateway.lane import Steps
@@ -28,6 +32,7 @@ from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
+    from totalog.gateway.wire.rows import Rows
 
 ERROR_FROM = 2
 """First version with an error for the whole answer."""
@@ -42,15 +47,27 @@ NOTHING = Commit(-1, -1, "", -1)
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     version, response = request.version, codec.OffsetFetchResponse
+    code = ErrorCode.NONE
     try:
         broker.offsets  # noqa: B018 (from here on they are there)
     except Unreadable:
-        return _unavailable(version, message)
+        code = ErrorCode.COORDINATOR_NOT_AVAILABLE
+    if version < GROUPS_FROM and code is not ErrorCode.NONE:
+        return (yield from _unavailable(version, message))
     if version < GROUPS_FROM:
         topics = yield from Answers(broker, version, message.group_id).topics(message.topics)
         return response(version=version, throttle_time_ms=0, topics=topics, error_code=ErrorCode.NONE)
-    groups = []
-    for group in {group.group_id: group for group in message.groups}.values():
+    groups, named = codec.rows(response, version), Named()
+    yield from named.count(message.groups, attrgetter("group_id"))
+    for group in message.groups:
+        times = named.take(group.group_id)
+        if times == 0:
+            continue  # one entry for all times that it was named
+        if times == TOO_MANY or code is not ErrorCode.NONE:
+            groups.append(_failed(version, group.group_id, code or ErrorCode.INVALID_REQUEST))
+            if len(groups) % PARTITIONS_A_STEP == 0:
+                yield
+            continue
         topics = yield from Answers(broker, version, group.group_id).topics(group.topics)
         groups.append(
             response.OffsetFetchResponseGroup(
@@ -61,21 +78,17 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     return response(version=version, throttle_time_ms=0, groups=groups)
 
 
-def _unavailable(version: int, message: Any) -> Any:
+def _unavailable(version: int, message: Any) -> Steps[Any]:
+    """The answer of versions before GROUPS_FROM."""
     response, code = codec.OffsetFetchResponse, ErrorCode.COORDINATOR_NOT_AVAILABLE
-    if version >= GROUPS_FROM:
-        failed = response.OffsetFetchResponseGroup
-        groups = [
-            failed(version=version, group_id=group_id, topics=[], error_code=code)
-            for group_id in dict.fromkeys(group.group_id for group in message.groups)
-        ]
-        return response(version=version, throttle_time_ms=0, groups=groups)
-    answered = response.OffsetFetchResponseTopic
-    topics = [
-        answered(
-            version=version,
-            name=topic.name,
-            partitions=[
+    answered, topics, count = response.OffsetFetchResponseTopic, codec.rows(response, version), 0
+    for topic in message.topics if version < ERROR_FROM else ():
+        partitions = codec.rows(response, version)
+        for partition in topic.partition_indexes:
+            count += 1
+            if count % PARTITIONS_A_STEP == 0:
+                yield
+            partitions.append(
                 answered.OffsetFetchResponsePartition(
                     version=version,
                     partition_index=partition,
@@ -83,12 +96,18 @@ def _unavailable(version: int, message: Any) -> Any:
                     metadata=NOTHING.metadata,
                     error_code=code,
                 )
-                for partition in topic.partition_indexes
-            ],
-        )
-        for topic in (message.topics if version < ERROR_FROM else ())
-    ]
+            )
+        count += 1
+        if count % PARTITIONS_A_STEP == 0:
+            yield
+        topics.append(answered(version=version, name=topic.name, partitions=partitions))
     return response(version=version, throttle_time_ms=0, topics=topics, error_code=code)
+
+
+def _failed(version: int, group_id: str, code: ErrorCode) -> Any:
+    return codec.OffsetFetchResponse.OffsetFetchResponseGroup(
+        version=version, group_id=group_id, topics=[], error_code=code
+    )
 
 
 class Answers:
@@ -107,10 +126,12 @@ class Answers:
             self._topic = response.OffsetFetchResponseGroup.OffsetFetchResponseTopics
             self._partition = self._topic.OffsetFetchResponsePartitions
         self._count = 0
+        self._committed: dict[str, bytearray] = {}
+        """A bit for each partition that a commit was told of, by topic."""
 
-    def topics(self, asked: Any) -> Steps[list[Any]]:
+    def topics(self, asked: Any) -> Steps["Rows"]:
         """Of the topics that are asked for; None: all that were committed for."""
-        topics = []
+        topics = codec.rows(codec.OffsetFetchResponse, self._version)
         if asked is None:
             everything = self._broker.offsets.fetch_all(self._group_id)
             for name, partitions in [(name, sorted(commits)) for name, commits in everything.items()]:
@@ -118,18 +139,21 @@ class Answers:
                 rows = yield from self._rows(name, partitions, only_committed=True)
                 topics.append(self._topic(version=self._version, **key, partitions=rows))
             return topics
-        for topic in {topic.topic_id if self._by_id else topic.name: topic for topic in asked}.values():
+        for topic in asked:
             named = _topic_name(self._broker, topic.topic_id) if self._by_id else topic.name
             key = {"topic_id": topic.topic_id} if self._by_id else {"name": topic.name}
-            rows = yield from self._rows(named, dict.fromkeys(topic.partition_indexes))
+            rows = yield from self._rows(named, topic.partition_indexes)
             topics.append(self._topic(version=self._version, **key, partitions=rows))
         return topics
 
-    def _rows(self, name: str | None, partitions: Iterable[int], *, only_committed: bool = False) -> Steps[list[Any]]:
+    def _rows(self, name: str | None, partitions: Iterable[int], *, only_committed: bool = False) -> Steps["Rows"]:
         """Of one topic; without a name: of one whose id nobody knows."""
-        rows = []
+        rows = codec.rows(codec.OffsetFetchResponse, self._version)
         code = ErrorCode.UNKNOWN_TOPIC_ID if name is None else ErrorCode.NONE
         self._count += 1
+        if self._count >= PARTITIONS_A_STEP:
+            self._count = 0
+            yield
         for partition in partitions:
             self._count += 1
             if self._count >= PARTITIONS_A_STEP:
@@ -140,6 +164,8 @@ class Answers:
                 if only_committed:
                     continue  # taken back meanwhile
                 commit = NOTHING
+            elif self._told(name or "", partition):
+                continue
             rows.append(
                 self._partition(
                     version=self._version,
@@ -151,6 +177,16 @@ class Answers:
                 )
             )
         return rows
+
+    def _told(self, name: str, partition: int) -> bool:
+        """Whether what is committed for a partition was told before; now it is."""
+        told = self._committed.setdefault(name, bytearray())
+        at, bit = divmod(partition, 8)
+        if at >= len(told):
+            told += bytes(at + 1 - len(told))
+        known = bool(told[at] & 1 << bit)
+        told[at] |= 1 << bit
+        return known
 
 
 def _topic_name(broker: "Broker", topic_id: UUID | None) -> str | None:

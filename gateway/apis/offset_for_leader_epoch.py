@@ -47,9 +47,9 @@ class End(NamedTuple):
 
 async def handle(broker: "Broker", request: Request, message: Any) -> Any:
     version, response = request.version, codec.OffsetForLeaderEpochResponse
-    topics, count = [], 0
+    topics, count = codec.rows(response, version), 0
     for topic in message.topics:
-        partitions = []
+        partitions = codec.rows(response, version)
         for asked in topic.partitions:
             end = await _find(broker, topic.topic, asked)
             partitions.append(
@@ -64,6 +64,9 @@ async def handle(broker: "Broker", request: Request, message: Any) -> Any:
             count += 1
             if count % PARTITIONS_A_TURN == 0:
                 await waiting.yield_once()
+        count += 1
+        if count % PARTITIONS_A_TURN == 0:
+            await waiting.yield_once()
         topics.append(response.OffsetForLeaderTopicResult(version=version, topic=topic.topic, partitions=partitions))
     return response(version=version, throttle_time_ms=0, topics=topics)
 

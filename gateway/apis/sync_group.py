@@ -14,7 +14,7 @@ Version notes: 1: throttle time. 3: instance id. 4: compact lengths, tagged fiel
 
 from typing import TYPE_CHECKING, Any
 
-from totalog.gateway.apis.api import FRAME_SIZE_GROUP_MAX, Api, Request
+from totalog.gateway.apis.api import ELEMENTS_GROUP_MAX, FRAME_SIZE_GROUP_MAX, Api, Request
 from totalog.gateway.coordinators.members import SyncAnswer, SyncRequest
 from totalog.gateway.waiting import Later
 from totalog.gateway.wire import codec
@@ -60,4 +60,6 @@ def _answer(version: int, answer: SyncAnswer) -> Any:
     )
 
 
-API = Api(14, "SyncGroup", 0, 5, 4, handle, frame_size_max=FRAME_SIZE_GROUP_MAX, lets_go=True)
+API = Api(
+    14, "SyncGroup", 0, 5, 4, handle, frame_size_max=FRAME_SIZE_GROUP_MAX, lets_go=True, elements_max=ELEMENTS_GROUP_MAX
+)

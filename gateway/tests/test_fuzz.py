@@ -3,6 +3,7 @@ the input accounts for."""
 
 import random
 import struct
+import subprocess
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -12,11 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from totalog.engine.core_build import ROOT
 from totalog.gateway import apis
 from totalog.gateway.apis.api import FRAME_SIZE_MAX
 from totalog.gateway.broker import Broker
 from totalog.gateway.limits import ELEMENTS_COUNT_MAX
 from totalog.gateway.tests.fuzz import __main__ as fuzz
+from totalog.gateway.tests.fuzz import native
 from totalog.gateway.tests.fuzz.mutate import INTEGERS, mutated
 from totalog.gateway.tests.fuzz.targets import TARGETS, Target
 from totalog.gateway.tests.harness import dispatch, make_request
@@ -85,7 +88,7 @@ def test_no_number_at_any_place_makes_memory(traced: None, name: str) -> None:
 
 
 def kept() -> list[tuple[str, Path]]:
-    return [(path.parent.name, path) for path in sorted(fuzz.CORPUS.glob("*/*"))]
+    return [(path.parent.name, path) for path in sorted(fuzz.CORPUS.glob("*/*")) if path.parent.name in TARGETS]
 
 
 @pytest.mark.parametrize(("name", "path"), kept(), ids=lambda value: value if isinstance(value, str) else value.name)
@@ -93,8 +96,36 @@ def test_what_was_found_once_is_mended(name: str, path: Path) -> None:
     TARGETS[name].run(path.read_bytes())
 
 
+def test_the_c_parts_under_what_was_kept_and_its_mutations(tmp_path: Path) -> None:
+    """By the same function that libFuzzer calls, in a program of the ordinary compiler."""
+    chance, seeds = random.Random(17), list(native.seeds())
+    inputs = [*seeds, *(mutated(chance.choice(seeds), chance, seeds) for _ in range(1000))]
+    for number, data in enumerate(inputs):
+        (tmp_path / f"{number:04}").write_bytes(data)
+    kept_files = sorted((fuzz.CORPUS / fuzz.NATIVE).iterdir())
+    assert len(kept_files) > 50
+    native.replay([*kept_files, *sorted(tmp_path.iterdir())])
+
+
+def test_the_program_in_c_says_what_does_not_hold(tmp_path: Path) -> None:
+    """A planted fault, of a check that does not store what it says: otherwise its silence would mean nothing."""
+    source = (ROOT / "gateway/wire/batch.c").read_text()
+    broken = source.replace("    append->status = status;\n", "")
+    assert broken != source
+    (tmp_path / "batch.c").write_text(broken.replace('"../../', f'"{ROOT}/'))
+    for name in ("batch.h", "big_endian.h"):
+        (tmp_path / name).write_text((ROOT / "gateway/wire" / name).read_text())
+    harness, _, alike = native.SOURCES
+    program = native.compiled("planted", ["cc"], ["-DREPLAY"], [harness, str(tmp_path / "batch.c"), alike])
+    assert program is not None
+    (tmp_path / "input").write_bytes(bytes([native.BATCH, 0]) + bytes(100))
+    done = subprocess.run([program, tmp_path / "input"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "does not hold: append->status == status" in done.stderr
+
+
 def test_each_target_can_be_searched() -> None:
-    assert set(fuzz.NAMES) == set(TARGETS)
+    assert set(fuzz.NAMES) == {*TARGETS, fuzz.NATIVE}
 
 
 def test_a_finding_is_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,7 +211,8 @@ async def test_a_topic_that_goes_during_a_commit_takes_its_commits_with_it(broke
     _, version, fields, _ = LONG["commit"]
     body = bytes(build(codec.OffsetCommitRequest, version, fields()).encode())
     steps = apis._steps(broker, make_request(8, version, body), apis.TABLE[8])
-    next(steps)
+    while len(broker.offsets) == 0:
+        next(steps)
     broker.topics.delete(wide)
     answer = codec.OffsetCommitResponse.decode(frame_of(finish(steps))[4:], version=version, header=True)
     codes = [partition.error_code for partition in answer.topics[0].partitions]

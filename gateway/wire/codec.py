@@ -12,15 +12,30 @@ Things to know about the messages:
 - `authorized_operations` is a set of bits, None meaning "not asked for";
 - a UUID of zeroes is None in both directions, others are uuid.UUID;
 - a field outside the version reads as its default;
-- the answer to ApiVersions has a version 0 header whatever its body is (the library does that by itself).
+- the answer to ApiVersions has a version 0 header whatever its body is (the library does that by itself);
+- the arrays of a request can be iterated over, and have a length; where there is much in them, they are no lists, but
+  read from the frame each time (`elements`). An answer that may be long has `rows` for its arrays.
 """
 
 import struct
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
 
+from totalog.gateway.lane import finish
+from totalog.gateway.limits import ELEMENTS_COUNT_MAX
 from totalog.gateway.wire.errors import ProtocolViolation
+from totalog.gateway.wire.rows import Rows, frame_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from totalog.gateway.wire.elements import Read
+    from totalog.gateway.wire.guard import Guard
+
+WHOLE_ELEMENTS_MAX: Final = 512
+WHOLE_SIZE_MAX: Final = 64 * 1024
+"""Array elements and bytes of a request that is decoded as a whole; more are read from the frame one by one."""
 
 _MODULES = ("consumer", "producer", "metadata", "admin")
 _CONSUMER_PROTOCOL = ("ConsumerProtocolSubscription", "ConsumerProtocolAssignment")
@@ -28,7 +43,8 @@ _CONSUMER_PROTOCOL = ("ConsumerProtocolSubscription", "ConsumerProtocolAssignmen
 _lock = threading.RLock()
 _requests: dict[int, Any] = {}
 _responses: dict[int, Any] = {}
-_guards: dict[tuple[int, int], Callable[[memoryview], int]] = {}
+_guards: "dict[tuple[int, int], Guard]" = {}
+_readers: "dict[tuple[int, int], Read]" = {}
 _encodable: set[tuple[int, int]] = set()
 
 
@@ -62,15 +78,37 @@ def _load() -> None:
             (_requests if message.is_request() else _responses)[message.API_KEY] = message
 
 
-def decode(key: int, version: int, body: memoryview) -> Any:
-    """The request message in `body` (past the header). Raises ProtocolViolation. The version must be one that is
-    served: the library reads versions below Kafka's minimum wrongly and without complaint."""
+def decode(key: int, version: int, body: memoryview, elements_max: int = ELEMENTS_COUNT_MAX) -> Any:
+    """The request message in `body`, at once; see `decode_in_steps`."""
+    return finish(decode_in_steps(key, version, body, elements_max))
+
+
+def decode_in_steps(
+    key: int, version: int, body: memoryview, elements_max: int = ELEMENTS_COUNT_MAX
+) -> "Generator[None, None, Any]":
+    """The request message in `body` (past the header). Raises ProtocolViolation. The version must be one that
+    is served: the library reads versions below Kafka's minimum wrongly and without complaint."""
     guard = _guards.get((key, version)) or _prepare(key, version)
-    guard(body)
+    checked = yield from guard(body, elements_max)
+    if checked.elements > WHOLE_ELEMENTS_MAX or checked.size > WHOLE_SIZE_MAX:
+        read = _readers.get((key, version)) or _prepare_reader(key, version)
+        message, at, _ = read(body, 0, 0, checked.ends)
+        assert at == checked.size, "guard and reader disagree"
+        return message
     try:
         return _requests[key].decode(body, version=version)
     except (struct.error, IndexError, ValueError, AssertionError) as error:
         raise ProtocolViolation(f"{_requests[key].__name__} version {version} does not parse: {error}") from error
+
+
+def rows(response: Any, version: int) -> Rows:
+    """An array of the answer `response`, to begin with empty, whose elements are encoded as they are added."""
+    return Rows(response.flexible_version_q(version))
+
+
+def decode_answer(key: int, version: int, frame: bytes | bytearray | memoryview) -> Any:
+    """The message of an answer that was encoded here."""
+    return _responses[key].decode(bytes(frame[4:]), version=version, header=True)
 
 
 def encode(answer: Any, correlation_id: int) -> bytearray:
@@ -85,12 +123,26 @@ def encode(answer: Any, correlation_id: int) -> bytearray:
 
 
 def _encode(answer: Any, correlation_id: int) -> bytearray:
+    found = frame_of(answer, correlation_id)
+    if found is not None:
+        return found
     answer.with_header(correlation_id)
     frame: bytearray = answer.encode(header=True, framed=True)
     return frame
 
 
-def _prepare(key: int, version: int) -> Callable[[memoryview], int]:
+def _prepare_reader(key: int, version: int) -> "Read":
+    from totalog.gateway.wire.elements import reader_of
+
+    with _lock:
+        request = _requests[key]
+        read = _readers[(key, version)] = reader_of(
+            request._struct, version, request.flexible_version_q(version), request[None]
+        )
+        return read
+
+
+def _prepare(key: int, version: int) -> "Guard":
     """Makes the guard and the library's decoder of one API and version."""
     from totalog.gateway.wire.guard import guard_of
 

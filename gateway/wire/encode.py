@@ -1,5 +1,6 @@
 """Kafka's primitive types on their way out, for the answers that are written by hand."""
 
+from collections.abc import Sequence
 from functools import cache
 from struct import pack
 
@@ -25,7 +26,7 @@ def tags(flexible: bool) -> bytes:
     return b"\x00" if flexible else b""
 
 
-def frame(correlation_id: int, flexible: bool, parts: list[bytes]) -> bytes:
+def frame(correlation_id: int, flexible: bool, parts: Sequence[bytes | bytearray]) -> bytes:
     """The complete frame of an answer whose body is `parts`; flexible answers have a version 1 header."""
     head = pack(">i", correlation_id) + tags(flexible)
     size = len(head) + sum(map(len, parts))

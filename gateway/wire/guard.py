@@ -6,6 +6,7 @@ Invariants, each one a way in which a decoder without them can be hurt:
   anything is allocated for it;
 - all arrays of a message together have at most ELEMENTS_COUNT_MAX elements, since a few bytes become an object each;
 - a string has at most STRING_SIZE_MAX bytes, in either encoding: what comes in by one may go out by the other;
+- a string is UTF-8;
 - null stands only where the schema allows it, and -1 is the only negative length;
 - at most TAGGED_FIELDS_COUNT_MAX tagged fields in one message, since the library copies the rest of the frame for each.
 
@@ -14,13 +15,15 @@ Bytes behind the message are not looked at: Kafka ignores them, and librdkafka s
 From the schema of one API and version a flat Python function is generated, as the library does for its decoders: a
 walker over a description of the schema took nine times as long as the decoding that follows. The position `at` only
 grows, and reading a length beyond the end raises, so that one comparison at the end of the message finds whatever was
-cut off.
+cut off. It goes in steps, and tells where arrays end, for those who read the message element by element (`elements`).
 """
 
 import struct
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from totalog.gateway.limits import ELEMENTS_COUNT_MAX, STRING_SIZE_MAX, TAGGED_FIELDS_COUNT_MAX, VARINT_SIZE_MAX
 from totalog.gateway.wire.errors import ProtocolViolation
@@ -30,35 +33,60 @@ SIZES = {"bool": 1, "int8": 1, "int16": 2, "uint16": 2, "int32": 4, "int64": 8, 
 
 TAGS, ELEMENTS = 0, 1
 
+ELEMENTS_A_STEP = 1024
+
+Ends: TypeAlias = "array[int]"
+"""For each array whose elements differ in size, in the order in which they begin: the position behind it, and how many
+of these numbers there were by then."""
+
 Check = Callable[[memoryview, int, int, list[int]], int]
 """check(body, at, end, left) -> the position past what was checked. How many tagged fields and array elements may still
 come counts down in left[TAGS] and left[ELEMENTS]."""
 
 
-def guard_of(message: Any, version: int, flexible: bool) -> Callable[[memoryview], int]:
-    """The check of one message class (its StructField in the library) in one version: it takes a body, returns how many
-    bytes of it are the message, and raises ProtocolViolation."""
-    check = _Code(version, flexible, flexible).check_of(message.name, partial(_Code.struct, message=message))
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A sound message."""
 
-    def guard(body: memoryview) -> int:
-        end = len(body)
+    size: int
+    """Bytes of the body that are the message."""
+    elements: int
+    """Of all arrays in it."""
+    ends: Ends
+
+
+Guard = Callable[..., Generator[None, None, Checked]]
+"""guard(body, elements_max=ELEMENTS_COUNT_MAX): goes in steps, and raises ProtocolViolation."""
+
+
+def guard_of(message: Any, version: int, flexible: bool) -> Guard:
+    """The check of one message class (its StructField in the library) in one version."""
+    code = _Code(version, flexible, flexible, whole=True)
+    check: Any = code.check_of(message.name, partial(_Code.struct, message=message))
+
+    def guard(body: memoryview, elements_max: int = ELEMENTS_COUNT_MAX) -> Generator[None, None, Checked]:
+        end, left, ends = len(body), [TAGGED_FIELDS_COUNT_MAX, elements_max], array("I")
         try:
-            at = check(body, 0, end, [TAGGED_FIELDS_COUNT_MAX, ELEMENTS_COUNT_MAX])
+            at = yield from check(body, 0, end, left, ends)
         except (IndexError, struct.error):
             at = end + 1
+        except _TooMany:
+            raise ProtocolViolation(f"more than {elements_max} array elements in one message") from None
+        except UnicodeDecodeError as error:
+            raise ProtocolViolation(f"{message.name} does not parse: {error}") from None
         if at > end:
             raise ProtocolViolation(f"{message.name} is cut off, or declares more than its {end} bytes")
-        return at
+        return Checked(at, elements_max - left[ELEMENTS], ends)
 
     return guard
 
 
 class _Code:
     """The source of one check. `tagged` None means an empty section of tagged fields, as the library writes them inside
-    tagged structs."""
+    tagged structs. `whole`: of a whole message, which goes in steps and tells ends."""
 
-    def __init__(self, version: int, compact: bool, tagged: bool | None) -> None:
-        self.version, self.compact, self.tagged = version, compact, tagged
+    def __init__(self, version: int, compact: bool, tagged: bool | None, *, whole: bool = False) -> None:
+        self.version, self.compact, self.tagged, self.whole = version, compact, tagged, whole
         self.lines: list[str] = []
         self.indent = 0
         self.names: dict[str, Any] = {
@@ -72,8 +100,11 @@ class _Code:
 
     def check_of(self, name: str, write: "Callable[[_Code], None]") -> Check:
         """Compiles what `write` writes."""
-        self.add("def check(body, at, end, left):")
+        self.add("def check(body, at, end, left, ends):" if self.whole else "def check(body, at, end, left):")
         self.indent = 1
+        if self.whole:
+            self.add("turn = 0")
+            self.add("if False: yield")
         write(self)
         self.add("return at")
         exec(compile("\n".join(self.lines), f"<guard of {name} version {self.version}>", "exec"), self.names)
@@ -111,6 +142,8 @@ class _Code:
             self.length(field, "int16" if field.type_str == "string" else "int32")
             if self.compact and field.type_str == "string":
                 self.add(f"if size > {STRING_SIZE_MAX}: refuse({field.name!r}, size)")
+            if field.type_str == "string":
+                self.add("str(body[at : at + size], 'utf-8')")
             self.add("at += size")
 
     def length(self, field: Any, width: str) -> None:
@@ -134,10 +167,18 @@ class _Code:
         if element.type_str in SIZES and not element.is_struct():
             self.add(f"at += size * {SIZES[element.type_str]}")
             return
+        slot = f"slot_{self.indent}"
+        if self.whole:
+            self.add(f"{slot} = len(ends); ends.append(0); ends.append(0)")
         self.add("for _ in range(size):")
         self.indent += 1
+        if self.whole:
+            self.add("turn += 1")
+            self.add(f"if not turn % {ELEMENTS_A_STEP}: yield")
         self.struct(element) if element.is_struct() else self.field(element)
         self.indent -= 1
+        if self.whole:
+            self.add(f"ends[{slot}] = at; ends[{slot} + 1] = len(ends)")
 
     def nullable_struct(self, field: Any) -> None:
         """A byte in front says whether the struct is there (KIP-893)."""
@@ -172,8 +213,12 @@ def _refuse(name: str, length: int) -> NoReturn:
     raise ProtocolViolation(f"{name} has the length {length}")
 
 
+class _TooMany(Exception):
+    """Array elements, of all arrays."""
+
+
 def _too_many() -> NoReturn:
-    raise ProtocolViolation(f"more than {ELEMENTS_COUNT_MAX} array elements in one message")
+    raise _TooMany
 
 
 def _varint(body: memoryview, at: int) -> tuple[int, int]:

@@ -2,9 +2,9 @@
 
     python -m totalog.gateway.tests.fuzz --minutes 10 [TARGET ...]
 
-With atheris installed, as `make fuzz` does, it is guided by coverage, otherwise mutations are tried at random under a
-printed seed. A finding ends it: the input lies in the corpus of its target, where every test run tries it, and its
-traceback is shown.
+With atheris installed, as `make fuzz` does, and clang's libFuzzer for the C parts, it is guided by coverage, otherwise
+mutations are tried at random under a printed seed. A finding ends it: the input lies in the corpus of its target, where
+every test run tries it, and its traceback is shown.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from typing import Any
 
 CORPUS = Path(__file__).parent / "corpus"
 INPUT_SIZE_MAX = 4096
-NAMES = ("frames", "codec", "requests", "batches", "records")
+NATIVE = "native"
+"""The target in C (`native.py`)."""
+NAMES = ("frames", "codec", "requests", "batches", "records", NATIVE)
 """The targets. Their modules are imported where they can be watched."""
 
 
@@ -38,6 +40,10 @@ def main() -> int:
         return max(subprocess.run([*command, name], check=False).returncode for name in names)
     (name,) = names
     print(f"-- {name}, {seconds:.0f} s", flush=True)
+    if name == NATIVE:
+        from totalog.gateway.tests.fuzz import native
+
+        return native.search(CORPUS / NATIVE, seconds, INPUT_SIZE_MAX)
     if importlib.util.find_spec("atheris") is None:
         return at_random(name, seconds)
     return guided(name, seconds)

@@ -1,0 +1,254 @@
+"""Requests of many elements: read from the frame, answered row by row, and else the same as if they were small."""
+
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from totalog.engine import Log
+from totalog.gateway import apis
+from totalog.gateway.apis.api import Api
+from totalog.gateway.apis.named import NAMES_MAX
+from totalog.gateway.broker import Broker
+from totalog.gateway.lane import step
+from totalog.gateway.limits import ELEMENTS_COUNT_MAX
+from totalog.gateway.tests.harness import ask, build, dispatch, make_broker, make_request
+from totalog.gateway.tests.test_codec import bodies, filled
+from totalog.gateway.wire import codec
+from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
+
+MIB = 1 << 20
+DECODED = [api for api in apis.TABLE.values() if not api.raw or api.name == "DescribeConfigs"]
+VERSIONS = [(api, version) for api in DECODED for version in range(api.min_version, api.max_version + 1)]
+
+
+@pytest.fixture
+def from_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every request is read as a large one is."""
+    monkeypatch.setattr(codec, "WHOLE_ELEMENTS_MAX", -1)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Broker]:
+    with Log.create(size=64 << 20) as log:
+        broker = make_broker(log)
+        broker.topics.create("0", partitions=2000)
+        yield broker
+
+
+def plain(message: Any) -> Any:
+    """All that is in a message, whatever its arrays are."""
+    if hasattr(message, "_struct"):
+        names = [field.name for field in message._struct.untagged_fields(message._version)]
+        return {name: plain(getattr(message, name)) for name in names}
+    if message is None or isinstance(message, str | bytes | bool | int) or not hasattr(message, "__iter__"):
+        return message
+    return [plain(element) for element in message]
+
+
+@pytest.mark.parametrize(("api", "version"), VERSIONS, ids=lambda value: getattr(value, "name", value))
+def test_what_is_read_from_the_frame_is_what_the_library_reads(
+    monkeypatch: pytest.MonkeyPatch, api: Api, version: int
+) -> None:
+    for body in bodies(api, version):
+        whole = codec.decode(api.key, version, memoryview(body))
+        with monkeypatch.context() as changed:
+            changed.setattr(codec, "WHOLE_ELEMENTS_MAX", -1)
+            read = codec.decode(api.key, version, memoryview(body + b"trailing"))
+        assert plain(read) == plain(whole)
+        assert plain(read) == plain(whole), "it can be read again"
+        assert type(read) is type(whole)
+
+
+def unknown_tags(number: int) -> bytes:
+    """A DeleteRecords 2 of topics with a tagged field each."""
+    topic = b"\x02a\x02" + bytes(12) + b"\x01\x07\x03abc" + b"\x01\x81\x01\x00"
+    return bytes([number + 1]) + topic * number + bytes(4) + b"\x00"
+
+
+@pytest.mark.usefixtures("from_the_frame")
+def test_unknown_tagged_fields_are_passed_over() -> None:
+    message = codec.decode(21, 2, memoryview(unknown_tags(5)))
+    assert plain(message)["topics"] == [{"name": "a", "partitions": [{"partition_index": 0, "offset": 0}]}] * 5
+
+
+@pytest.mark.usefixtures("from_the_frame")
+@pytest.mark.parametrize("api", DECODED, ids=lambda api: api.name)
+@given(data=st.data())
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nothing_breaks_the_reader_that_passed_the_guard(api: Api, data: st.DataObject) -> None:
+    version = data.draw(st.integers(api.min_version, api.max_version))
+    body = bytearray(data.draw(st.sampled_from(list(bodies(api, version))[:4])))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, max(0, len(body) - 1)))
+        body[at : at + 1] = data.draw(st.binary(max_size=3))
+    try:
+        message = codec.decode(api.key, version, memoryview(body))
+    except ProtocolViolation:
+        return
+    plain(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "body"),
+    [("DeleteGroups", 2, b"\x03\x02a\x02\xff\x00"), ("DeleteGroups", 0, b"\0\0\0\2\0\1a\0\1\xff")],
+)
+@pytest.mark.usefixtures("from_the_frame")
+def test_a_string_that_is_no_text_is_found_before_anything_is_done(name: str, version: int, body: bytes) -> None:
+    with pytest.raises(ProtocolViolation, match="does not parse"):
+        codec.decode(getattr(codec, f"{name}Request").API_KEY, version, memoryview(body))
+
+
+# Answers
+
+
+@pytest.mark.parametrize(("api", "version"), VERSIONS, ids=lambda value: getattr(value, "name", value))
+def test_rows_are_encoded_as_the_library_encodes_them(api: Api, version: int) -> None:
+    response = getattr(codec, f"{api.name}Response")
+    whole = build(response, version, filled(response._struct, version, count=3))
+    frame = codec.encode(whole, 5)
+    assert codec.encode(in_rows(whole, response, version), 5) == frame
+    assert codec.encode(codec.decode_answer(api.key, version, frame), 5) == frame
+
+
+def in_rows(item: Any, response: Any, version: int) -> Any:
+    """The same message with `Rows` for every array of structs in it."""
+    for field in item._struct.untagged_fields(version):
+        elements = getattr(item, field.name)
+        if field.is_struct_array() and elements is not None:
+            rows = codec.rows(response, version)
+            for element in elements:
+                rows.append(in_rows(element, response, version))
+            assert len(rows) == len(elements)
+            setattr(item, field.name, rows)
+    return item
+
+
+# The densest requests
+
+
+def array_paths(struct: Any, version: int) -> Iterator[list[str]]:
+    for field in struct.untagged_fields(version):
+        if field.is_array():
+            yield [field.name]
+            if field.is_struct_array():
+                yield from ([field.name, *path] for path in array_paths(field.array_of, version))
+
+
+def dense(struct: Any, version: int, path: list[str], count: int, number: int = 0) -> dict[str, Any]:
+    """Values for the smallest message with `count` elements in one array, no two of which are the same."""
+    values: dict[str, Any] = {}
+    for field in struct.untagged_fields(version):
+        if field.is_array():
+            values[field.name] = []
+            if path and field.name == path[0]:
+                inner, rest = field.array_of, path[1:]
+                if not field.is_struct_array():
+                    texts = inner.type_str == "string"
+                    values[field.name] = [f"{at:x}" if texts else at for at in range(count)]
+                elif rest:
+                    values[field.name] = [dense(inner, version, rest, count)]
+                else:
+                    values[field.name] = [dense(inner, version, [], 0, at) for at in range(count)]
+        elif field.type_str == "string":
+            values[field.name] = f"{number:x}"
+        elif field.name == "allow_auto_topic_creation":
+            values[field.name] = False
+        elif field.name in ("partition_index", "partition"):
+            values[field.name] = number
+    return values
+
+
+def dense_cases() -> Iterator[Any]:
+    for api in apis.TABLE.values():
+        version = api.max_version
+        if api.name in ("Produce", "Fetch"):
+            continue  # their own tests bound them
+        for path in array_paths(getattr(codec, f"{api.name}Request")._struct, version):
+            yield pytest.param(api, version, path, id=f"{api.name}-{'.'.join(path)}")
+
+
+COUNT = 3_000
+"""Elements: as many as show what each of them takes."""
+
+ANSWERS = 2
+"""How often the answer may be there, beside the request: in rows, and as it is put together."""
+
+
+@pytest.mark.parametrize(("api", "version", "path"), list(dense_cases()))
+def test_the_densest_request_takes_a_few_times_its_size(
+    shared: Broker, api: Api, version: int, path: list[str]
+) -> None:
+    """Four times the frame, a MiB, and what is answered. A tree of objects took up to 77 times the frame."""
+    message = getattr(codec, f"{api.name}Request")
+    count = min(COUNT, api.elements_max - 1)
+    body = bytes(build(message, version, dense(message._struct, version, path, count)).encode())
+    small = bytes(build(message, version, dense(message._struct, version, path, 600)).encode())
+    dispatch(shared, make_request(api.key, version, small))  # what is made once: decoders, encoders
+    tracemalloc.start()
+    try:
+        answer = dispatch(shared, make_request(api.key, version, body))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= 4 * len(body) + MIB + ANSWERS * len(answer), f"{peak / len(body):.1f} times {len(body)} bytes"
+
+
+@pytest.mark.parametrize("name", ["Metadata", "CreateTopics", "DeleteTopics", "DescribeConfigs", "DeleteGroups"])
+def test_of_more_names_than_a_region_has_each_is_refused(broker: Broker, name: str) -> None:
+    names = [f"{number:x}" for number in range(NAMES_MAX + 1)]
+    fields: dict[str, tuple[int, dict[str, Any], str]] = {
+        "Metadata": (9, {"topics": [{"name": text} for text in names]}, "topics"),
+        "CreateTopics": (5, {"topics": [{"name": text, "num_partitions": 1} for text in names]}, "topics"),
+        "DeleteTopics": (5, {"topic_names": names}, "responses"),
+        "DescribeConfigs": (
+            4,
+            {"resources": [{"resource_type": 2, "resource_name": text} for text in names]},
+            "results",
+        ),
+        "DeleteGroups": (2, {"groups_names": names}, "results"),
+    }
+    version, asked, array = fields[name]
+    rows = getattr(ask(broker, name, version, **asked), array)
+    assert [row.error_code for row in rows] == [ErrorCode.INVALID_REQUEST] * len(names)
+    assert broker.topics.all() == []
+
+
+# Steps
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "path"),
+    [
+        ("OffsetCommit", 8, ["topics", "partitions"]),
+        ("OffsetFetch", 6, ["topics", "partition_indexes"]),
+        ("DeleteRecords", 2, ["topics"]),
+        ("CreateTopics", 5, ["topics", "assignments"]),
+        ("DescribeConfigs", 4, ["resources", "configuration_keys"]),
+        ("FindCoordinator", 4, ["coordinator_keys"]),
+        ("Metadata", 12, ["topics"]),
+    ],
+)
+def test_decoding_and_answering_go_in_steps(
+    shared: Broker, monkeypatch: pytest.MonkeyPatch, name: str, version: int, path: list[str]
+) -> None:
+    """No step reads more elements than a step may: counted where each of them is read."""
+    count = 4000
+    message, api = getattr(codec, f"{name}Request"), next(api for api in apis.TABLE.values() if api.name == name)
+    body = bytes(build(message, version, dense(message._struct, version, path, count)).encode())
+    steps, number = apis._steps(shared, make_request(api.key, version, body), api), 1
+    while not step(steps):
+        number += 1
+    assert number >= count / ELEMENTS_A_STEP_MAX
+
+
+ELEMENTS_A_STEP_MAX = 1200
+
+
+def test_the_elements_of_a_whole_message_are_limited() -> None:
+    body = bytes(build(codec.DeleteGroupsRequest, 2, {"groups_names": ["a"] * (ELEMENTS_COUNT_MAX + 1)}).encode())
+    with pytest.raises(ProtocolViolation, match=f"more than {ELEMENTS_COUNT_MAX} array elements"):
+        codec.decode(42, 2, memoryview(body))
