@@ -74,10 +74,10 @@ class Transport(Protocol):
 
 
 class Runs(Protocol):
-    """The short way for requests that are alike; see `apis.produce_runs`."""
+    """The short way for requests of one API that are alike; see `apis.produce_runs` and `apis.fetch_repeats`."""
 
     def repeat_of(self, broker: "Broker", request: Request) -> Any | None: ...
-    def append(self, broker: "Broker", repeat: Any, held: memoryview) -> Run | None: ...
+    def answer(self, broker: "Broker", repeat: Any, held: memoryview) -> Run | None: ...
 
 
 @dataclass(slots=True)
@@ -100,8 +100,8 @@ class Service:
     budget_others: Budget
     """Of all other large requests."""
     buffers: ReceiveBuffers
-    runs: "Runs | None" = None
-    """Answers Produce requests that are alike (`apis.produce_runs`)."""
+    runs: Mapping[int, Runs] = field(default_factory=dict)
+    """Answer requests that are alike, by API key."""
     counters: Counters = field(default_factory=Counters)
     stopping: bool = False
 
@@ -160,8 +160,9 @@ class Connection:
         self._outbox = Outbox(transport, service.limits, self._unsent, service.budget)
         self._helpers = Helpers()
         self._share: Share | None = None
+        self._runs: Runs | None = None
         self._repeat: Any = None
-        """The kind of Produce requests that has come before."""
+        """The kind of requests that has come before, and who answers more of them."""
         self._learned = 0
         """How often one was looked for since one came again."""
         self._pace = Pace()
@@ -317,20 +318,20 @@ class Connection:
 
     def _learn(self, request: Request) -> None:
         """Look whether requests like this one can be answered as runs, unless that was in vain again and again."""
-        runs = self.service.runs
+        runs = self.service.runs.get(request.key)
         self._learned += 1
         often = self._learned <= LEARN_MAX or not self._learned % LEARN_MAX**2
         if runs is not None and often and request.reservation is None:
-            self._repeat = runs.repeat_of(self.service.broker, request)
+            self._runs, self._repeat = runs, runs.repeat_of(self.service.broker, request)
 
     async def _answer_run(self) -> bool:
         """Have requests answered that are like an earlier one; False: the next is another, or not complete."""
-        runs, held = self.service.runs, self._reader.held
+        runs, held = self._runs, self._reader.held
         if runs is None or not held:
             return False
         if self._unsent.full:
             await self._room()
-        run = runs.append(self.service.broker, self._repeat, held)
+        run = runs.answer(self.service.broker, self._repeat, held)
         if run is None:
             return False
         self._learned = max(self._learned - 1, 0)  # not 0: who alternates between two kinds would be learned each time
@@ -342,6 +343,8 @@ class Connection:
             self._outbox.add(run.answer)
         if self._outbox.full:
             await self._flush()
+        if isinstance(run.answer, Answer) and self._reader.unfinished:  # as after any other request
+            await yield_once()
         return True
 
     async def _answer_one(self, request: Request) -> None:
@@ -349,7 +352,10 @@ class Connection:
             await self._room()
         self._count(1)
         answer = self.service.dispatch(self.service.broker, request)
-        if isinstance(answer, Awaitable):
+        if isinstance(answer, Answer):
+            self._outbox.add(answer)
+            self._learn(request)
+        elif isinstance(answer, Awaitable):
             await self._flush()
             self._begin(Phase.HANDLER)
             if self.service.formats[request.key].copies:
@@ -357,13 +363,17 @@ class Connection:
             if self._share is not None and self.service.formats[request.key].lets_go:
                 self._share.give()
             del request
-            answer = await answer
+            self._add(await answer)
+        else:
+            self._add(answer)
+        if self._outbox.full:
+            await self._flush()
+
+    def _add(self, answer: Answered) -> None:
         if isinstance(answer, Owed):
             self._outbox.owe(answer, 0, self._helpers.start)
         elif answer is not None:
             self._outbox.add(answer)
-        if self._outbox.full:
-            await self._flush()
 
     def _count(self, requests: int) -> None:
         self.service.counters.requests += requests

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from totalog.gateway import apis
-from totalog.gateway.apis import produce, produce_runs
+from totalog.gateway.apis import fetch_repeats, produce, produce_runs
 from totalog.gateway.broker import Broker, SystemClock
 from totalog.gateway.config import Config
 from totalog.gateway.connection import Service
@@ -18,7 +18,7 @@ from totalog.gateway.server import Server, listen, run_until_signal
 from totalog.gateway.storage import CannotStart, Storage
 from totalog.gateway.waiting import Budget
 from totalog.gateway.wire import codec
-from totalog.gateway.wire.frame import PRODUCE, Format, ReceiveBuffers
+from totalog.gateway.wire.frame import FETCH, PRODUCE, Format, ReceiveBuffers
 
 log = logging.getLogger("totalog")
 
@@ -73,7 +73,7 @@ def service(broker: Broker, limits: Limits) -> Service:
         broker=broker,
         dispatch=apis.dispatch,
         produce=produce.handle_group,
-        runs=produce_runs,
+        runs={PRODUCE: produce_runs, FETCH: fetch_repeats},
         formats={
             api.key: Format(
                 api.flexible_from,

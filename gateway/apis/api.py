@@ -68,14 +68,14 @@ class Request:
         return self.frame[self.body_at :]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Run:
-    """Requests that were answered together."""
+    """Requests that were answered together, or one that was answered like others before. Not frozen, as above."""
 
     count: int
     size: int
     """Bytes of their frames."""
-    answer: "Frame | Owed"
+    answer: "Frame | Answer | Owed"
     """All their answers, one behind the other."""
 
 

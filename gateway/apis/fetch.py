@@ -40,7 +40,7 @@ from totalog.gateway import lane, waiting
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.wire import fetch as wire
 from totalog.gateway.wire._batch import lib
-from totalog.gateway.wire.answer import Answer, BufferPool
+from totalog.gateway.wire.answer import Answer, Buffer, BufferPool
 from totalog.gateway.wire.batch import error_code, lent_places, stamp
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -178,7 +178,7 @@ class Survey:
     def look(self, broker: "Broker", message: wire.FetchRequest) -> "Steps[Survey]":
         null, count = message.isolation_level == READ_UNCOMMITTED, 0
         for key, partitions in message.topics:
-            handle = _find(broker, key)
+            handle = find(broker, key)
             if handle is not None:
                 self.slots.add(handle.topic.slot)
             parts = []
@@ -186,7 +186,7 @@ class Survey:
                 if count == PARTITIONS_A_STEP:
                     count, self.large = 0, True
                     yield
-                    handle = _find(broker, key)
+                    handle = find(broker, key)
                 count += 1
                 part = _look(broker.log, handle, key, null, asked)
                 self.failed |= part.error_code != 0
@@ -198,7 +198,7 @@ class Survey:
         return self
 
 
-def _find(broker: "Broker", key: wire.TopicKey) -> "TopicHandle | None":
+def find(broker: "Broker", key: wire.TopicKey) -> "TopicHandle | None":
     return broker.topics.find(key) if isinstance(key, str) else broker.topics.find_id(key)
 
 
@@ -236,6 +236,7 @@ class Reader:
     """The fetch path of one broker: what is made once and serves every answer."""
 
     def __init__(self, log: "Log") -> None:
+        self._log = log
         self.batches = log.read_batches(BATCHES_MAX)
         self.pool = BufferPool()
         self.places = lent_places(LENT_COUNT_MAX)
@@ -243,6 +244,37 @@ class Reader:
         """Bytes of records that answers copied lately: room for as many is taken at once."""
         self.polled = 0
         """Partitions of all long polls that wait."""
+
+    def take(self, overhead: int, size_max: int) -> Buffer:
+        """A buffer for an answer with `overhead` bytes around up to `size_max` bytes of records: large enough for what
+        had to be copied lately."""
+        return self.pool.take(overhead + min(self.copied, size_max))
+
+    def read(
+        self, topic: "Topic", partition: int, offset: int, target: int, size_max: int, room: int, whole_first: bool
+    ) -> "Read":
+        return self._log.read(
+            topic,
+            partition,
+            offset,
+            target,
+            size_max,
+            batches=self.batches,
+            whole_first=whole_first,
+            room=room,
+            lent_size_min=LENT_SIZE_MIN,
+        )
+
+    def stamp(self, target: int, read: "Read") -> Sequence[tuple[int, memoryview]]:
+        """Stamps the batches of the last read; what it lent, as `AnswerWriter.partition` takes it."""
+        count = stamp(target, self.batches.address, read.count, self.places, LENT_COUNT_MAX)
+        return [(place.at, self.batches.lent(place.index)) for place in self.places[0:count]] if count else ()
+
+    def finish(self, writer: wire.AnswerWriter, copied: int, pins: int) -> Answer:
+        """The answer, of whose records `copied` bytes were copied, and others lent."""
+        self.copied = max(copied, self.copied // 2)
+        give_back = partial(self._log.give_back, pins) if pins else None
+        return Answer(writer.finish(), writer.buffer, writer.lent_size, give_back)
 
     def refuse(self, request: Request, error_code: ErrorCode) -> Answer:
         """An error for the request as a whole."""
@@ -265,9 +297,7 @@ class AtOnce:
         self._found = False
         """Something is to be told: a record, or an error."""
         self._read_any = False
-        self._writer = wire.AnswerWriter(
-            request.version, reader.pool.take(self._overhead + min(reader.copied, size_max))
-        )
+        self._writer = wire.AnswerWriter(request.version, reader.take(self._overhead, size_max))
         self._writer.head(request.correlation_id, 0, len(message.topics))
 
     def answer(self, broker: "Broker", message: wire.FetchRequest) -> Answer | None:
@@ -275,7 +305,7 @@ class AtOnce:
         writer, done = self._writer, False
         try:
             for key, partitions in message.topics:
-                handle = _find(broker, key)
+                handle = find(broker, key)
                 writer.topic(key, len(partitions))
                 for asked in partitions:
                     if handle is None or self._left <= 0 or not 0 <= asked[0] < handle.partitions:
@@ -288,11 +318,7 @@ class AtOnce:
             if not done:
                 self._log.give_back(self._pins)
                 self._reader.pool.give(writer.buffer)
-        if not done:
-            return None
-        self._reader.copied = max(self._copied, self._reader.copied // 2)
-        give_back = partial(self._log.give_back, self._pins) if self._pins else None
-        return Answer(writer.finish(), writer.buffer, writer.lent_size, give_back)
+        return self._reader.finish(writer, self._copied, self._pins) if done else None
 
     def _tell(self, part: Part) -> None:
         self._found |= part.error_code != 0
@@ -311,10 +337,9 @@ class AtOnce:
         read = self._read(handle, asked, at, size_max)
         if read.status == STATUS_ON_DISK:
             return False
-        wanted = min(read.available, size_max)
-        if read.size_needed or (read.size < wanted and self._room() - read.copied < LENT_SIZE_MIN):
+        if cramped(read, size_max, self._room()):
             self._log.give_back(read.pins)
-            self._grow(max(read.size_needed, wanted))
+            self._grow(max(read.size_needed, min(read.available, size_max)))
             read = self._read(handle, asked, at, size_max)
         self._pins |= read.pins
         if read.status == STATUS_UNKNOWN_TOPIC:
@@ -329,13 +354,9 @@ class AtOnce:
         return True
 
     def _finish(self, asked: wire.PartitionFetch, at: int, read: "Read") -> None:
-        writer, batches = self._writer, self._reader.batches
-        lent: Sequence[tuple[int, memoryview]] = ()
+        writer = self._writer
+        lent = self._reader.stamp(writer.buffer.address + at, read)
         if read.size:
-            places = self._reader.places
-            count = stamp(writer.buffer.address + at, batches.address, read.count, places, LENT_COUNT_MAX)
-            if count:
-                lent = [(place.at, batches.lent(place.index)) for place in places[0:count]]
             self._left -= read.size
             self._copied += read.copied
             self._found = self._read_any = True
@@ -351,17 +372,9 @@ class AtOnce:
         )
 
     def _read(self, handle: "TopicHandle", asked: wire.PartitionFetch, at: int, size_max: int) -> "Read":
-        return self._log.read(
-            handle.topic,
-            handle.read_partition(asked[0]),
-            asked[2],
-            self._writer.buffer.address + at,
-            size_max,
-            batches=self._reader.batches,
-            whole_first=not self._read_any,
-            room=self._room(),
-            lent_size_min=LENT_SIZE_MIN,
-        )
+        target, first = self._writer.buffer.address + at, not self._read_any
+        read_partition = handle.read_partition(asked[0])
+        return self._reader.read(handle.topic, read_partition, asked[2], target, size_max, self._room(), first)
 
     def _room(self) -> int:
         """Bytes of records that can be copied besides those that are."""
@@ -499,7 +512,7 @@ def handle(broker: "Broker", request: Request) -> Answer | Awaitable[Answer]:
     message = wire.parse(request.version, request.frame, request.body_at)
     if message.session_epoch not in FULL_FETCH_EPOCHS:
         return broker.reader.refuse(request, ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
-    size_max = max(1, min(message.max_bytes, broker.config.integer("fetch.max.bytes"), ANSWER_SIZE_MAX))
+    size_max = size_max_of(broker, message)
     if message.min_bytes <= 1 and not broker.unsent.full:
         answer = _at_once(broker, request, message, size_max)
         if answer is not None:
@@ -507,11 +520,26 @@ def handle(broker: "Broker", request: Request) -> Answer | Awaitable[Answer]:
     return _answer(broker, request, message, size_max)
 
 
+def size_max_of(broker: "Broker", message: wire.FetchRequest) -> int:
+    """Bytes of records in the answer, at most."""
+    return max(1, min(message.max_bytes, broker.config.integer("fetch.max.bytes"), ANSWER_SIZE_MAX))
+
+
+def pressed(broker: "Broker", size_max: int) -> int:
+    """The same, as things are: less while many answers have not been taken."""
+    return min(size_max, broker.unsent.answer_size_max(ANSWER_SIZE_PRESSED, ANSWER_SIZE_MAX))
+
+
+def cramped(read: "Read", size_max: int, room: int) -> bool:
+    """Whether there may be more in a read of so many bytes if it had more room than it had."""
+    return read.size_needed > 0 or (read.size < min(read.available, size_max) and room - read.copied < LENT_SIZE_MIN)
+
+
 def _at_once(broker: "Broker", request: Request, message: wire.FetchRequest, size_max: int) -> Answer | None:
     """The answer, if there is something to send, and all of it can be: from memory, and of not too many partitions."""
     if partition_count(message) > AT_ONCE_MAX:
         return None
-    size_max = min(size_max, broker.unsent.answer_size_max(ANSWER_SIZE_PRESSED, ANSWER_SIZE_MAX))
+    size_max = pressed(broker, size_max)
     return AtOnce(broker.reader, broker.log, request, message, size_max).answer(broker, message)
 
 
@@ -524,7 +552,7 @@ async def _answer(broker: "Broker", request: Request, message: wire.FetchRequest
     answer = _at_once(broker, request, message, size_max) if survey.size else None
     if answer is not None:
         return answer
-    size_max = min(size_max, broker.unsent.answer_size_max(ANSWER_SIZE_PRESSED, ANSWER_SIZE_MAX))
+    size_max = pressed(broker, size_max)
     return await Assembly(broker.reader, broker.log, request, survey, size_max).answer()
 
 

@@ -2,7 +2,7 @@
 calls of C for all of them.
 
 A connection asks `repeat_of` about a request that `produce.py` has answered, and then hands what it receives to
-`append` first. Whatever is not plainly of the same kind, or has any fault, is left for `produce.py`: only there errors
+`answer` first. Whatever is not plainly of the same kind, or has any fault, is left for `produce.py`: only there errors
 are answered, but for those that the log alone can see.
 """
 
@@ -54,7 +54,7 @@ def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
     return Repeat(pattern, request.version, topic, target, message.acks, message.timeout_ms, broker.log.topics_version)
 
 
-def append(broker: "Broker", repeat: Repeat, held: memoryview) -> Run | None:
+def answer(broker: "Broker", repeat: Repeat, held: memoryview) -> Run | None:
     """Answers the complete requests at the start of `held` that are of the kind; None where the first is not, or where
     the kind is not what it was."""
     target, pattern, batches = repeat.target, repeat.pattern, broker.appender.batches

@@ -185,6 +185,40 @@ class MemoryTransport:
         return self.gone
 
 
+class Script:
+    """`connection.Transport` that hands out what the client sent, in these pieces, and keeps what it gets."""
+
+    peer, host = "client:1", "client"
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self.moved = 0
+        self.got = b""
+        self._pieces = list(pieces)
+
+    async def receive_into(self, target: memoryview) -> int:
+        if not self._pieces:
+            return 0
+        piece = self._pieces.pop(0)
+        if len(piece) > len(target):
+            piece, rest = piece[: len(target)], piece[len(target) :]
+            self._pieces.insert(0, rest)
+        target[: len(piece)] = piece
+        return len(piece)
+
+    async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
+        rest()
+        return await self.receive_into(space())
+
+    async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
+        self.got += b"".join(bytes(part) for part in parts)
+
+    def end_receiving(self) -> None:
+        self._pieces = []
+
+    def closed_by_peer(self) -> bool:
+        return False
+
+
 async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
     received = b""
     while len(received) < size:

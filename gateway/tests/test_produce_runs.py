@@ -1,7 +1,7 @@
 """Runs of Produce requests are answered byte by byte as the general path answers them, however they arrive."""
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,50 +18,18 @@ from totalog.gateway.apis.api import Run
 from totalog.gateway.broker import Broker
 from totalog.gateway.connection import Connection
 from totalog.gateway.limits import Limits
-from totalog.gateway.outbox import Bytes, Keep, Owed
+from totalog.gateway.outbox import Owed
 from totalog.gateway.tests import batches
 from totalog.gateway.tests.harness import NOW_MS, build, encode_request, make_broker, parse_request
+from totalog.gateway.tests.peers import Script
 from totalog.gateway.tests.replicas import ReplicaLog
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
+from totalog.gateway.wire.frame import PRODUCE
 
 TOPIC = "orders"
 PARTITIONS = 3
 SMALL = 64 * 1024 * 1024
-
-
-class Script:
-    """`connection.Transport` that hands out what the client sent, in these pieces, and keeps what it gets."""
-
-    peer, host = "client:1", "client"
-
-    def __init__(self, pieces: Sequence[bytes]) -> None:
-        self.moved = 0
-        self.got = b""
-        self._pieces = list(pieces)
-
-    async def receive_into(self, target: memoryview) -> int:
-        if not self._pieces:
-            return 0
-        piece = self._pieces.pop(0)
-        if len(piece) > len(target):
-            piece, rest = piece[: len(target)], piece[len(target) :]
-            self._pieces.insert(0, rest)
-        target[: len(piece)] = piece
-        return len(piece)
-
-    async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
-        rest()
-        return await self.receive_into(space())
-
-    async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
-        self.got += b"".join(bytes(part) for part in parts)
-
-    def end_receiving(self) -> None:
-        self._pieces = []
-
-    def closed_by_peer(self) -> bool:
-        return False
 
 
 def frame(
@@ -97,15 +65,15 @@ class World:
     def repeat_of(self, broker: Broker, request: Any) -> Any:
         return produce_runs.repeat_of(broker, request)
 
-    def append(self, broker: Broker, repeat: Any, held: memoryview) -> Run | None:
-        run = produce_runs.append(broker, repeat, held)
+    def answer(self, broker: Broker, repeat: Any, held: memoryview) -> Run | None:
+        run = produce_runs.answer(broker, repeat, held)
         if run is not None:
             self.runs.append(run.count)
         return run
 
     def serve(self, pieces: Sequence[bytes], *, short_way: bool) -> tuple[bytes, str]:
         """What the client got, and how the connection ended."""
-        service = replace(start.service(self.broker, Limits()), runs=self if short_way else None)
+        service = replace(start.service(self.broker, Limits()), runs={PRODUCE: self} if short_way else {})
         transport = Script(pieces)
 
         async def serve() -> str:
@@ -160,11 +128,11 @@ def test_a_deleted_topic_ends_the_kind() -> None:
     request = frame(8, 0, batch(0), 1)
     repeat = produce_runs.repeat_of(world.broker, parse_request(request[4:]))
     assert repeat is not None
-    assert produce_runs.append(world.broker, repeat, memoryview(bytearray(request))) is not None
+    assert produce_runs.answer(world.broker, repeat, memoryview(bytearray(request))) is not None
     handle = world.broker.topics.find(TOPIC)
     assert handle is not None
     world.log.delete_topic(handle.topic)
-    assert produce_runs.append(world.broker, repeat, memoryview(bytearray(request))) is None
+    assert produce_runs.answer(world.broker, repeat, memoryview(bytearray(request))) is None
     world.log.close()
 
 
@@ -227,7 +195,7 @@ def durable() -> Iterator[tuple[ReplicaLog, Broker]]:
 def owed(broker: Broker, frames: Sequence[bytes]) -> Owed:
     repeat = produce_runs.repeat_of(broker, parse_request(frames[0][4:]))
     assert repeat is not None
-    run = produce_runs.append(broker, repeat, memoryview(bytearray(b"".join(frames))))
+    run = produce_runs.answer(broker, repeat, memoryview(bytearray(b"".join(frames))))
     assert run is not None
     assert run.count == len(frames)
     assert isinstance(run.answer, Owed)
@@ -277,7 +245,7 @@ def test_too_few_directories_leave_acks_all_to_the_general_path(durable: tuple[R
     assert repeat is not None
     log.fail()
     broker.replication.moved()
-    assert produce_runs.append(broker, repeat, memoryview(bytearray(request))) is None
+    assert produce_runs.answer(broker, repeat, memoryview(bytearray(request))) is None
 
 
 async def test_what_a_run_stored_is_shown_once_it_is_durable(
@@ -289,7 +257,7 @@ async def test_what_a_run_stored_is_shown_once_it_is_durable(
     request = frame(8, 0, batch(0), 1)
     repeat = produce_runs.repeat_of(broker, parse_request(request[4:]))
     assert repeat is not None
-    assert produce_runs.append(broker, repeat, memoryview(bytearray(request))) is not None
+    assert produce_runs.answer(broker, repeat, memoryview(bytearray(request))) is not None
     async with trio.open_nursery() as nursery:
 
         async def wait() -> None:

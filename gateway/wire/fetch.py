@@ -42,6 +42,8 @@ PartitionFetch: TypeAlias = tuple[int, int, int, int]
 _TOPIC_SIZE_MIN = 6
 _FLEXIBLE_TOPIC_SIZE_MIN = 3
 _FORGOTTEN_PARTITION_SIZE = 4
+# What stands before a fetch offset: the partition, and its leader epoch.
+_NUMBER_SIZE = _EPOCH_SIZE = 4
 
 _LIMITS_4 = struct.Struct(">iiiib")  # replica id, max wait ms, min bytes, max bytes, isolation level
 _LIMITS_7 = struct.Struct(">iiiibii")  # the same, session id, session epoch
@@ -56,6 +58,8 @@ _HEAD_7 = struct.Struct(">iiihii")  # ..., throttle ms, error code, session id, 
 _HEAD_12 = struct.Struct(">iibihi")  # ..., no tagged fields, throttle ms, error code, session id
 _SIZE = struct.Struct(">h")
 _COUNT = struct.Struct(">i")
+_CORRELATION_ID = struct.Struct(">i")
+_CORRELATION_ID_AT = 4
 _ANSWER_4 = struct.Struct(">ihqqii")  # partition, error, high watermark, last stable offset, aborted, records size
 _ANSWER_5 = struct.Struct(">ihqqqii")  # ..., last stable offset, log start offset, aborted, records size
 _ANSWER_11 = struct.Struct(">ihqqqiii")  # ..., aborted, preferred replica, records size
@@ -79,6 +83,8 @@ class FetchRequest:
     session_id: int
     session_epoch: int
     topics: list[tuple[TopicKey, list[PartitionFetch]]]
+    offset_at: int
+    """Where in the frame the last partition's fetch offset stands; 0: no partition is asked for."""
 
 
 def parse(version: int, frame: memoryview, position: int) -> FetchRequest:
@@ -92,41 +98,45 @@ def parse(version: int, frame: memoryview, position: int) -> FetchRequest:
     else:
         _, wait, least, most, isolation = cursor.unpack(_LIMITS_4)
     if version >= FLEXIBLE_VERSION:
-        topics = _flexible_topics(cursor, version)
+        topics, offset_at = _flexible_topics(cursor, version)
         _skip_flexible_forgotten(cursor, version)
         cursor.compact_string()  # rack
         cursor.skip_tagged_fields()
     else:
-        topics = _topics(cursor, version)
+        topics, offset_at = _topics(cursor, version)
         if version >= SESSION_VERSION:
             _skip_forgotten(cursor)
         if version >= RACK_VERSION:
             cursor.string()
-    return FetchRequest(wait, least, most, isolation, session_id, session_epoch, topics)
+    return FetchRequest(wait, least, most, isolation, session_id, session_epoch, topics, offset_at)
 
 
-def _flexible_topics(cursor: Cursor, version: int) -> list[tuple[TopicKey, list[PartitionFetch]]]:
+def _flexible_topics(cursor: Cursor, version: int) -> tuple[list[tuple[TopicKey, list[PartitionFetch]]], int]:
+    offset_at = 0
     topic_key = cursor.uuid if version >= TOPIC_ID_VERSION else cursor.compact_string
     topics: list[tuple[TopicKey, list[PartitionFetch]]] = []
     for _ in range(_limited(cursor.compact_array_count(_FLEXIBLE_TOPIC_SIZE_MIN))):
         topic = topic_key()
         partitions: list[PartitionFetch] = []
         for _ in range(cursor.compact_array_count(_PARTITION_12.size + 1)):
+            offset_at = cursor.position + _EPOCH_SIZE + _NUMBER_SIZE
             partition, leader_epoch, fetch_offset, _, _, most = cursor.unpack(_PARTITION_12)
             partitions.append((partition, leader_epoch, fetch_offset, most))
             cursor.skip_tagged_fields()
         cursor.skip_tagged_fields()
         topics.append((topic, partitions))
-    return topics
+    return topics, offset_at
 
 
-def _topics(cursor: Cursor, version: int) -> list[tuple[TopicKey, list[PartitionFetch]]]:
+def _topics(cursor: Cursor, version: int) -> tuple[list[tuple[TopicKey, list[PartitionFetch]]], int]:
+    offset_at, before_offset = 0, _NUMBER_SIZE + (_EPOCH_SIZE if version >= 9 else 0)
     layout = _PARTITION_9 if version >= 9 else _PARTITION_5 if version >= 5 else _PARTITION_4
     topics: list[tuple[TopicKey, list[PartitionFetch]]] = []
     for _ in range(_limited(cursor.array_count(_TOPIC_SIZE_MIN))):
         topic = cursor.string()
         partitions: list[PartitionFetch] = []
         for _ in range(cursor.array_count(layout.size)):
+            offset_at = cursor.position + before_offset
             if version >= 9:
                 partition, leader_epoch, fetch_offset, _, most = cursor.unpack(layout)
             else:
@@ -134,7 +144,7 @@ def _topics(cursor: Cursor, version: int) -> list[tuple[TopicKey, list[Partition
                 partition, fetch_offset, *_, most = cursor.unpack(layout)
             partitions.append((partition, leader_epoch, fetch_offset, most))
         topics.append((topic, partitions))
-    return topics
+    return topics, offset_at
 
 
 def _limited(count: int) -> int:
@@ -192,6 +202,12 @@ class AnswerWriter:
         else:
             _HEAD_4.pack_into(view, 0, 0, correlation_id, 0, topic_count)
             self.position = _HEAD_4.size
+
+    def resume(self, head: bytes, correlation_id: int) -> None:
+        """Goes on behind what `head_of_one` made."""
+        self.position = len(head)
+        self.buffer.view[: self.position] = head
+        _CORRELATION_ID.pack_into(self.buffer.view, _CORRELATION_ID_AT, correlation_id)
 
     def topic(self, topic: TopicKey, partition_count: int) -> None:
         if isinstance(topic, bytes):
@@ -304,3 +320,11 @@ class AnswerWriter:
         end = self.position + len(part)
         self.buffer.view[self.position : end] = part
         self.position = end
+
+
+def head_of_one(version: int, topic: TopicKey) -> bytes:
+    """What stands before the partition where an answer has one topic with one partition: for `AnswerWriter.resume`."""
+    writer = AnswerWriter(version, Buffer(HEAD_SIZE_MAX + TOPIC_SIZE_MAX + 4 * len(topic)))
+    writer.head(0, 0, 1)
+    writer.topic(topic, 1)
+    return bytes(writer.buffer.view[: writer.position])

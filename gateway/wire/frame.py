@@ -23,6 +23,7 @@ from totalog.gateway.wire.cursor import Cursor
 from totalog.gateway.wire.errors import ProtocolViolation
 
 PRODUCE: Final = 0
+FETCH: Final = 1
 
 SET_ASIDE_SIZE_MAX: Final = 1024
 """Bytes of unfinished requests that are copied away so that the buffer can serve others."""
