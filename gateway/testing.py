@@ -22,7 +22,7 @@ from typing import BinaryIO
 __all__ = ["BrokerFailed", "RunningBroker", "broker"]
 
 START_S_MAX = 30.0
-"""Seconds that a broker gets to become ready; on an idle machine it takes 0.2."""
+"""Seconds that a broker gets to become ready; on an idle machine it takes 0.3."""
 
 STOP_S_MAX = 15.0
 """Seconds that a broker gets to stop before it is killed."""
