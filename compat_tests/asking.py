@@ -71,3 +71,33 @@ class Asker:
         """The answer to a request; None: the connection was closed."""
         self.send(name, version, **fields)
         return self.answer(name, version)
+
+
+def fetch(
+    topic: str,
+    *partitions: int,
+    offset: int = 0,
+    wait_ms: int = 0,
+    least: int = 1,
+    most: int = 1 << 20,
+    part_most: int = 1 << 20,
+) -> dict[str, Any]:
+    """Of partition 0, unless others are named."""
+    part = {"current_leader_epoch": -1, "fetch_offset": offset, "partition_max_bytes": part_most}
+    parts = [{"partition": at, **part} for at in partitions or (0,)]
+    waits = {"max_wait_ms": wait_ms, "min_bytes": least, "max_bytes": most, "session_id": 0, "session_epoch": -1}
+    return {**waits, "topics": [{"topic": topic, "partitions": parts}]}
+
+
+def found(answer: Any) -> dict[int, tuple[int, bytes]]:
+    """Error code and records by partition."""
+    (topic,) = answer.responses
+    return {part.partition_index: (part.error_code, bytes(part.records or b"")) for part in topic.partitions}
+
+
+def wait_until_ready(address: str, topic: str, partitions: int = 1) -> None:
+    """Until every partition can be used: with Apache Kafka a moment later than each has its leader."""
+    asked = fetch(topic, *range(partitions), least=0)
+    with Asker(address) as asker:
+        while any(code for code, _ in found(asker.ask("Fetch", 12, **asked)).values()):
+            pass

@@ -66,6 +66,10 @@ GAPS: tuple[Gap, ...] = (
     ),
     *_answer("a partition that is named twice is refused twice; by Apache Kafka once", "times, twice"),
     Gap(
+        "test_fetching.py::test_an_unknown_partition_is_told_with_what_comes_to_the_others",
+        "an unknown topic or partition is told at once; Apache Kafka goes on waiting for data of the others",
+    ),
+    Gap(
         "test_static_members.py::test_members_outlive_their_broker",
         "members are not stored: after a restart each is UNKNOWN_MEMBER_ID, and joins again from its commits",
     ),
