@@ -8,6 +8,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from inspect import isawaitable
 from pathlib import Path
 from types import FrameType
@@ -20,6 +21,9 @@ from trio.testing import MockClock
 
 from totalog.engine import EngineError, LimitReached, Log, OutOfMemory, Read, TopicExists, UnknownTopic
 from totalog.gateway import apis
+from totalog.gateway.apis import alter_configs as alterations
+from totalog.gateway.apis import create_topics as creations
+from totalog.gateway.apis import named
 from totalog.gateway.apis import offset_commit as commits
 from totalog.gateway.broker import AppendFailed, Broker
 from totalog.gateway.coordinators import groups as coordinator
@@ -248,6 +252,13 @@ class Asked:
 
         self.patch.setattr(self.broker.log, "bounds", later)
 
+    @contextmanager
+    def few(self, module: Any = named, name: str = "NAMES_MAX") -> Iterator[None]:
+        """A request may have one name, or one of something else, meanwhile."""
+        with self.patch.context() as limited:
+            limited.setattr(module, name, 1)
+            yield
+
     def failing(self, method: str, fault: Exception) -> Callable[[], None]:
         """A method of the log raises `fault` until what is returned is called."""
 
@@ -310,6 +321,9 @@ def alter_configs(ask: Asked) -> None:
     ]
     for bad in bads:
         ask("AlterConfigs", 1, validate_only=False, resources=[config("orders", bad)])
+    with ask.few(alterations, "CONFIGS_MAX"):
+        many = config("orders", {"retention.ms": "1", "retention.bytes": "1"})
+        ask("AlterConfigs", 1, validate_only=False, resources=[many])
 
 
 @case("apis.incremental_alter_configs")
@@ -353,6 +367,8 @@ def create_topics(ask: Asked) -> None:
     ask.create("a", replication_factor=0)
     for name, value in (("retention.ms", None), ("no.such", "1"), ("totalog.order.level", "3")):
         ask.create("a", configs=[{"name": name, "value": value}])
+    with ask.few(creations, "CONFIGS_MAX"):
+        ask.create("a", configs=[{"name": "retention.ms", "value": "1"}] * 2)
     ask.make(totalog_replication_strict="true")
     ask.create("a", replication_factor=3)
 
@@ -364,6 +380,8 @@ def delete_groups(ask: Asked) -> None:
     ask.log.disk_fault = None
     answer = ask("DeleteGroups", 2, groups_names=["g"])
     assert answer.results[0].error_code == ErrorCode.COORDINATOR_NOT_AVAILABLE, "it is not stored in time"
+    with ask.few():
+        ask("DeleteGroups", 2, groups_names=["g", "h"])
 
 
 @case("apis.delete_records")
@@ -410,6 +428,8 @@ def describe_configs(ask: Asked) -> None:
 @case("apis.describe_groups")
 def describe_groups(ask: Asked) -> None:
     ask("DescribeGroups", 6, groups=["nobody"])
+    with ask.few():
+        ask("DescribeGroups", 6, groups=["g", "h"])
     ask.make_unreadable()
     ask("DescribeGroups", 6, groups=["g"])
 
@@ -513,6 +533,8 @@ def metadata(ask: Asked) -> None:
     look(topic_id=uuid4())
     look(name="nowhere.total-order")
     look(name="nowhere")
+    with ask.few():
+        ask("Metadata", 9, topics=[{"name": "a"}, {"name": "b"}])
     find_id, handle = ask.broker.topics.find_id, ask.broker.topics.find("orders")
     assert handle is not None
     found: Iterator[TopicHandle | None] = iter((None, handle, None))
@@ -524,6 +546,16 @@ def metadata(ask: Asked) -> None:
     assert look(name="new", may_create=True) == ErrorCode.LEADER_NOT_AVAILABLE, "it is not stored in time"
     ask.fail()
     assert look(name="newer", may_create=True) == ErrorCode.LEADER_NOT_AVAILABLE
+
+
+@case("apis.named")
+def names(ask: Asked) -> None:
+    asked = [{"name": name, "count": 4, "assignments": None} for name in ("orders", "orders", "prices")]
+    twice = ask("CreatePartitions", 1, topics=asked, timeout_ms=100, validate_only=False).results[0].error_message
+    with ask.few():
+        many = ask("CreatePartitions", 1, topics=asked, timeout_ms=100, validate_only=False).results
+    assert twice == "topic orders stands twice in the request"
+    assert [row.error_message for row in many] == ["more than 1 are named"] * 3
 
 
 @case("apis.offset_commit")
@@ -551,8 +583,14 @@ def offset_commit(ask: Asked) -> None:
 def offset_fetch(ask: Asked) -> None:
     unknown = [{"topic_id": uuid4(), "partition_indexes": [0]}]
     ask("OffsetFetch", 10, groups=[{"group_id": "g", "topics": unknown}])
+    with ask.few():
+        ask("OffsetFetch", 9, groups=[{"group_id": "g", "topics": None}, {"group_id": "h", "topics": None}])
     ask.make_unreadable()
     ask("OffsetFetch", 9, groups=[{"group_id": "g", "topics": None}])
+    ask("OffsetFetch", 7, group_id="g", topics=None)
+    answer = ask("OffsetFetch", 1, group_id="g", topics=[{"name": "orders", "partition_indexes": [0, 1]}])
+    codes = [partition.error_code for partition in answer.topics[0].partitions]
+    assert codes == [ErrorCode.COORDINATOR_NOT_AVAILABLE] * 2
 
 
 @case("apis.offset_for_leader_epoch")
