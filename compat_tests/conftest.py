@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from compat_tests import known_gaps
-from compat_tests.clients import CONFLUENT, KINDS
+from compat_tests.clients import CONFLUENT, KINDS, LACKS
 from compat_tests.clients.face import Client, ClientError, ClusterInfo, Code
-from compat_tests.clients.process import ClientProcess
+from compat_tests.clients.process import ClientProcess, Clients
 from compat_tests.proxy import Proxy
+from compat_tests.steps import VIEW_SUFFIX
 
 if TYPE_CHECKING:
     from totalog.gateway.testing import RunningBroker
 
 TOPIC_TIME_MAX_S = 20.0
 LOG_LINES_SHOWN = 40
+SESSION_MIN_MS = 2_000
+"""Of our own broker, so that the tests wait less for members that die."""
 DESELECTED = pytest.StashKey[list[str]]()
 BROKERS = pytest.StashKey[list["RunningBroker"]]()
 
@@ -39,11 +42,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[BROKERS] = []
     config.addinivalue_line("markers", "totalog_only: needs this project's own broker (deselected with --broker)")
+    config.addinivalue_line("markers", "case(name): belongs to this row of the table of clients in the README")
+    config.addinivalue_line("markers", "needs(ability): skipped with a client that lacks it (clients.LACKS)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     foreign = config.getoption("broker") is not None
     mine = [item for item in items if item.nodeid.startswith("compat_tests/")]
+    for item in mine:
+        for words in lacks_of(item).values():
+            item.add_marker(pytest.mark.skip(reason=words))
     if foreign:
         out = [item for item in mine if item.get_closest_marker("totalog_only")]
         config.stash[DESELECTED] = [item.nodeid for item in out]
@@ -54,6 +62,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reason = known_gaps.reason_for(item.nodeid.removeprefix("compat_tests/"))
         if reason is not None:
             item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
+
+
+def kinds_of(item: pytest.Item) -> list[str]:
+    """The clients that a test is about: those among its parameters; without any, all of them."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    named = [each for value in parameters for each in (value if isinstance(value, tuple) else (value,))]
+    return [kind for kind in KINDS if kind in named] or list(KINDS)
+
+
+def lacks_of(item: pytest.Item) -> dict[str, str]:
+    """Client -> what it lacks of that which the test needs."""
+    abilities = [mark.args[0] for mark in item.iter_markers("needs")]
+    return {
+        kind: f"{kind} {LACKS[kind][ability]}"
+        for kind in kinds_of(item)
+        for ability in abilities
+        if ability in LACKS[kind]
+    }
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -113,7 +139,7 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
         yield foreign
         return
     brokers = Brokers(request.config.stash[BROKERS])
-    yield brokers.start(memory="1g").address
+    yield brokers.start(memory="1g", settings={"group.min.session.timeout.ms": SESSION_MIN_MS}).address
     brokers.end()
 
 
@@ -126,12 +152,17 @@ def start_broker(request: pytest.FixtureRequest) -> Iterator[StartBroker]:
 
 
 @pytest.fixture(scope="session")
-def shared_clients(address: str) -> Iterator[dict[str, ClientProcess]]:
+def ways(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """What stands behind a topic's name when it is read: nothing, and, where the broker is ours, the view's suffix."""
+    return ("",) if request.config.getoption("broker") is not None else ("", VIEW_SUFFIX)
+
+
+@pytest.fixture(scope="session")
+def shared_clients(address: str) -> Iterator[Clients]:
     """One process of each kind for all tests that need no process of their own."""
-    processes = {kind: ClientProcess(kind, address) for kind in KINDS}
-    yield processes
-    for process in processes.values():
-        process.close()
+    clients = Clients(address)
+    yield clients
+    clients.close()
 
 
 @pytest.fixture(params=KINDS)
@@ -140,21 +171,21 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def client(kind: str, shared_clients: dict[str, ClientProcess]) -> Client:
+def client(kind: str, shared_clients: Clients) -> Client:
     """The test runs once with each kind."""
-    return shared_clients[kind].client
+    return shared_clients[kind]
 
 
 @pytest.fixture
-def admin(shared_clients: dict[str, ClientProcess]) -> Client:
+def admin(shared_clients: Clients) -> Client:
     """For what a test prepares and does not test."""
-    return shared_clients[CONFLUENT].client
+    return shared_clients[CONFLUENT]
 
 
 @pytest.fixture
-def readers(shared_clients: dict[str, ClientProcess]) -> dict[str, Client]:
-    """Both kinds: what one wrote, each must read."""
-    return {kind: process.client for kind, process in shared_clients.items()}
+def readers(shared_clients: Clients) -> dict[str, Client]:
+    """All kinds: what one wrote, each must read."""
+    return dict(shared_clients)
 
 
 @pytest.fixture
@@ -220,6 +251,12 @@ def topic(make_topic: MakeTopic) -> str:
 @pytest.fixture
 def cluster(admin: Client) -> ClusterInfo:
     return admin.describe_cluster()
+
+
+@pytest.fixture
+def session_ms(admin: Client, cluster: ClusterInfo) -> int:
+    """The shortest session that the broker lets a member have."""
+    return int(admin.broker_config(cluster.brokers[0][0])["group.min.session.timeout.ms"] or 6_000)
 
 
 @pytest.fixture

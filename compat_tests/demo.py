@@ -25,11 +25,12 @@ from rich.table import Table
 
 from compat_tests import checker
 from compat_tests.checker import Seen, Told
-from compat_tests.clients import KINDS
+from compat_tests.clients import CONFLUENT, KAFKA_PYTHON
 from compat_tests.clients.face import Delivery, ProducerSettings, Received, Record
 from compat_tests.clients.process import ClientProcess
 from totalog.gateway.testing import BrokerFailed, broker
 
+SHOWN = (KAFKA_PYTHON, CONFLUENT)
 TOPIC = "orders"
 VIEW = "orders.total-order"
 PARTITIONS = 4
@@ -183,7 +184,7 @@ def show_sample(console: Console, read: dict[str, tuple[Seen, Seen]], count: int
     for at in range(len(view) // 2, min(len(view) // 2 + SAMPLE, len(view))):
         identity = int(view.identity[at])
         lies = int(place[identity])
-        writer = f"{KINDS[identity // count]}, its record {identity % count:,}"
+        writer = f"{SHOWN[identity // count]}, its record {identity % count:,}"
         table.add_row(f"{view.offset[at]:,}", str(partitions.partition[lies]), f"{partitions.offset[lies]:,}", writer)
     console.print(table)
 
@@ -223,7 +224,7 @@ def main() -> int:
         with TemporaryDirectory(prefix="totalog-demo-") as folder, broker(port=port, data_dirs=[folder]) as running:
             console.print(f"broker at {running.address}, process {running.pid}", highlight=False, soft_wrap=True)
             with ExitStack() as stack:
-                processes = [ClientProcess(kind, running.address) for kind in KINDS]
+                processes = [ClientProcess(kind, running.address) for kind in SHOWN]
                 for process in processes:
                     stack.callback(process.close)
                 processes[0].client.create_topic(TOPIC, PARTITIONS)

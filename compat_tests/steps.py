@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from compat_tests.clients.face import Client, Delivery, Place, ProducerSettings, Record
 
 TIME_MAX_S = 30.0
+VIEW_SUFFIX = ".total-order"
 
 
 def poll_until(true: Callable[[], bool]) -> None:
@@ -33,4 +34,5 @@ def numbered(count: int, partitions: int, start: int = 0) -> list[Record]:
 
 
 def places_of(topic: str, partitions: int) -> list[Place]:
-    return [Place(topic, partition) for partition in range(partitions)]
+    """All partitions of a topic; a view has one."""
+    return [Place(topic, partition) for partition in range(1 if topic.endswith(VIEW_SUFFIX) else partitions)]

@@ -2,7 +2,6 @@
 
 import pytest
 
-from compat_tests.clients import CONFLUENT, KAFKA_PYTHON
 from compat_tests.clients.face import Client, ClientError, ClusterInfo, Code, Place, Record
 from compat_tests.conftest import MakeTopic, unique
 from compat_tests.steps import write
@@ -51,9 +50,8 @@ def test_settings_of_the_broker(client: Client, cluster: ClusterInfo) -> None:
     assert int(config["num.partitions"] or 0) >= 1
 
 
-def test_settings_of_what_is_not_there(readers: dict[str, Client]) -> None:
-    """kafka-python drops the error."""
-    client = readers[CONFLUENT]
+@pytest.mark.needs("config_errors")
+def test_settings_of_what_is_not_there(client: Client) -> None:
     with pytest.raises(ClientError) as unknown:
         client.topic_config(unique("unknown"))
     assert unknown.value.code == Code.UNKNOWN_TOPIC_OR_PARTITION
@@ -73,9 +71,10 @@ def test_a_topic_that_is_not_there(client: Client) -> None:
     assert name not in client.topics()
 
 
-def test_log_directories_grow_with_what_is_written(readers: dict[str, Client], make_topic: MakeTopic) -> None:
-    """librdkafka has no such call."""
-    client, topic = readers[KAFKA_PYTHON], make_topic(2)
+@pytest.mark.case("sizes on disk")
+@pytest.mark.needs("log_sizes")
+def test_log_directories_grow_with_what_is_written(client: Client, make_topic: MakeTopic) -> None:
+    topic = make_topic(2)
     sizes = client.log_sizes()
     assert [sizes.get(Place(topic, at), 0) for at in range(2)] == [0, 0]
     write(client, topic, [Record(bytes(10_000), partition=1)] * 10)

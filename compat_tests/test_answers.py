@@ -415,7 +415,7 @@ def codes_of(answer: Any) -> list[int]:
 
 @pytest.fixture(scope="module")
 def world(address: str, shared_clients: Any) -> Iterator[World]:
-    admin, topic = shared_clients[CONFLUENT].client, unique("answers")
+    admin, topic = shared_clients[CONFLUENT], unique("answers")
     admin.create_topic(topic, 2, {})
     wait_for_leaders(admin, topic, 2)
     with Asker(address) as asker:

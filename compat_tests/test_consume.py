@@ -1,16 +1,21 @@
 """Reading from where one wants: seek, first and end offsets, offsets for times, long polls, small fetch limits."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 
-from compat_tests.clients import KINDS
-from compat_tests.clients.face import Client, ClientError, ConsumerSettings, Place, ProducerSettings, Record
+from compat_tests.clients import CONFLUENT, KINDS
+from compat_tests.clients.face import Client, ClientError, ConsumerSettings, Place, ProducerSettings, Received, Record
 from compat_tests.conftest import MakeTopic, Spawn
 from compat_tests.proxy import FETCH, Proxy
-from compat_tests.steps import numbered, write
+from compat_tests.steps import numbered, places_of, write
 
 MORE_THAN_A_TEST_S = 25
+IN_ORDER = ProducerSettings(idempotence=True)
 
 
+@pytest.mark.case("seek, first and end offsets, offsets for times")
 def test_seek_goes_back_and_forth(client: Client, topic: str) -> None:
     write(client, topic, numbered(200, 2))
     one, other = Place(topic, 0), Place(topic, 1)
@@ -34,6 +39,7 @@ def test_seek_goes_back_and_forth(client: Client, topic: str) -> None:
     client.close_consumer(consumer)
 
 
+@pytest.mark.case("seek, first and end offsets, offsets for times")
 def test_first_and_end_offsets(client: Client, topic: str) -> None:
     one, other = Place(topic, 0), Place(topic, 1)
     consumer = client.open_consumer(ConsumerSettings())
@@ -45,6 +51,7 @@ def test_first_and_end_offsets(client: Client, topic: str) -> None:
     client.close_consumer(consumer)
 
 
+@pytest.mark.case("seek, first and end offsets, offsets for times")
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
 def test_offsets_for_times(client: Client, readers: dict[str, Client], topic: str, codec: str) -> None:
     """Several records in a batch and several batches: the first record of at least that time, wherever it is in its
@@ -102,6 +109,7 @@ def test_the_reset_rule_latest_begins_behind_what_is_there(client: Client, topic
     client.close_consumer(consumer)
 
 
+@pytest.mark.case("long polls")
 @pytest.mark.parametrize("kind_of_reader", KINDS)
 def test_a_waiting_fetch_is_answered_by_the_next_record(
     proxy: Proxy, spawn: Spawn, admin: Client, topic: str, kind_of_reader: str
@@ -117,6 +125,7 @@ def test_a_waiting_fetch_is_answered_by_the_next_record(
     assert [record.value for record in pending.result()] == [b"awaited"]
 
 
+@pytest.mark.case("long polls")
 @pytest.mark.parametrize("kind_of_reader", KINDS)
 def test_a_fetch_waits_for_its_minimum_of_bytes(
     proxy: Proxy, spawn: Spawn, admin: Client, topic: str, kind_of_reader: str
@@ -134,14 +143,84 @@ def test_a_fetch_waits_for_its_minimum_of_bytes(
     assert [len(record.value or b"") for record in pending.result()] == [9, 20_000]
 
 
-def test_a_batch_larger_than_the_limits_of_a_fetch_still_comes(client: Client, topic: str) -> None:
+def sized(count: int, partitions: int) -> list[Record]:
+    """Small and large batches in turn, over the partitions; the first bytes of a value are its number."""
+    sizes = (100_000, 4, 900_000, 100, 4, 300_000)
+    return [
+        Record(b"%04d" % at + bytes(sizes[at % len(sizes)] - 4), partition=at // len(sizes) % partitions)
+        for at in range(count)
+    ]
+
+
+def in_order(read: Sequence[Received], sent: Sequence[Record], topic: str, partitions: int) -> bool:
+    """All that was sent came, and offsets and partitions' orders are as they must be; in a view there is one order."""
+    values = {record.value for record in sent}
+    assert len(read) == len(sent)
+    assert {record.value for record in read} == values
+    for place in places_of(topic, partitions):
+        assert [record.offset for record in read if record.partition == place.partition] == list(
+            range(sum(record.partition == place.partition for record in read))
+        )
+    for partition in range(partitions):
+        order = [record.value for record in sent if record.partition == partition]
+        assert [record.value for record in read if record.value in set(order)] == order
+    return True
+
+
+@pytest.mark.case("batches larger than the limits of a fetch")
+@pytest.mark.parametrize(("fetch_max", "partition_max"), [(1_000, 1), (1_000, 1_000_000), (1_000_000, 5_000)])
+def test_batches_larger_than_the_limits_of_a_fetch_still_come(
+    client: Client, topic: str, ways: Sequence[str], fetch_max: int, partition_max: int
+) -> None:
     """The first batch comes whole whatever the limits say, so that a consumer never gets stuck."""
-    write(client, topic, [Record(bytes(100_000), partition=number % 2) for number in range(10)])
-    small = ConsumerSettings(fetch_max_bytes=1_000, partition_fetch_max_bytes=1_000)
-    consumer = client.open_consumer(small)
-    client.assign(consumer, {Place(topic, 0): 0, Place(topic, 1): 0})
-    assert [len(record.value or b"") for record in client.read(consumer, 10)] == [100_000] * 10
-    client.close_consumer(consumer)
+    records = sized(24, 2)
+    write(client, topic, records, IN_ORDER)
+    small = ConsumerSettings(fetch_max_bytes=fetch_max, partition_fetch_max_bytes=partition_max)
+    for name in (topic + suffix for suffix in ways):
+        consumer = client.open_consumer(small)
+        client.assign(consumer, dict.fromkeys(places_of(name, 2), 0))
+        assert in_order(client.read(consumer, len(records)), records, name, 2)
+        client.close_consumer(consumer)
+
+
+@pytest.mark.case("large fetches through a small receive buffer")
+@pytest.mark.needs("receive_buffer")
+def test_large_fetches_through_a_small_receive_buffer(client: Client, topic: str, ways: Sequence[str]) -> None:
+    records = sized(60, 2)
+    write(client, topic, records, IN_ORDER)
+    for name in (topic + suffix for suffix in ways):
+        consumer = client.open_consumer(ConsumerSettings(receive_buffer_bytes=16_384, fetch_max_bytes=50_000_000))
+        client.assign(consumer, dict.fromkeys(places_of(name, 2), 0))
+        assert in_order(client.read(consumer, len(records)), records, name, 2)
+        client.close_consumer(consumer)
+
+
+@pytest.mark.case("slow readers that pause")
+def test_slow_readers_with_small_windows_miss_nothing(
+    client: Client, spawn: Spawn, topic: str, ways: Sequence[str]
+) -> None:
+    """They read little at a time and pause again and again, while a producer goes on."""
+    records = [Record(b"%04d" % at + bytes(1_000), partition=at % 2) for at in range(1_000)]
+    small = ConsumerSettings(fetch_wait_ms=50, fetch_max_bytes=20_000, partition_fetch_max_bytes=10_000)
+    readers = {topic + suffix: client.open_consumer(small) for suffix in ways}
+    for name, consumer in readers.items():
+        client.assign(consumer, dict.fromkeys(places_of(name, 2), 0))
+    read: dict[str, list[Received]] = {name: [] for name in readers}
+    writer = spawn(CONFLUENT)
+    producer = writer.client.open_producer(replace(IN_ORDER, batch_size=5_000))
+    pending = writer.later("send", producer, topic, records)
+    while any(len(own) < len(records) for own in read.values()):
+        for name, consumer in readers.items():
+            more = client.read(consumer, min(200, len(records) - len(read[name])))
+            assert more or len(read[name]) == len(records)
+            read[name] += more
+            client.pause(consumer, places_of(name, 2))
+            assert client.poll(consumer, 20) == []
+            client.resume(consumer, places_of(name, 2))
+    assert {delivery.code for delivery in pending.result()} == {0}
+    for name, consumer in readers.items():
+        assert in_order(read[name], records, name, 2)
+        client.close_consumer(consumer)
 
 
 def test_many_partitions_in_one_fetch(client: Client, make_topic: MakeTopic) -> None:

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from compat_tests.clients import KINDS
 from compat_tests.clients.process import ROOT, ClientProcess
+from compat_tests.demo import SHOWN
 
 pytestmark = pytest.mark.totalog_only
 
@@ -33,7 +33,7 @@ def test_it_checks_and_ends() -> None:
     assert (demo.returncode, complaints) == (0, ""), said + complaints
     assert f"port {port} is taken" in said
     assert "10,000 records acknowledged" in said
-    for kind in KINDS:
+    for kind in SHOWN:
         assert f"{kind} read 10,000 records from the partitions, 10,000 from the total order" in said
     assert said.count("│ yes ") == 8
 
@@ -51,7 +51,7 @@ def test_it_serves_until_it_is_interrupted(end: signal.Signals) -> None:
         said += line
     address = f"127.0.0.1:{port}"
     assert f"serving at {address}" in said
-    process = ClientProcess(KINDS[0], address)
+    process = ClientProcess(SHOWN[0], address)
     assert "orders" in process.client.topics()
     process.close()
     (broker_pid,) = map(int, re.findall(r"process (\d+)", said))

@@ -1,12 +1,15 @@
-"""Consumer groups, of each kind of client and of both together: sharing, handing over, resuming from commits."""
+"""Consumer groups, of each kind of client and of all together: sharing, handing over, resuming from commits."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from itertools import product
 
 import pytest
 
-from compat_tests.clients import CONFLUENT, KAFKA_PYTHON, KINDS
+from compat_tests.clients import KINDS
 from compat_tests.clients.face import (
     Client,
     ClientError,
@@ -21,20 +24,26 @@ from compat_tests.steps import numbered, places_of, write
 
 GROUP_TIME_MAX_S = 45.0
 POLL_MS = 300
-PAIRS = [(KAFKA_PYTHON, KAFKA_PYTHON), (CONFLUENT, CONFLUENT), (KAFKA_PYTHON, CONFLUENT)]
-PAIR_NAMES = ["-and-".join(pair) for pair in PAIRS]
-RESUMES = [(KAFKA_PYTHON, KAFKA_PYTHON), (CONFLUENT, CONFLUENT), (KAFKA_PYTHON, CONFLUENT), (CONFLUENT, KAFKA_PYTHON)]
+GROUPS = [*((kind, kind) for kind in KINDS), KINDS]
+GROUP_NAMES = ["-and-".join(kinds) for kinds in GROUPS]
+PARTITIONS = 6  # shared evenly by two and by three
+RESUMES = list(product(KINDS, KINDS))
 
 
 class Member:
     """One member in its own process, and every record that it was given."""
 
     def __init__(
-        self, process: ClientProcess, group: str, topics: Sequence[str] = (), pattern: str | None = None
+        self,
+        process: ClientProcess,
+        group: str,
+        topics: Sequence[str] = (),
+        pattern: str | None = None,
+        settings: ConsumerSettings | None = None,
     ) -> None:
         self.process = process
         self.client = process.client
-        self.consumer = self.client.open_consumer(ConsumerSettings(group=group))
+        self.consumer = self.client.open_consumer(replace(settings or ConsumerSettings(), group=group))
         self.client.subscribe(self.consumer, topics, pattern)
         self.records: list[Received] = []
 
@@ -69,53 +78,106 @@ def numbers(records: Sequence[Received]) -> list[int]:
     return sorted(int(record.value or b"-1") for record in records)
 
 
-@pytest.mark.parametrize("kinds", PAIRS, ids=PAIR_NAMES)
-def test_two_members_share_the_partitions_and_hand_over_when_one_leaves(
-    spawn: Spawn, admin: Client, make_topic: MakeTopic, kinds: tuple[str, str]
+@pytest.mark.case("groups share, and hand over")
+@pytest.mark.parametrize("kinds", GROUPS, ids=GROUP_NAMES)
+def test_members_share_the_partitions_and_hand_over_when_they_leave(
+    spawn: Spawn, admin: Client, make_topic: MakeTopic, kinds: Sequence[str]
 ) -> None:
-    topic, group = make_topic(4), unique("group")
-    places = places_of(topic, 4)
+    topic, group = make_topic(PARTITIONS), unique("group")
+    places = places_of(topic, PARTITIONS)
     members = [Member(spawn(kind), group, [topic]) for kind in kinds]
     poll_until(members, lambda: shared_evenly(members, places))
-    write(admin, topic, numbered(400, 4))
+    write(admin, topic, numbered(400, PARTITIONS))
     poll_until(members, lambda: sum(len(member.records) for member in members) >= 400)
     for member in members:
         assert {Place(record.topic, record.partition) for record in member.records} == set(member.assignment())
         member.client.commit(member.consumer)
-    assert numbers(members[0].records + members[1].records) == list(range(400))
+    assert numbers([record for member in members for record in member.records]) == list(range(400))
 
-    stays, leaves = members
-    leaves.leave()
+    stays, *leaving = members
+    for member in leaving:
+        member.leave()
     poll_until([stays], lambda: stays.assignment() == places)
-    write(admin, topic, numbered(400, 4, start=400))
-    poll_until([stays], lambda: len(stays.records) + len(leaves.records) >= 800)
-    assert numbers(stays.records + leaves.records) == list(range(800))
+    write(admin, topic, numbered(400, PARTITIONS, start=400))
+    poll_until([stays], lambda: sum(len(member.records) for member in members) >= 800)
+    assert numbers([record for member in members for record in member.records]) == list(range(800))
     stays.leave()
 
 
-@pytest.mark.parametrize("kinds", PAIRS, ids=PAIR_NAMES)
-def test_the_partitions_of_a_killed_member_go_to_the_other_one(
-    spawn: Spawn, admin: Client, make_topic: MakeTopic, kinds: tuple[str, str]
-) -> None:
-    """It says nothing when it dies, so its session has to run out; what it did not commit is read again."""
-    topic, group = make_topic(4), unique("group")
-    places = places_of(topic, 4)
-    members = stays, dies = [Member(spawn(kind), group, [topic]) for kind in kinds]
+def committed_and_not(members: Sequence[Member], admin: Client, topic: str) -> dict[Place, int]:
+    """The members share 120 records and commit what they read, then read 60 more that they do not commit; partition
+    -> committed offset.
+    """
+    places = places_of(topic, PARTITIONS)
     poll_until(members, lambda: shared_evenly(members, places))
-    write(admin, topic, numbered(100, 4))
-    poll_until(members, lambda: sum(len(member.records) for member in members) >= 100)
-    kept = stays.assignment()
-    committed = numbers([record for record in stays.records if Place(topic, record.partition) in kept])
-    stays.client.commit(stays.consumer)
-    dies.process.kill()
-    poll_until([stays], lambda: stays.assignment() == places)
-    poll_until([stays], lambda: set(numbers(stays.records)) == set(range(100)))
-    assert committed == numbers([record for record in stays.records if Place(topic, record.partition) in kept])
-    write(admin, topic, numbered(100, 4, start=100))
-    poll_until([stays], lambda: set(numbers(stays.records)) == set(range(200)))
+    write(admin, topic, numbered(120, PARTITIONS))
+    poll_until(members, lambda: sum(len(member.records) for member in members) >= 120)
+    for member in members:
+        member.client.commit(member.consumer)
+    write(admin, topic, numbered(60, PARTITIONS, start=120))
+    poll_until(members, lambda: sum(len(member.records) for member in members) >= 180)
+    return dict.fromkeys(places, 120 // PARTITIONS)
+
+
+def taken_over(member: Member, already: int, committed: dict[Place, int], own: Sequence[Place]) -> None:
+    """What was not the member's own it reads from the commits on, record by record."""
+    for place in set(committed) - set(own):
+        read = [record.offset for record in member.records[already:] if record.partition == place.partition]
+        assert read[:10] == list(range(committed[place], committed[place] + 10)), place
+
+
+@pytest.mark.case("members that are killed, or stop polling")
+@pytest.mark.parametrize("kinds", GROUPS, ids=GROUP_NAMES)
+def test_the_partitions_of_killed_members_go_to_the_one_that_stays(
+    spawn: Spawn, admin: Client, make_topic: MakeTopic, session_ms: int, kinds: Sequence[str]
+) -> None:
+    """They say nothing when they die, so their sessions have to run out; of three, the last dies while the group waits
+    for the first. What they did not commit is read again, and nothing is skipped.
+    """
+    topic, group = make_topic(PARTITIONS), unique("group")
+    settings = ConsumerSettings(session_timeout_ms=session_ms)
+    members = [Member(spawn(kind), group, [topic], settings=settings) for kind in kinds]
+    committed = committed_and_not(members, admin, topic)
+    stays, first, *later = members
+    own, already = stays.assignment(), len(stays.records)
+    first.process.kill()
+    for member in later:
+        stays.records += stays.start_poll().result()
+        member.process.kill()
+    poll_until([stays], lambda: stays.assignment() == list(committed))
+    poll_until([stays], lambda: set(numbers(stays.records)) >= set(range(120, 180)))
+    taken_over(stays, already, committed, own)
+    write(admin, topic, numbered(60, PARTITIONS, start=180))
+    poll_until([stays], lambda: set(numbers(stays.records)) >= set(range(120, 240)))
     stays.leave()
 
 
+@pytest.mark.case("members that are killed, or stop polling")
+def test_a_member_that_stops_polling_loses_its_partitions_until_it_polls_again(
+    spawn: Spawn, admin: Client, make_topic: MakeTopic, session_ms: int, kind: str
+) -> None:
+    """Its heartbeats go on; the client itself gives its place up when too much time passes without a poll."""
+    topic, group = make_topic(PARTITIONS), unique("group")
+    settings = ConsumerSettings(session_timeout_ms=session_ms, poll_interval_max_ms=session_ms)
+    members = stays, stops = [Member(spawn(kind), group, [topic], settings=settings) for _ in range(2)]
+    committed = committed_and_not(members, admin, topic)
+    own, already = stays.assignment(), len(stays.records)
+    poll_until([stays], lambda: stays.assignment() == list(committed))
+    poll_until([stays], lambda: set(numbers(stays.records)) >= set(range(120, 180)))
+    taken_over(stays, already, committed, own)
+    stays.client.commit(stays.consumer)
+
+    with contextlib.suppress(ClientError):  # librdkafka says with the first poll that the last one is too long ago
+        stops.start_poll().result()
+    poll_until(members, lambda: shared_evenly(members, list(committed)))
+    again = len(stops.records)
+    write(admin, topic, numbered(60, PARTITIONS, start=180))
+    poll_until(members, lambda: set(numbers(stays.records + stops.records[again:])) >= set(range(120, 240)))
+    for member in members:
+        member.leave()
+
+
+@pytest.mark.case("commits and resume")
 @pytest.mark.parametrize("kinds", RESUMES, ids=["-then-".join(pair) for pair in RESUMES])
 def test_a_group_resumes_from_its_commits(
     readers: dict[str, Client], admin: Client, make_topic: MakeTopic, kinds: tuple[str, str]
@@ -147,6 +209,7 @@ def test_a_group_resumes_from_its_commits(
     first.close_consumer(consumer)
 
 
+@pytest.mark.case("commits and resume")
 def test_what_was_not_committed_is_read_again(client: Client, admin: Client, topic: str) -> None:
     write(admin, topic, numbered(50, 2))
     group = unique("group")
@@ -157,6 +220,7 @@ def test_what_was_not_committed_is_read_again(client: Client, admin: Client, top
         client.close_consumer(consumer)
 
 
+@pytest.mark.case("commits and resume")
 def test_commits_without_membership(client: Client, admin: Client, topic: str) -> None:
     """A consumer that assigns its partitions itself may keep its offsets in a group all the same."""
     write(admin, topic, numbered(20, 2))
@@ -187,6 +251,7 @@ def test_two_groups_know_nothing_of_each_other(client: Client, admin: Client, to
     client.close_consumer(other)
 
 
+@pytest.mark.case("patterns, topics and partitions that come later")
 @pytest.mark.parametrize("kind_of_member", KINDS)
 def test_a_pattern_takes_in_topics_that_come_later(
     spawn: Spawn, admin: Client, make_topic: MakeTopic, kind_of_member: str
@@ -205,6 +270,7 @@ def test_a_pattern_takes_in_topics_that_come_later(
     member.leave()
 
 
+@pytest.mark.case("patterns, topics and partitions that come later")
 @pytest.mark.parametrize("kind_of_member", KINDS)
 def test_a_group_takes_in_partitions_that_are_added(
     spawn: Spawn, admin: Client, make_topic: MakeTopic, kind_of_member: str
@@ -221,8 +287,10 @@ def test_a_group_takes_in_partitions_that_are_added(
     member.leave()
 
 
-def test_a_group_of_the_new_protocol(readers: dict[str, Client], topic: str) -> None:
-    client, group = readers[CONFLUENT], unique("group")
+@pytest.mark.case("groups of KIP-848")
+@pytest.mark.needs("group_protocol")
+def test_a_group_of_the_new_protocol(client: Client, topic: str) -> None:
+    group = unique("group")
     write(client, topic, numbered(40, 2))
     consumer = client.open_consumer(ConsumerSettings(group=group, group_protocol="consumer"))
     client.subscribe(consumer, [topic])
@@ -231,7 +299,8 @@ def test_a_group_of_the_new_protocol(readers: dict[str, Client], topic: str) -> 
     client.close_consumer(consumer)
 
 
-def test_a_group_is_listed_described_and_deleted(client: Client, spawn: Spawn, kind: str, topic: str) -> None:
+@pytest.mark.case("groups listed and described")
+def test_a_group_is_listed_and_described(client: Client, spawn: Spawn, kind: str, topic: str) -> None:
     group = unique("group")
     member = Member(spawn(kind), group, [topic])
     poll_until([member], lambda: member.assignment() == places_of(topic, 2))
@@ -242,12 +311,25 @@ def test_a_group_is_listed_described_and_deleted(client: Client, spawn: Spawn, k
         "stable",
         [tuple(places_of(topic, 2))],
     )
-    with pytest.raises(ClientError) as refused:
-        client.delete_group(group)
-    assert refused.value.code == Code.NON_EMPTY_GROUP
     member.leave()
     described = client.describe_group(group)
     assert (described.state, described.members) == ("empty", ())
+
+
+@pytest.mark.case("groups deleted")
+@pytest.mark.needs("delete_group")
+def test_a_group_is_deleted_when_it_is_empty(client: Client, topic: str) -> None:
+    group, place = unique("group"), Place(topic, 0)
+    write(client, topic, numbered(10, 2))
+    consumer = client.open_consumer(ConsumerSettings(group=group))
+    client.subscribe(consumer, [topic])
+    assert len(client.read(consumer, 10)) == 10
+    client.commit(consumer, {place: 0})
+    with pytest.raises(ClientError) as refused:
+        client.delete_group(group)
+    assert refused.value.code == Code.NON_EMPTY_GROUP
+    client.close_consumer(consumer)
+    assert group in client.groups()
     client.delete_group(group)
     assert group not in client.groups()
     with pytest.raises(ClientError) as unknown:

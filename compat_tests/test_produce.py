@@ -3,6 +3,8 @@ flight.
 """
 
 import random
+from collections.abc import Sequence
+from itertools import product
 
 import pytest
 
@@ -13,12 +15,15 @@ from compat_tests.conftest import MakeTopic, Spawn, unique
 from compat_tests.proxy import Proxy
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+SIZES = {"1 byte": 1, "100 KiB": 100 << 10, "1 MiB": 1 << 20, "10 MiB": 10 << 20}
+BATCH_MAX = (10 << 20) + (64 << 10)
 
 
 def values_by_partition(records: list[Received], partitions: int) -> list[list[bytes | None]]:
     return [[record.value for record in records if record.partition == at] for at in range(partitions)]
 
 
+@pytest.mark.case("acks 0, 1 and all")
 @pytest.mark.parametrize("acks", ["0", "1", "all"])
 def test_each_kind_of_acknowledgement(client: Client, topic: str, acks: str) -> None:
     records = [Record(b"%d" % number, partition=number % 2) for number in range(1_000)]
@@ -37,6 +42,7 @@ def test_each_kind_of_acknowledgement(client: Client, topic: str, acks: str) -> 
     assert values_by_partition(read, 2) == [[record.value for record in records[at::2]] for at in range(2)]
 
 
+@pytest.mark.case("gzip, snappy, lz4, zstd")
 @pytest.mark.parametrize("codec", CODECS)
 def test_compression(client: Client, readers: dict[str, Client], topic: str, codec: str) -> None:
     records = [Record(b"%06d " % number * 40, key=b"%d" % (number % 7), partition=number % 2) for number in range(600)]
@@ -51,6 +57,7 @@ def test_compression(client: Client, readers: dict[str, Client], topic: str, cod
         assert values_by_partition(read, 2) == [[record.value for record in records[at::2]] for at in range(2)]
 
 
+@pytest.mark.case("keys, headers, nulls, timestamps")
 def test_headers_keys_values_and_timestamps_arrive_as_they_were_sent(
     client: Client, readers: dict[str, Client], topic: str
 ) -> None:
@@ -85,13 +92,14 @@ def test_headers_keys_values_and_timestamps_arrive_as_they_were_sent(
         ] == records
 
 
-def test_a_record_of_nulls_alone(readers: dict[str, Client], topic: str) -> None:
-    """kafka-python refuses to write a null key with a null value, and null headers; it must read them."""
-    writer = readers[CONFLUENT]
-    producer = writer.open_producer(ProducerSettings())
+@pytest.mark.case("records without key and value")
+@pytest.mark.needs("null_record")
+def test_a_record_of_nulls_alone(client: Client, readers: dict[str, Client], topic: str) -> None:
+    """Who does not write them must read them."""
+    producer = client.open_producer(ProducerSettings())
     records = [Record(None, partition=0), Record(None, None, (("null", None),), partition=0)]
-    assert [delivery.code for delivery in writer.send(producer, topic, records)] == [0, 0]
-    writer.close_producer(producer)
+    assert [delivery.code for delivery in client.send(producer, topic, records)] == [0, 0]
+    client.close_producer(producer)
     for reader in readers.values():
         read = reader.read_topic(topic, 2)
         assert [(record.key, record.value, record.headers) for record in read] == [
@@ -111,6 +119,29 @@ def test_records_of_one_byte_and_of_900_kb(client: Client, readers: dict[str, Cl
         assert [record.value for record in reader.read_topic(topic, 2)] == [record.value for record in records]
 
 
+@pytest.mark.case("batches of 1 byte to 10 MiB")
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_batches_of_one_byte_to_10_mib(
+    client: Client, readers: dict[str, Client], make_topic: MakeTopic, ways: Sequence[str], size: int
+) -> None:
+    """One record that is a batch, and then records of 10 kB that fill one. Everyone reads them within its own limits
+    of a fetch, which are smaller than the largest.
+    """
+    topic, noise = make_topic(1, max_message_bytes=BATCH_MAX), random.Random(size)
+    producer = client.open_producer(
+        ProducerSettings(batch_size=BATCH_MAX, request_max_bytes=BATCH_MAX, linger_ms=100, delivery_timeout_ms=60_000)
+    )
+    records = [Record(noise.randbytes(size), partition=0)]
+    assert [delivery.offset for delivery in client.send(producer, topic, records)] == [0]
+    records += [Record(noise.randbytes(min(size, 10_000)), partition=0) for _ in range(max(1, size // 10_240))]
+    assert [delivery.offset for delivery in client.send(producer, topic, records[1:])] == list(range(1, len(records)))
+    client.close_producer(producer)
+    for reader, suffix in product(readers.values(), ways):
+        read = reader.read_topic(topic + suffix, 1)
+        assert [record.value for record in read] == [record.value for record in records]
+
+
+@pytest.mark.case("records over a topic's limit")
 def test_a_record_over_the_limit_of_its_topic_is_refused_and_not_stored(client: Client, make_topic: MakeTopic) -> None:
     topic = make_topic(1, max_message_bytes=10_000)
     producer = client.open_producer(ProducerSettings())
@@ -148,12 +179,12 @@ def test_more_than_500_requests_in_flight(proxy: Proxy, readers: dict[str, Clien
     ]
 
 
-def test_producers_of_both_kinds_at_once(spawn: Spawn, readers: dict[str, Client], make_topic: MakeTopic) -> None:
-    topic, per_producer = make_topic(4), 10_000
-    writers = [spawn(kind) for kind in (*KINDS, *KINDS)]
+def test_producers_of_all_kinds_at_once(spawn: Spawn, readers: dict[str, Client], make_topic: MakeTopic) -> None:
+    topic, per_producer = make_topic(4), 5_000
+    writers = [spawn(kind) for kind in (*KINDS, KINDS[0])]
     pending = []
     for number, writer in enumerate(writers):
-        settings = ProducerSettings(acks="all" if number % 2 else "1", idempotence=number == 3, linger_ms=2)
+        settings = ProducerSettings(acks="all" if number % 2 else "1", idempotence=number == 1, linger_ms=2)
         records = [Record(checker.value_of(number, at), partition=at * 7 % 4) for at in range(per_producer)]
         pending.append(writer.later("send", writer.client.open_producer(settings), topic, records))
     told = [delivery for future in pending for delivery in future.result()]

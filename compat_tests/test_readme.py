@@ -1,11 +1,14 @@
-"""What the README names is there."""
+"""What the README names is there, and its table of clients is what the tests say."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from compat_tests.bench import figure, readme
+from compat_tests.matrix import SECTION
 from totalog.gateway.bench import stats
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,3 +69,10 @@ def test_a_bar_begins_at_one_and_is_as_long_as_the_logarithm() -> None:
     assert half[2] == fourfold[2] != twice[2]
     with pytest.raises(ValueError, match="ratios"):
         figure.draw({}, ["a"], "t", "n")
+
+
+def test_the_table_of_clients_is_made_from_the_tests() -> None:
+    match = SECTION.search(README)
+    assert match is not None
+    made = subprocess.run([sys.executable, "-m", "compat_tests.matrix"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert match[0] == match[1] + made.stdout + match[2]

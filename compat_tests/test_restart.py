@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from compat_tests import checker
-from compat_tests.clients import KINDS
+from compat_tests.clients import CONFLUENT, KAFKA_PYTHON, KINDS
 from compat_tests.clients.face import Client, ClientError, ConsumerSettings, Place, ProducerSettings, Record
-from compat_tests.clients.process import ClientProcess
+from compat_tests.clients.process import ClientProcess, Clients
 from compat_tests.conftest import StartBroker, unique
 from compat_tests.proxy import Proxy
 from compat_tests.steps import numbered, places_of, write
@@ -57,14 +57,13 @@ class Reborn:
         self._running = self._start(0)
         self.port = self._running.port
         self.address = self._running.address
-        self._processes = {kind: ClientProcess(kind, self.address) for kind in KINDS}
-        self.clients = {kind: process.client for kind, process in self._processes.items()}
+        self.clients = Clients(self.address)
 
     def _start(self, port: int) -> "RunningBroker":
         return self._start_broker(port=port, **self.options)
 
     def process(self, kind: str) -> ClientProcess:
-        return self._processes[kind]
+        return self.clients.process(kind)
 
     def end(self, how: signal.Signals) -> int:
         """The exit code; -9 when killed."""
@@ -80,13 +79,12 @@ class Reborn:
     def wait_for_clients(self) -> None:
         """Administration does not wait for a connection with each client, as producing and consuming do."""
         deadline = time.monotonic() + 20
-        for client in self.clients.values():
+        for client in self.clients.started():
             while not connected(client):
                 assert time.monotonic() < deadline
 
     def close(self) -> None:
-        for process in self._processes.values():
-            process.close()
+        self.clients.close()
 
 
 def connected(client: Client) -> bool:
@@ -122,7 +120,7 @@ def consumer_of(client: Client, settings: ConsumerSettings) -> Iterator[int]:
 
 
 def test_everything_is_there_again(reborn: Reborn, ending: signal.Signals) -> None:
-    client, other = reborn.clients.values()
+    client, other = reborn.clients[KAFKA_PYTHON], reborn.clients[CONFLUENT]
     topic, gone, group = unique("kept"), unique("gone"), unique("group")
     client.create_topic(topic, 3, {"retention.ms": "7200000"})
     client.create_topic(gone, 2)
@@ -170,6 +168,7 @@ def test_what_is_kept_has_one_broker(reborn: Reborn, start_broker: StartBroker) 
     assert len(client.read_topic(topic, 1)) == 10
 
 
+@pytest.mark.case("a broker that ends and starts again")
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_idempotent_producer_goes_on(reborn: Reborn, ending: signal.Signals, kind: str) -> None:
     """Its id and sequence are known to the next broker: neither a gap nor a duplicate, and a new producer gets
@@ -232,9 +231,9 @@ def test_a_batch_that_is_sent_again_after_a_restart_is_known(reborn: Reborn, end
 def test_nothing_that_was_acknowledged_is_lost_when_the_broker_ends_under_load(
     reborn: Reborn, ending: signal.Signals, acks: str
 ) -> None:
-    """Both kinds write through three ends and starts; with acks=all they are idempotent: nothing is doubled either.
+    """All kinds write through three ends and starts; with acks=all they are idempotent: nothing is doubled either.
     With acks=1 the loss of the region takes what the disk did not have yet."""
-    topic, per_producer = unique("load"), 2_000
+    topic, per_producer = unique("load"), 1_400
     reborn.clients[KINDS[0]].create_topic(topic, 4)
     settings = ProducerSettings(
         acks=acks, idempotence=acks == "all", delivery_timeout_ms=60_000, request_timeout_ms=3_000
@@ -265,6 +264,7 @@ def test_nothing_that_was_acknowledged_is_lost_when_the_broker_ends_under_load(
         assert checker.real_time(view, told) == []
 
 
+@pytest.mark.case("a broker that ends and starts again")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_member_goes_on_with_the_next_broker(reborn: Reborn, ending: signal.Signals, kind: str) -> None:
     """It may have to join again, which it does by polling; from its commits on, everything comes."""

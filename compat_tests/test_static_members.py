@@ -44,6 +44,7 @@ def generation_of(asker: Asker, group: str, instance: str, member: str) -> int:
     return next(at for at in GENERATIONS if heartbeat(asker, group, instance, member, at) == NONE)
 
 
+@pytest.mark.case("static members")
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_that_starts_again_goes_on_without_a_rebalance(
     address: str, spawn: Spawn, admin: Client, make_topic: MakeTopic, kind: str

@@ -1,8 +1,12 @@
 """Creating, growing, deleting and recreating topics, and what is refused."""
 
+from collections.abc import Iterator
+from functools import partial
+from itertools import permutations
+
 import pytest
 
-from compat_tests.clients import KINDS
+from compat_tests.clients import CONFLUENT, KINDS
 from compat_tests.clients.face import (
     Client,
     ClientError,
@@ -13,14 +17,18 @@ from compat_tests.clients.face import (
     ProducerSettings,
     Record,
 )
+from compat_tests.clients.process import Clients
 from compat_tests.conftest import MakeTopic, unique, wait_for_leaders
 from compat_tests.steps import places_of, poll_until, write
+
+WIDE = 1_000
 
 
 def offsets(deliveries: list[Delivery]) -> list[int]:
     return [delivery.offset for delivery in deliveries]
 
 
+@pytest.mark.case("topics made, altered, grown, deleted, made again")
 def test_a_topic_has_what_it_was_created_with(client: Client, admin: Client) -> None:
     topic = unique("created")
     client.create_topic(topic, 3, {"retention.ms": "3600000", "max.message.bytes": "12345"})
@@ -76,6 +84,7 @@ def test_a_trial_creates_nothing(client: Client, topic: str) -> None:
     assert refused.value.code == Code.TOPIC_ALREADY_EXISTS
 
 
+@pytest.mark.case("topics made, altered, grown, deleted, made again")
 def test_partitions_are_added_behind_those_that_are_there(client: Client, make_topic: MakeTopic) -> None:
     topic = make_topic(2)
     assert offsets(write(client, topic, [Record(b"old", partition=at % 2) for at in range(10)])) == [
@@ -103,6 +112,7 @@ def test_partitions_are_never_taken_away(client: Client, make_topic: MakeTopic) 
     assert unknown.value.code == Code.UNKNOWN_TOPIC_OR_PARTITION
 
 
+@pytest.mark.case("topics made, altered, grown, deleted, made again")
 def test_a_deleted_topic_is_gone(client: Client, admin: Client, make_topic: MakeTopic) -> None:
     topic = make_topic(2)
     write(client, topic, [Record(b"gone")])
@@ -114,6 +124,7 @@ def test_a_deleted_topic_is_gone(client: Client, admin: Client, make_topic: Make
         assert unknown.value.code == Code.UNKNOWN_TOPIC_OR_PARTITION
 
 
+@pytest.mark.case("topics made, altered, grown, deleted, made again")
 def test_a_recreated_topic_begins_anew(client: Client, readers: dict[str, Client], make_topic: MakeTopic) -> None:
     """Same name, other partitions: none of the old records, offsets from 0, and committed offsets are not those of
     the old one.
@@ -158,6 +169,7 @@ def test_a_producer_that_stays_open_writes_to_the_recreated_topic(
     assert [record.value for record in admin.read_topic(topic, 1)] == [b"new", b"new"]
 
 
+@pytest.mark.case("topics made, altered, grown, deleted, made again")
 def test_settings_of_a_topic_are_changed(client: Client, topic: str) -> None:
     """Apache Kafka shows them a moment after it has answered."""
     wanted = {"retention.ms": "1234567", "max.message.bytes": "54321"}
@@ -165,6 +177,7 @@ def test_settings_of_a_topic_are_changed(client: Client, topic: str) -> None:
     poll_until(lambda: wanted.items() <= client.topic_config(topic).items())
 
 
+@pytest.mark.case("records deleted")
 def test_records_are_deleted_up_to_an_offset(client: Client, topic: str) -> None:
     place = Place(topic, 1)
     write(client, topic, [Record(b"%d" % number, partition=1) for number in range(20)])
@@ -189,11 +202,62 @@ def test_many_topics(client: Client, make_topic: MakeTopic) -> None:
     assert read == {topic: b"%d" % number for number, topic in enumerate(topics)}
 
 
-def test_a_topic_of_300_partitions(client: Client, make_topic: MakeTopic) -> None:
-    topic = make_topic(300)
-    assert offsets(write(client, topic, [Record(b"%d" % at, partition=at) for at in range(300)])) == [0] * 300
-    read = client.read_topic(topic, 300)
-    assert sorted((record.partition, record.value) for record in read) == [(at, b"%d" % at) for at in range(300)]
+def has_bounds(client: Client, consumer: int, place: Place) -> bool:
+    """Apache Kafka names a leader before that knows that it is one."""
+    try:
+        return bool(client.bounds(consumer, [place]))
+    except ClientError as error:
+        if error.code not in (Code.UNKNOWN_TOPIC_OR_PARTITION, Code.NOT_LEADER_OR_FOLLOWER):
+            raise
+        return False
+
+
+@pytest.fixture(scope="module")
+def wide_topic(shared_clients: Clients) -> Iterator[str]:
+    """A topic of 1,000 partitions for all clients one after the other: another broker takes its time to make one."""
+    name, admin = unique("wide"), shared_clients[CONFLUENT]
+    admin.create_topic(name, WIDE)
+    wait_for_leaders(admin, name, WIDE)
+    consumer = admin.open_consumer(ConsumerSettings())
+    for place in places_of(name, WIDE):
+        poll_until(partial(has_bounds, admin, consumer, place))
+    admin.close_consumer(consumer)
+    yield name
+    admin.delete_topic(name)
+
+
+@pytest.mark.case("1,000 partitions, most of them empty")
+def test_a_topic_of_1_000_partitions_most_of_them_empty(client: Client, wide_topic: str) -> None:
+    places = places_of(wide_topic, WIDE)
+    consumer = client.open_consumer(ConsumerSettings())
+    before = client.bounds(consumer, places)
+    value = unique("value").encode()
+    written = range(0, WIDE, 7)
+    deliveries = write(client, wide_topic, [Record(value, partition=at) for at in written])
+    assert offsets(deliveries) == [before[places[at]][1] for at in written]
+    after = client.bounds(consumer, places)
+    assert after == {place: (0, before[place][1] + (place.partition % 7 == 0)) for place in places}
+    assert sum(end for _, end in after.values()) % len(written) == 0
+    client.assign(consumer, {place: end for place, (_, end) in before.items()})
+    read = client.read(consumer, len(written))
+    assert sorted((record.partition, record.value) for record in read) == [(at, value) for at in written]
+    client.close_consumer(consumer)
+
+
+@pytest.mark.case("1,000 partitions, most of them empty")
+def test_empty_partitions(client: Client, make_topic: MakeTopic) -> None:
+    """First and end offsets stay at 0, and a reader that waits there gets what comes to another partition."""
+    topic = make_topic(4)
+    places = places_of(topic, 4)
+    consumer = client.open_consumer(ConsumerSettings(fetch_wait_ms=50))
+    assert client.bounds(consumer, places) == dict.fromkeys(places, (0, 0))
+    client.assign(consumer, dict.fromkeys(places, 0))
+    assert client.poll(consumer, 100) == []
+    write(client, topic, [Record(b"one", partition=2)])
+    assert [(record.partition, record.value) for record in client.read(consumer, 1)] == [(2, b"one")]
+    assert client.poll(consumer, 100) == []
+    assert client.bounds(consumer, places) == {place: (0, int(place.partition == 2)) for place in places}
+    client.close_consumer(consumer)
 
 
 @pytest.mark.totalog_only
@@ -201,8 +265,8 @@ def test_a_topic_is_there_for_everyone_when_its_creation_is_answered(readers: di
     """Apache Kafka may need another moment; here the next request of any client sees the topic, and after a deletion
     does not.
     """
-    for _ in range(10):
-        for creator, other in (list(readers.values()), list(readers.values())[::-1]):
+    for _ in range(3):
+        for creator, other in permutations(readers.values(), 2):
             topic = unique("at-once")
             creator.create_topic(topic, 3)
             assert min(other.describe_topic(topic).leaders) >= 0

@@ -15,11 +15,13 @@ def read_committed(client: Client, topic: str, count: int) -> list[bytes | None]
     return values
 
 
+@pytest.mark.case("transactions")
 def test_a_committed_transaction_is_read(client: Client, topic: str) -> None:
     client.transact(unique("id"), topic, [Record(b"one", partition=0), Record(b"two", partition=0)], commit=True)
     assert read_committed(client, topic, 2) == [b"one", b"two"]
 
 
+@pytest.mark.case("transactions")
 def test_an_aborted_transaction_is_not_read(client: Client, topic: str) -> None:
     client.transact(unique("id"), topic, [Record(b"aborted", partition=0)], commit=False)
     write(client, topic, [Record(b"plain", partition=0)])

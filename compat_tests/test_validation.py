@@ -174,7 +174,7 @@ def asked_topic(address: str, shared_clients: Any) -> Any:
     from compat_tests.clients import CONFLUENT
     from compat_tests.conftest import unique, wait_for_leaders
 
-    admin, name = shared_clients[CONFLUENT].client, unique("validation")
+    admin, name = shared_clients[CONFLUENT], unique("validation")
     admin.create_topic(name, 8, {"max.message.bytes": "5000", "retention.ms": "-1"})
     wait_for_leaders(admin, name, 8)
     while any(answer.code == NOT_LEADER for answer in (produce(address, name, [(0, one())]) or {}).values()):

@@ -8,23 +8,23 @@ from compat_tests.clients import KINDS
 from compat_tests.clients.face import Client, ClientError, Code, ConsumerSettings, Place, ProducerSettings, Record
 from compat_tests.conftest import MakeTopic, Spawn, unique
 from compat_tests.proxy import FETCH, Proxy
-from compat_tests.steps import numbered, places_of, write
+from compat_tests.steps import VIEW_SUFFIX, numbered, places_of, write
 
 pytestmark = pytest.mark.totalog_only
 
-SUFFIX = ".total-order"
+WRITERS = (*KINDS, KINDS[0])
 
 
 def view_of(topic: str) -> Place:
-    return Place(topic + SUFFIX, 0)
+    return Place(topic + VIEW_SUFFIX, 0)
 
 
 def write_at_once(
     spawn: Spawn, topic: str, partitions: int, per_producer: int, one_by_one: bool, settings: ProducerSettings
 ) -> Told:
-    """Two producers of each kind write to all partitions at the same time; what they were told."""
+    """A producer of each kind, and one more, write to all partitions at the same time; what they were told."""
     pending = []
-    for number, kind in enumerate((*KINDS, *KINDS)):
+    for number, kind in enumerate(WRITERS):
         process = spawn(kind)
         producer = process.client.open_producer(settings)
         records = [
@@ -51,6 +51,7 @@ def anomalies(told: Told, partitions: Seen, views: list[Seen], per_producer: int
     ]
 
 
+@pytest.mark.case("the total order, the same for all readers")
 @pytest.mark.parametrize("acks", ["1", "all"])
 @pytest.mark.parametrize("one_by_one", [True, False], ids=["one-by-one", "pipelined"])
 def test_one_order_for_every_reader(
@@ -58,41 +59,41 @@ def test_one_order_for_every_reader(
 ) -> None:
     """Dense, the same for all readers, each partition's order within it, and never against real time: what was
     acknowledged before something else was sent comes first."""
-    topic, per_producer = make_topic(4), 400 if one_by_one else 5_000
+    topic, per_producer = make_topic(4), 300 if one_by_one else 3_000
     told = write_at_once(spawn, topic, 4, per_producer, one_by_one, ProducerSettings(acks=acks))
+    views = [checker.received(reader.read_topic(topic + VIEW_SUFFIX, 1), per_producer) for reader in readers.values()]
     for reader in readers.values():
         partitions = checker.received(reader.read_topic(topic, 4), per_producer)
-        views = [
-            checker.received(each.read_topic(topic + SUFFIX, 1), per_producer) for each in (reader, *readers.values())
-        ]
-        assert anomalies(told, partitions, views, per_producer) == []
+        again = checker.received(reader.read_topic(topic + VIEW_SUFFIX, 1), per_producer)
+        assert anomalies(told, partitions, [again, *views], per_producer) == []
 
 
+@pytest.mark.case("the total order, the same for all readers")
 def test_a_reader_that_follows_sees_the_order_that_a_later_one_sees(
     spawn: Spawn, readers: dict[str, Client], make_topic: MakeTopic
 ) -> None:
-    """Both read while four producers write; nothing moves once it was read."""
-    topic, per_producer = make_topic(4), 3_000
+    """All read while four producers write; nothing moves once it was read."""
+    topic, per_producer = make_topic(4), 2_000
     following = []
     for kind in KINDS:
         process = spawn(kind)
         consumer = process.client.open_consumer(ConsumerSettings())
         process.client.assign(consumer, {view_of(topic): 0})
-        following.append(process.later("read", consumer, 4 * per_producer, 60_000))
+        following.append(process.later("read", consumer, len(WRITERS) * per_producer, 60_000))
     told = write_at_once(spawn, topic, 4, per_producer, False, ProducerSettings(acks="1", linger_ms=5))
     views = [checker.received(future.result(), per_producer) for future in following]
-    views += [checker.received(reader.read_topic(topic + SUFFIX, 1), per_producer) for reader in readers.values()]
+    views += [checker.received(reader.read_topic(topic + VIEW_SUFFIX, 1), per_producer) for reader in readers.values()]
     partitions = checker.received(readers[KINDS[0]].read_topic(topic, 4), per_producer)
     assert anomalies(told, partitions, views, per_producer) == []
 
 
 def test_the_view_is_described_by_name_and_never_listed(client: Client, topic: str) -> None:
-    described = client.describe_topic(topic + SUFFIX)
+    described = client.describe_topic(topic + VIEW_SUFFIX)
     assert (described.partitions, described.internal) == (1, False)
     names = client.topics()
     assert topic in names
-    assert [name for name in names if name.endswith(SUFFIX)] == []
-    assert client.topic_config(topic + SUFFIX)["retention.bytes"] == client.topic_config(topic)["retention.bytes"]
+    assert [name for name in names if name.endswith(VIEW_SUFFIX)] == []
+    assert client.topic_config(topic + VIEW_SUFFIX)["retention.bytes"] == client.topic_config(topic)["retention.bytes"]
 
 
 @pytest.mark.parametrize("kind_of_member", KINDS)
@@ -110,6 +111,7 @@ def test_a_pattern_does_not_take_in_views(
     client.close_consumer(consumer)
 
 
+@pytest.mark.case("seek and offsets in the total order")
 def test_bounds_seek_and_position(client: Client, topic: str) -> None:
     view = view_of(topic)
     consumer = client.open_consumer(ConsumerSettings())
@@ -128,6 +130,7 @@ def test_bounds_seek_and_position(client: Client, topic: str) -> None:
     client.close_consumer(consumer)
 
 
+@pytest.mark.case("seek and offsets in the total order")
 @pytest.mark.parametrize("codec", ["none", "zstd"])
 def test_offsets_for_times(client: Client, readers: dict[str, Client], topic: str, codec: str) -> None:
     """As in a partition: the first record of the view of at least that time, also within a batch of many."""
@@ -146,10 +149,11 @@ def test_offsets_for_times(client: Client, readers: dict[str, Client], topic: st
         reader.close_consumer(consumer)
 
 
+@pytest.mark.case("commits and resume")
 def test_a_group_reads_the_view_commits_and_resumes(readers: dict[str, Client], topic: str) -> None:
     view, group = view_of(topic), unique("group")
     client = readers[KINDS[0]]
-    write(client, topic, numbered(100, 2))
+    write(client, topic, numbered(150, 2))
     order = [record.value for record in client.read_topic(view.topic, 1)]
     for number, reader in enumerate((*readers.values(), *readers.values())):
         consumer = reader.open_consumer(ConsumerSettings(group=group))
@@ -165,22 +169,22 @@ def test_a_group_reads_the_view_commits_and_resumes(readers: dict[str, Client], 
 def test_a_topic_and_its_view_in_one_subscription(client: Client, topic: str) -> None:
     write(client, topic, numbered(60, 2))
     consumer = client.open_consumer(ConsumerSettings(group=unique("group")))
-    client.subscribe(consumer, [topic, topic + SUFFIX])
+    client.subscribe(consumer, [topic, topic + VIEW_SUFFIX])
     read = client.read(consumer, 120)
     assert client.assignment(consumer) == sorted([*places_of(topic, 2), view_of(topic)])
-    for name in (topic, topic + SUFFIX):
+    for name in (topic, topic + VIEW_SUFFIX):
         assert sorted(int(record.value or b"-1") for record in read if record.topic == name) == list(range(60))
     client.close_consumer(consumer)
 
 
 def test_what_is_refused(client: Client, topic: str) -> None:
-    view = topic + SUFFIX
+    view = topic + VIEW_SUFFIX
     write(client, topic, numbered(10, 2))
     producer = client.open_producer(ProducerSettings(delivery_timeout_ms=10_000, request_timeout_ms=5_000))
     told = client.send(producer, view, [Record(b"refused", partition=0)])
     client.close_producer(producer)
     assert [delivery.code for delivery in told] == [Code.INVALID_TOPIC]
-    for name in (view, unique("new") + SUFFIX):
+    for name in (view, unique("new") + VIEW_SUFFIX):
         with pytest.raises(ClientError) as refused:
             client.create_topic(name)
         assert refused.value.code == Code.INVALID_TOPIC
@@ -197,10 +201,10 @@ def test_what_is_refused(client: Client, topic: str) -> None:
 def test_a_view_without_its_topic_is_not_there(client: Client) -> None:
     name = unique("nowhere")
     with pytest.raises(ClientError) as unknown:
-        client.describe_topic(name + SUFFIX)
+        client.describe_topic(name + VIEW_SUFFIX)
     assert unknown.value.code == Code.UNKNOWN_TOPIC_OR_PARTITION
-    producer = client.open_producer(ProducerSettings(delivery_timeout_ms=3_000, request_timeout_ms=1_500))
-    (delivery,) = client.send(producer, name + SUFFIX, [Record(b"lost")])
+    producer = client.open_producer(ProducerSettings(delivery_timeout_ms=1_000, request_timeout_ms=500))
+    (delivery,) = client.send(producer, name + VIEW_SUFFIX, [Record(b"lost")])
     client.close_producer(producer)
     assert delivery.code != 0
     assert [topic for topic in client.topics() if topic.startswith(name)] == []
@@ -211,10 +215,10 @@ def test_the_longest_name_that_has_a_view(client: Client, make_topic: MakeTopic,
     topic = make_topic(1, name=unique("long").ljust(size, "x"))
     write(client, topic, numbered(3, 1))
     if has_view:
-        assert len(client.read_topic(topic + SUFFIX, 1)) == 3
+        assert len(client.read_topic(topic + VIEW_SUFFIX, 1)) == 3
     else:
         with pytest.raises(ClientError):
-            client.describe_topic(topic + SUFFIX)
+            client.describe_topic(topic + VIEW_SUFFIX)
 
 
 def test_a_topic_without_total_order_has_no_view(client: Client, make_topic: MakeTopic) -> None:
@@ -223,7 +227,7 @@ def test_a_topic_without_total_order_has_no_view(client: Client, make_topic: Mak
     write(client, topic, numbered(20, 2))
     assert len(client.read_topic(topic, 2)) == 20
     with pytest.raises(ClientError) as unknown:
-        client.describe_topic(topic + SUFFIX)
+        client.describe_topic(topic + VIEW_SUFFIX)
     assert unknown.value.code == Code.UNKNOWN_TOPIC_OR_PARTITION
 
 
@@ -232,11 +236,11 @@ def test_the_view_of_a_deleted_and_recreated_topic(client: Client, make_topic: M
     write(client, topic, numbered(30, 3))
     client.delete_topic(topic)
     with pytest.raises(ClientError) as unknown:
-        client.describe_topic(topic + SUFFIX)
+        client.describe_topic(topic + VIEW_SUFFIX)
     assert unknown.value.code == Code.UNKNOWN_TOPIC_OR_PARTITION
     client.create_topic(topic, 2)
     write(client, topic, [Record(b"new", partition=at % 2) for at in range(8)])
-    read = client.read_topic(topic + SUFFIX, 1)
+    read = client.read_topic(topic + VIEW_SUFFIX, 1)
     assert [(record.offset, record.value) for record in read] == [(at, b"new") for at in range(8)]
 
 
@@ -245,12 +249,13 @@ def test_added_partitions_join_the_view(client: Client, make_topic: MakeTopic) -
     write(client, topic, numbered(10, 1))
     client.create_partitions(topic, 3)
     write(client, topic, numbered(30, 3, start=10))
-    read = client.read_topic(topic + SUFFIX, 1)
+    read = client.read_topic(topic + VIEW_SUFFIX, 1)
     assert [record.offset for record in read] == list(range(40))
     assert [record.value for record in read[:10]] == [b"%d" % number for number in range(10)]
     assert sorted(int(record.value or b"-1") for record in read) == list(range(40))
 
 
+@pytest.mark.case("gzip, snappy, lz4, zstd")
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
 def test_headers_keys_and_compression_pass_through_the_view(readers: dict[str, Client], topic: str, codec: str) -> None:
     for client in readers.values():
@@ -260,17 +265,9 @@ def test_headers_keys_and_compression_pass_through_the_view(readers: dict[str, C
         write(client, topic, records, ProducerSettings(compression=codec, linger_ms=20))
     for client in readers.values():
         partitions = client.read_topic(topic, 2)
-        view = client.read_topic(topic + SUFFIX, 1)
+        view = client.read_topic(topic + VIEW_SUFFIX, 1)
         assert sorted(record[3:] for record in view) == sorted(record[3:] for record in partitions)
-        assert [record.offset for record in view] == list(range(200))
-
-
-def test_small_fetches_of_large_records(client: Client, topic: str) -> None:
-    write(client, topic, [Record(bytes(200_000), partition=at % 2) for at in range(12)])
-    consumer = client.open_consumer(ConsumerSettings(fetch_max_bytes=1_000, partition_fetch_max_bytes=1_000))
-    client.assign(consumer, {view_of(topic): 0})
-    assert [record.offset for record in client.read(consumer, 12)] == list(range(12))
-    client.close_consumer(consumer)
+        assert [record.offset for record in view] == list(range(100 * len(readers)))
 
 
 @pytest.mark.parametrize("kind_of_reader", KINDS)

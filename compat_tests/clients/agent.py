@@ -7,7 +7,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from compat_tests.clients import CONFLUENT, KAFKA_PYTHON
+from compat_tests.clients import AIOKAFKA, CONFLUENT, KAFKA_PYTHON
 from compat_tests.clients.face import Client, ClientError
 
 
@@ -21,6 +21,10 @@ def make(kind: str, bootstrap: str) -> Client:
         from compat_tests.clients.confluent import ConfluentKafka
 
         return ConfluentKafka(bootstrap)
+    if kind == AIOKAFKA:
+        from compat_tests.clients.aio_kafka import AioKafka
+
+        return AioKafka(bootstrap)
     raise ValueError(f"no client is called {kind!r}")
 
 

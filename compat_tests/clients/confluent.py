@@ -25,6 +25,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
     NewTopic,
 )
 
+from compat_tests.clients import CONFLUENT
 from compat_tests.clients.face import (
     ClientError,
     ClusterInfo,
@@ -37,6 +38,7 @@ from compat_tests.clients.face import (
     Received,
     Record,
     TopicInfo,
+    lacking,
 )
 from compat_tests.clients.reading import Reading
 
@@ -118,6 +120,7 @@ class ConfluentKafka(Reading):
             "max.in.flight.requests.per.connection": settings.in_flight_max,
             "batch.size": settings.batch_size,
             "batch.num.messages": settings.batch_records_max,
+            "message.max.bytes": settings.request_max_bytes,
             "message.send.max.retries": settings.retries,
             "delivery.timeout.ms": settings.delivery_timeout_ms,
             "request.timeout.ms": settings.request_timeout_ms,
@@ -196,6 +199,8 @@ class ConfluentKafka(Reading):
             "fetch.max.bytes": settings.fetch_max_bytes,
             "message.max.bytes": settings.fetch_max_bytes if (settings.fetch_max_bytes or 0) >= 1_000 else None,
             "max.partition.fetch.bytes": settings.partition_fetch_max_bytes,
+            "socket.receive.buffer.bytes": settings.receive_buffer_bytes,
+            "max.poll.interval.ms": settings.poll_interval_max_ms,
             "topic.metadata.refresh.interval.ms": 1_000,
             "isolation.level": ISOLATION[settings.read_committed],
             "group.instance.id": settings.instance,
@@ -227,6 +232,14 @@ class ConfluentKafka(Reading):
     def seek(self, consumer: int, place: Place, offset: int) -> None:
         with translated():
             self._handles[consumer].seek(TopicPartition(*place, offset))
+
+    def pause(self, consumer: int, places: Sequence[Place]) -> None:
+        with translated():
+            self._handles[consumer].pause([TopicPartition(*place) for place in places])
+
+    def resume(self, consumer: int, places: Sequence[Place]) -> None:
+        with translated():
+            self._handles[consumer].resume([TopicPartition(*place) for place in places])
 
     def poll(self, consumer: int, timeout_ms: int) -> list[Received]:
         client: Consumer = self._handles[consumer]
@@ -367,4 +380,4 @@ class ConfluentKafka(Reading):
         _one(self._admin.delete_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S))
 
     def log_sizes(self) -> dict[Place, int]:
-        raise ClientError(Code.CLIENT_OTHER, "librdkafka has no DescribeLogDirs")
+        raise lacking(CONFLUENT, "log_sizes")

@@ -1,6 +1,7 @@
 """The one face that every stock client wears in these tests, and the values that go over it.
 
-A test is written once against `Client` and runs with each implementation (`kafka_python.py`, `confluent.py`).
+A test is written once against `Client` and runs with each implementation (`kafka_python.py`, `confluent.py`,
+`aio_kafka.py`).
 Everything that passes is a plain picklable value, since the client lives in another process. Times in milliseconds
 are given as `..._ms`; `sent_ns` and `answered_ns` are CLOCK_MONOTONIC, which all processes of a machine share.
 """
@@ -10,10 +11,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
+from compat_tests.clients import LACKS
+
 
 class Code(IntEnum):
     """Kafka's error codes that the tests name; negative ones are made by the client itself."""
 
+    CLIENT_LACKS = -4
     CLIENT_OTHER = -3
     CLIENT_TIMED_OUT = -2
     UNKNOWN_SERVER_ERROR = -1
@@ -21,6 +25,7 @@ class Code(IntEnum):
     OFFSET_OUT_OF_RANGE = 1
     CORRUPT_MESSAGE = 2
     UNKNOWN_TOPIC_OR_PARTITION = 3
+    NOT_LEADER_OR_FOLLOWER = 6
     MESSAGE_TOO_LARGE = 10
     INVALID_TOPIC = 17
     INVALID_REQUIRED_ACKS = 21
@@ -46,6 +51,10 @@ class ClientError(Exception):
         self.code = code
         self.text = text
         self.retriable = retriable
+
+
+def lacking(kind: str, ability: str) -> ClientError:
+    return ClientError(Code.CLIENT_LACKS, f"{kind} {LACKS[kind][ability]}")
 
 
 class Record(NamedTuple):
@@ -93,6 +102,7 @@ class ProducerSettings:
     in_flight_max: int | None = None
     batch_size: int | None = None
     batch_records_max: int | None = None  # librdkafka only
+    request_max_bytes: int | None = None  # the largest record, too
     retries: int | None = None
     delivery_timeout_ms: int = 30_000
     request_timeout_ms: int = 10_000
@@ -108,6 +118,8 @@ class ConsumerSettings:
     fetch_min_bytes: int = 1
     fetch_max_bytes: int | None = None
     partition_fetch_max_bytes: int | None = None
+    receive_buffer_bytes: int | None = None
+    poll_interval_max_ms: int | None = None  # a member that polls less often leaves its group
     read_committed: bool | None = None
     group_protocol: str | None = None  # "consumer" is KIP-848; librdkafka only
     instance: str | None = None  # of a static member
@@ -156,6 +168,12 @@ class Client(Protocol):
     def subscribe(self, consumer: int, topics: Sequence[str] = (), pattern: str | None = None) -> None: ...
 
     def seek(self, consumer: int, place: Place, offset: int) -> None: ...
+
+    def pause(self, consumer: int, places: Sequence[Place]) -> None:
+        """Polls bring nothing of these until `resume`."""
+        ...
+
+    def resume(self, consumer: int, places: Sequence[Place]) -> None: ...
 
     def poll(self, consumer: int, timeout_ms: int) -> list[Received]:
         """What arrives within the time; returns as soon as there is something."""
@@ -221,7 +239,7 @@ class Client(Protocol):
     def delete_group(self, group: str) -> None: ...
 
     def log_sizes(self) -> dict[Place, int]:
-        """Partition -> size in bytes on the brokers; CLIENT_OTHER where the client has no such call."""
+        """Partition -> size in bytes on the brokers."""
         ...
 
     def read_topic(self, topic: str, partitions: int, timeout_ms: int = 60_000) -> list[Received]:

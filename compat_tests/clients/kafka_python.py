@@ -10,6 +10,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import OffsetAndMetadata
 
+from compat_tests.clients import KAFKA_PYTHON
 from compat_tests.clients.face import (
     ClientError,
     ClusterInfo,
@@ -22,6 +23,7 @@ from compat_tests.clients.face import (
     Received,
     Record,
     TopicInfo,
+    lacking,
 )
 from compat_tests.clients.reading import Reading
 
@@ -98,13 +100,16 @@ class KafkaPython(Reading):
             "delivery_timeout_ms": settings.delivery_timeout_ms,
             "request_timeout_ms": settings.request_timeout_ms,
             "max_block_ms": settings.delivery_timeout_ms,
+            "max_request_size": settings.request_max_bytes,
         }
-        defaulted = ("max_in_flight_requests_per_connection", "batch_size", "retries")
+        defaulted = ("max_in_flight_requests_per_connection", "batch_size", "retries", "max_request_size")
         options = {name: value for name, value in options.items() if value is not None or name not in defaulted}
         with translated():
             return self._keep(KafkaProducer(bootstrap_servers=bootstrap or self._bootstrap, **RECONNECT, **options))
 
     def send(self, producer: int, topic: str, records: Sequence[Record], one_by_one: bool = False) -> list[Delivery]:
+        if any(record.key is None and record.value is None for record in records):
+            raise lacking(KAFKA_PYTHON, "null_record")
         client = self._handles[producer]
         sent: list[_Sent] = []
         for record in records:
@@ -153,15 +158,18 @@ class KafkaPython(Reading):
     # Consuming
 
     def open_consumer(self, settings: ConsumerSettings, bootstrap: str | None = None) -> int:
-        options: dict[str, Any] = {}
+        if settings.group_protocol is not None:
+            raise lacking(KAFKA_PYTHON, "group_protocol")
+        options: dict[str, Any] = {
+            "fetch_max_bytes": settings.fetch_max_bytes,
+            "max_partition_fetch_bytes": settings.partition_fetch_max_bytes,
+            "receive_buffer_bytes": settings.receive_buffer_bytes,
+            "max_poll_interval_ms": settings.poll_interval_max_ms,
+            "group_instance_id": settings.instance,
+        }
         if settings.read_committed is not None:
             options["isolation_level"] = "read_committed" if settings.read_committed else "read_uncommitted"
-        if settings.fetch_max_bytes is not None:
-            options["fetch_max_bytes"] = settings.fetch_max_bytes
-        if settings.partition_fetch_max_bytes is not None:
-            options["max_partition_fetch_bytes"] = settings.partition_fetch_max_bytes
-        if settings.instance is not None:
-            options["group_instance_id"] = settings.instance
+        options = {name: value for name, value in options.items() if value is not None}
         with translated():
             consumer = KafkaConsumer(
                 bootstrap_servers=bootstrap or self._bootstrap,
@@ -193,6 +201,12 @@ class KafkaPython(Reading):
 
     def seek(self, consumer: int, place: Place, offset: int) -> None:
         self._handles[consumer].seek(TopicPartition(*place), offset)
+
+    def pause(self, consumer: int, places: Sequence[Place]) -> None:
+        self._handles[consumer].pause(*(TopicPartition(*place) for place in places))
+
+    def resume(self, consumer: int, places: Sequence[Place]) -> None:
+        self._handles[consumer].resume(*(TopicPartition(*place) for place in places))
 
     def poll(self, consumer: int, timeout_ms: int) -> list[Received]:
         with translated():
@@ -301,6 +315,8 @@ class KafkaPython(Reading):
         with translated():
             answer = self._admin.describe_configs([ConfigResource(resource_type, name)], config_filter="all")
         (of_type,) = answer.values()
+        if not of_type[name]:
+            raise lacking(KAFKA_PYTHON, "config_errors")
         return {key: entry["value"] for key, entry in of_type[name].items()}
 
     def topic_config(self, name: str) -> dict[str, str | None]:

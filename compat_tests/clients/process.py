@@ -6,12 +6,13 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, cast
 
+from compat_tests.clients import KINDS
 from compat_tests.clients.face import Client
 
 ROOT = Path(__file__).parents[2]
@@ -80,3 +81,32 @@ class _Calls:
 
     def _wait(self, method: str, *arguments: object, **options: object) -> Any:
         return self._process.later(method, *arguments, **options).result()
+
+
+class Clients(Mapping[str, Client]):
+    """Kind -> client, of each kind one; its process starts when it is first asked for."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._processes: dict[str, ClientProcess] = {}
+
+    def process(self, kind: str) -> ClientProcess:
+        if kind not in self._processes:
+            self._processes[kind] = ClientProcess(kind, self._bootstrap)
+        return self._processes[kind]
+
+    def started(self) -> list[Client]:
+        return [process.client for process in self._processes.values()]
+
+    def __getitem__(self, kind: str) -> Client:
+        return self.process(kind).client
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(KINDS)
+
+    def __len__(self) -> int:
+        return len(KINDS)
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.close()

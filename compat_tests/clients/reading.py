@@ -1,4 +1,4 @@
-"""Reading until a count or an end is reached: the same over either client's own `poll`, which does the waiting."""
+"""Reading until a count or an end is reached: the same over each client's own `poll`, which does the waiting."""
 
 import time
 from abc import ABC, abstractmethod
