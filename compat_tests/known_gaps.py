@@ -57,14 +57,9 @@ GAPS: tuple[Gap, ...] = (
         "alter, unknown operation",
     ),
     *_answer(
-        "a topic may be asked for by its id in every version that has ids; Apache Kafka refuses it before version 12",
-        "metadata, by id before 12",
-    ),
-    *_answer(
         "a topic stands on as many data directories as there are, and totalog.replication.strict says otherwise",
         "create, replication 9",
     ),
-    *_answer("a partition that is named twice is refused twice; by Apache Kafka once", "times, twice"),
     Gap(
         "test_fetching.py::test_an_unknown_partition_is_told_with_what_comes_to_the_others",
         "an unknown topic or partition is told at once; Apache Kafka goes on waiting for data of the others",

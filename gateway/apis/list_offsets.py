@@ -11,7 +11,7 @@ Behaviour
   offset -1 and timestamp -1 when there is none.
 - Views answer like topics: their offsets are the total order.
 - Special timestamps that are unknown, or newer than the version of the request, are UNSUPPORTED_VERSION for that
-  partition. A partition named twice is INVALID_REQUEST each time. A leader epoch newer than the log's is
+  partition. A partition named twice is INVALID_REQUEST, once. A leader epoch newer than the log's is
   UNKNOWN_LEADER_EPOCH, an older one FENCED_LEADER_EPOCH.
 - A look-up by timestamp may have to decompress a batch, so other requests get their turn after each. What has left
   memory is looked up and read in a thread; KAFKA_STORAGE_ERROR where no directory can be read.
@@ -59,6 +59,9 @@ FIRST_VERSIONS = {
 
 PARTITIONS_A_TURN = 256
 
+ANSWERED = 3
+"""In place of how often a partition is named."""
+
 
 class Found(NamedTuple):
     """An answer for one partition."""
@@ -76,10 +79,13 @@ async def handle(broker: "Broker", request: Request, message: Any) -> Any:
     named = await _named(broker, message)
     topics, count = codec.rows(response, version), 0
     for topic in message.topics:
-        handle, times = broker.topics.find(topic.name), named.get(topic.name, b"")
+        handle, times = broker.topics.find(topic.name), named.get(topic.name, bytearray())
         partitions = codec.rows(response, version)
         for asked in topic.partitions:
             if 0 <= asked.partition_index < len(times) and times[asked.partition_index] > 1:
+                if times[asked.partition_index] == ANSWERED:
+                    continue
+                times[asked.partition_index] = ANSWERED
                 found = Found(code=ErrorCode.INVALID_REQUEST)
             else:
                 if asked.timestamp == LATEST and not await _caught_up(broker, handle, asked, ordered, deadline):

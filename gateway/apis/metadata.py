@@ -19,7 +19,7 @@ Version notes
 - 0: an empty list asks for all topics; from 1 on null does, and an empty list asks for none.
 - 4: allow_auto_topic_creation (KIP-204). 7: leader epoch (KIP-320). 8: authorized operations (KIP-430).
 - 9: compact lengths and tagged fields. 10: topic ids (KIP-516). 12: topics may be asked by id alone; with both the id
-  counts.
+  counts. Before that an id is INVALID_REQUEST.
 - 11: the cluster's authorized operations moved to DescribeCluster. 13: a top-level error code.
 
 Not implemented: racks, offline replicas; there are none.
@@ -52,6 +52,8 @@ CREATION_COST = 128
 LEADER_EPOCH_FROM = 7
 FLEXIBLE_FROM = 9
 TOPIC_IDS_FROM = 10
+BY_ID_FROM = 12
+"""First version in which a topic may be asked for by its id."""
 NO_ID = bytes(16)
 NOT_ASKED = -(2**31)
 
@@ -166,7 +168,7 @@ def _named(broker: "Broker", version: int, asked: Asked) -> Steps[tuple[int, byt
             continue  # one entry for all times that it was named
         found: TopicHandle | ErrorCode
         topics_version = broker.log.topics_version
-        if times == TOO_MANY:
+        if times == TOO_MANY or (topic_id != NO_ID and version < BY_ID_FROM):
             found = ErrorCode.INVALID_REQUEST
         elif topic_id != NO_ID:
             found = broker.topics.find_id(topic_id) or ErrorCode.UNKNOWN_TOPIC_ID
