@@ -15,12 +15,12 @@ import pytest
 OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed")
 LONG = (
     "compat_tests/test_restart.py",
+    "engine/tests/test_sim.py",
+    "engine/tests/test_crash.py",
     "compat_tests/test_breaking.py",
     "compat_tests/test_durable.py",
-    "engine/tests/test_sim.py",
     "compat_tests/test_memory.py",
     "compat_tests/test_view.py",
-    "engine/tests/test_crash.py",
     "engine/tests/test_native.py",
     "compat_tests/test_groups.py",
     "compat_tests/test_wheel.py",
