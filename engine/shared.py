@@ -31,8 +31,10 @@ NANOSECONDS = 1_000_000_000
 class SharedLog(Log):
     """One process's part in a log. Make it with `join`."""
 
+    _in_flight: AppendGroup | None = None
+    """What was published and not collected."""
     _published = 0
-    """Batches of the group that was published and not collected."""
+    """Its batches."""
 
     @classmethod
     def join(cls, path: str | os.PathLike[str]) -> "SharedLog":
@@ -89,19 +91,24 @@ class SharedLog(Log):
         return [broker for broker in range(lib.BROKERS_MAX) if dead >> broker & 1]
 
     def publish(self, group: AppendGroup, count: int) -> None:
-        """The first half of `append`: does not wait. Until `collect` has said True the log may only be read."""
+        """The first half of `append`: does not wait. Until `collect` has said True the log may only be read.
+
+        But for this: more of the same group may follow. What has STATUS_OK goes out, again where it was answered; what
+        is in flight has STATUS_PENDING, and is left alone. So half of a group can be filled while the other is ordered.
+        """
         assert 0 <= count <= min(group.capacity, lib.GROUP_MAX)
-        assert self._published == 0, "one group at a time"
-        self._published = count
+        self._assert_in_flight(group, count)
+        self._in_flight, self._published = group, count
         lib.log_publish(self._core, group._appends, count)
 
     def collect(self, group: AppendGroup) -> bool:
-        """Whether all of the published group is answered: `ordered_event` says when to look again."""
+        """Whether all of the published group is answered: `ordered_event` says when to look again. What is answered has
+        its status, also where it is not all."""
         if lib.log_collect(self._core, group._appends, self._published):
             return False
         if self._reservations:
             self._note_published(group, self._published)
-        self._published = 0
+        self._in_flight, self._published = None, 0
         return True
 
     @property
@@ -124,8 +131,14 @@ class SharedLog(Log):
             raise OSError(ffi.errno, "the log cannot be listened to")
         return descriptor
 
+    def _assert_in_flight(self, group: AppendGroup, count: int) -> None:
+        """That nothing is, or this."""
+        assert self._in_flight in (None, group), "one group at a time: collect the other first"
+        assert self._published in (0, count), "the group is in flight with another count"
+
     def _append(self, group: AppendGroup, count: int) -> None:
-        assert self._published == 0, "collect first"
+        self._assert_in_flight(group, count)
+        self._in_flight, self._published = None, 0
         long_lib.log_append(self._long_core, long_ffi.cast("struct append *", group.address), count)
 
     def _topic_operation(self, request: Any, settings: bytes) -> int:

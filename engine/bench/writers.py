@@ -1,6 +1,8 @@
 """GB/s of append + order for several writer processes, beside what a copy into the same memory takes.
 
 Batches hold messages of 1 KiB; writers append groups of some batches to one topic, a process of its own orders them.
+Two groups of each writer are in flight: it copies one while the other is ordered. The sequencer sleeps as an event loop
+does, and so spins for nobody.
 Warm: retention gives the memory back, and every byte has been written before. The limit is `core_copy`: the batch is
 copied into blocks of the same region and made visible, by the same processes at the same time, over as much memory.
 Both take turns in one run. Fresh: memory that nobody has touched, beside a copy into a file that nobody has touched.
@@ -11,6 +13,7 @@ Both take turns in one run. Fresh: memory that nobody has touched, beside a copy
 import json
 import mmap
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -21,8 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from totalog.engine import Log
 from totalog.engine._core import ffi, lib
+from totalog.engine._core_long import lib as long_lib
+from totalog.engine.log import AppendGroup
 from totalog.engine.shared import SharedLog
 
 MIB = 1 << 20
@@ -31,6 +39,9 @@ SIZES = (64 * 1024, 512 * 1024, 4 * MIB)
 WRITERS = (1, 2, 4)
 GROUP_BYTES = 2 * MIB
 """In one call: what one receive buffer or two may hold. A batch that is larger goes alone."""
+GROUPS_IN_FLIGHT = 2
+YIELDS_MAX = 5
+"""Times that a writer gives its processor away when no group is answered, before it sleeps."""
 FOOTPRINT = 64 * MIB
 """Memory that copies go round in, all writers together, and likewise appends: twice the usual last-level cache."""
 ROUND = 256 * MIB
@@ -62,9 +73,11 @@ class Writer:
         self.log = SharedLog.join(path)
         self.size = size
         self.payload = ffi.from_buffer(os.urandom(size))
-        self.group = self.log.group(max(1, GROUP_BYTES // size))
+        self.batches = max(1, GROUP_BYTES // size)
+        self.group = self.log.group(GROUPS_IN_FLIGHT * self.batches)
+        self.status = statuses(self.group)
         self.footprint = footprint
-        self.room = self.log.reserve(footprint) if footprint else None
+        self.room = lib.core_claim(self.log._core, footprint // lib.BLOCK_SIZE) if footprint else 0
         self.at = 0
         (topic,) = self.log.topics()
         for append in (self.group[index] for index in range(len(self.group))):
@@ -74,18 +87,40 @@ class Writer:
             append.last_offset_delta, append.producer_id, append.base_sequence = size // MESSAGE - 1, -1, -1
 
     def append(self, count: int) -> None:
-        """So many bytes. A group that was answered is as good as filled: its statuses are STATUS_OK."""
-        for _ in range(max(1, count // (self.size * len(self.group)))):
-            self.log.append(self.group, len(self.group))
-            status = self.group[len(self.group) - 1].status
-            assert status == lib.STATUS_OK, status
+        """So many bytes, or a few batches more, answered when this returns. A batch that was answered is as good as
+        filled: its status is STATUS_OK."""
+        left = max(1, count // self.size)
+        while left > 0:
+            left -= self.wait_for_room()
+            self.log.publish(self.group, len(self.group))
+        self.wait_for_answers()
+
+    def wait_for_room(self) -> int:
+        """Batches that are not in flight: those of one group at least."""
+        for _ in range(YIELDS_MAX):
+            room = len(self.group) - np.count_nonzero(self.status)
+            if room < self.batches:
+                self.log.collect(self.group)
+                room = len(self.group) - np.count_nonzero(self.status)
+            if room >= self.batches:
+                return int(room)
+            os.sched_yield()
+        self.wait_for_answers()
+        return len(self.group)
+
+    def wait_for_answers(self) -> None:
+        idle = self.status == lib.STATUS_OK
+        self.status[idle] = lib.STATUS_INVALID_ARGUMENT  # not to be published
+        self.log.append(self.group, len(self.group))
+        self.status[idle] = lib.STATUS_OK
+        assert not self.status.any(), self.status
 
     def copy(self, count: int) -> None:
-        assert self.room is not None
+        assert self.room
         for _ in range(count // self.size):
             if self.at + self.size > self.footprint:
                 self.at = 0
-            lib.core_copy(self.log._core, self.room.segment, self.at, self.payload, self.size)
+            lib.core_copy(self.log._core, self.room, self.at, self.payload, self.size)
             self.at += self.size
 
     def fresh(self, count: int) -> None:
@@ -99,6 +134,13 @@ class Writer:
                 ffi.release(room)
 
 
+def statuses(group: AppendGroup) -> npt.NDArray[np.int32]:
+    """Of the batches, as they stand."""
+    size, at = ffi.sizeof("struct append"), ffi.offsetof("struct append", "status")
+    memory = ffi.buffer(ffi.cast("uint8_t *", group.address), size * len(group))
+    return np.frombuffer(memory, dtype=np.int32).reshape(len(group), -1)[:, at // 4]
+
+
 def write(path: str, number: int, size: int, footprint: int) -> None:
     writer = Writer(path, number, size, footprint)
     actions = {"append": writer.append, "copy": writer.copy, "fresh": writer.fresh}
@@ -108,8 +150,6 @@ def write(path: str, number: int, size: int, footprint: int) -> None:
         began = time.monotonic_ns()
         actions[name](int(count))
         print(began, time.monotonic_ns(), flush=True)
-    if writer.room is not None:
-        writer.room.close()
     writer.log.close()
 
 
@@ -117,9 +157,14 @@ def sequence(path: str) -> None:
     """Until it is killed."""
     log = SharedLog.join(path)
     log.take_over()
+    event, core, sequence_now = log.published_event, log._long_core, long_lib.log_sequence
+    published = select.poll()
+    published.register(event, select.POLLIN)
     print("ready", flush=True)
     while True:
-        log.sequence(1.0)
+        published.poll()
+        os.eventfd_read(event)
+        sequence_now(core, 0)
 
 
 def folder() -> str:

@@ -20,7 +20,19 @@ from totalog.engine import VIEW
 from totalog.engine._core import ffi, lib
 from totalog.engine.shared import SharedLog
 from totalog.engine.tests.process_worker import GROUP, SPAN, Appender
-from totalog.engine.tests.processes import DEADLINE, Process, World, acks_of, joined, left, make, peek, topics_of
+from totalog.engine.tests.processes import (
+    DEADLINE,
+    PER_WRITER,
+    Process,
+    World,
+    acks_of,
+    joined,
+    left,
+    make,
+    peek,
+    reader_of,
+    topics_of,
+)
 
 WAKER_POINTS = (lib.FAIL_WAKER_FENCED, lib.FAIL_WAKER_LOOKED)
 SLEEPER_POINTS = (lib.FAIL_SLEEPER_SPUN, lib.FAIL_SLEEPER_SAID, lib.FAIL_SLEEPER_LOOKED)
@@ -281,7 +293,7 @@ def test_an_event_loop_appends_without_waiting(world: World, log: SharedLog) -> 
             mine._fill(index, mine.number + index)
         log.publish(mine.group, GROUP)
         with pytest.raises(AssertionError):
-            log.append(mine.group, GROUP)
+            log.append(log.group(GROUP), GROUP)
         if stopped:
             assert not log.collect(mine.group)
             waker.go_on()
@@ -293,6 +305,36 @@ def test_an_event_loop_appends_without_waiting(world: World, log: SharedLog) -> 
         first = answers[0].global_position
         assert [answer.global_position for answer in answers] == list(range(first, first + GROUP))
         mine.number += GROUP
+
+
+def test_half_of_a_group_is_filled_while_the_other_is_in_flight(log: SharedLog) -> None:
+    """What is in flight is not sent again, whether it is ordered already or not; and what is collected may be."""
+    log.take_over()
+    mine, half = InThread(log).appender, GROUP // 2
+    for index in range(GROUP):
+        mine.group[index].status = lib.STATUS_INVALID_ARGUMENT  # not to be published yet
+
+    def publish(at: int, number: int) -> None:
+        for index in range(at, at + half):
+            mine._fill(index, number + index - at)
+        log.publish(mine.group, GROUP)
+
+    def statuses() -> list[int]:
+        return [mine.group[index].status for index in (0, half - 1, half, GROUP - 1)]
+
+    publish(0, 0)
+    log.sequence(0)
+    publish(half, half)
+    assert statuses() == [lib.STATUS_PENDING] * 4
+    assert not log.collect(mine.group)
+    assert statuses() == [lib.STATUS_OK] * 2 + [lib.STATUS_PENDING] * 2
+    publish(0, 2 * half)
+    assert statuses() == [lib.STATUS_PENDING] * 4
+    log.append(mine.group, GROUP)  # nothing more goes out: it waits for both
+    assert statuses() == [lib.STATUS_OK] * 4
+    (topic,) = topics_of(log, "a")
+    seen = reader_of(log, topic, [VIEW]).identity
+    assert (seen % PER_WRITER).tolist() == list(range(3 * half))
 
 
 def processor_s(process_id: int) -> float:
