@@ -3,6 +3,13 @@ with the reason; in UNPROVEN the places that no scenario reaches in a way that w
 
 FIRST_LINE = "the line that it no longer meets was dropped by topic_alive just before, and all others still are"
 BENCH = "only benches call it, on blocks that they claimed themselves and that nobody reads"
+STORE_LOAD = (
+    "it keeps a store and a later load of another line in order, which the model does not have (wait.c argues it);"
+    " what was flushed before it was fenced where it was published"
+)
+ONE_LINE = (
+    "kind and description stand in one line, whose stores reach memory in their order, and which is flushed again"
+)
 ONE_KERNEL = "a futex joins processes of one kernel, whose caches are coherent: there is no stale copy to be dropped"
 
 EQUIVALENTS: dict[str, str] = {
@@ -13,6 +20,14 @@ EQUIVALENTS: dict[str, str] = {
     "face core_copy flush 1 deleted": BENCH,
     "face core_copy flush 1 redirected": BENCH,
     "face core_copy fence 1 deleted": BENCH,
+    "wait wait_say fence 1 deleted": STORE_LOAD,
+    "wait wait_wake_brokers fence 1 deleted": STORE_LOAD,
+    "wait wait_wake_replicas fence 1 deleted": STORE_LOAD,
+    "wait wait_wake_replica fence 1 deleted": STORE_LOAD,
+    "wait completed invalidate 1 unfenced": "a wait may end later by that, and not too early: before it sleeps there is"
+    " the fence of wait_say, and after that the copy is gone",
+    "segment segment_describe flush 1 deleted": ONE_LINE,
+    "segment segment_describe flush 1 redirected": ONE_LINE,
 } | {
     f"listen {function} invalidate {number} {kind}": ONE_KERNEL
     for function, number in (("sum_of_ordered", 1), ("sum_of_ordered", 2), ("sum_of_published", 1))

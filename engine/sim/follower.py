@@ -159,12 +159,26 @@ def late_directory(world: World) -> None:
     host = world.open_reader()
     world.lib.sim_prefetch(host.number)
     append(world, b"a", 0, 0)
+    topic = world.topic(b"a")
+    segment = world.writer.segment_of(topic, 0)
     replicas = world.lib.replicas_new(host.core, 1, -1)
     world.check_nothing_unfenced(host)
     releasable = world.word(world.lib.CONTROL_POSITION, "control", "releasable")
     if releasable != world.ordered():
         raise Violation(f"{world.ordered()} positions were ordered without a directory, {releasable} count as gone")
     world.lib.replicas_delete(replicas)
+    world.writer.append(topic, world.batches(0))
+    if world.writer.operate("trim", topic._replace(settings=b""), partition=VIEW, offset=3) != 0:
+        raise Violation("a topic cannot be trimmed")
+    if world.writer.first_entry(topic) != 2:
+        raise Violation(
+            "a batch was released that no directory has: their first one came when the sequencer had looked"
+        )
+    if world.writer.operate("delete", topic._replace(settings=b"")) != 0:
+        raise Violation("a topic cannot be deleted")
+    world.writer.maintain(0)
+    if not world.claimed(segment):
+        raise Violation("what no directory has went back: their first one came when the sequencer had looked last")
     world.states += 1
 
 

@@ -312,6 +312,12 @@ class Host:
         assert self.lib.log_entries(self.core, topic.slot, topic.generation, number, 1, target) == 1
         return int(entry.segment)
 
+    def first_entry(self, topic: Topic) -> int:
+        """Entries of the topic below it are released."""
+        first, end = self.ffi.new("uint64_t *"), self.ffi.new("uint64_t *")
+        self.lib.log_entry_range(self.core, topic.slot, topic.generation, first, end)
+        return int(first[0])
+
     def blocks_used(self) -> int:
         total, used, committed = (self.ffi.new("uint64_t *") for _ in range(3))
         self.lib.log_blocks(self.core, total, used, committed)

@@ -1,10 +1,12 @@
 """Several rings: a gap in a producer's sequence that another living broker may fill, and a broker that claims blocks
 while another is buried. The sequencer's host holds copies of how each of them was before."""
 
+import functools
 from collections.abc import Sequence
 
+from totalog.engine.sim import kills
 from totalog.engine.sim.host import Answer, Batch, Host, Topic, Violation
-from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, World
+from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, SUCCESSOR, World
 
 PRODUCER = 7
 HOLD_NANOSECONDS = 1 << 30
@@ -152,3 +154,45 @@ def nothing_left(world: World) -> None:
     if world.process_of(COLLEAGUE) != 0:
         raise Violation("a broker that is buried still has its process")
     world.states += 1
+
+
+def first_place(world: World) -> None:
+    """The sequencer is not the first broker: who reads in the first place has pins as well."""
+    lib = world.lib
+    topic = create(world, b"a")
+    successor = world.join(COLLEAGUE)
+    world.writer.end()
+    world.take_part(successor)
+    check(world.writer.append(topic, world.batches(0)), [0])
+    segment = world.writer.segment_of(topic, 0)
+    reader = Host(lib.sim_reader(world.descriptor, world.size, 0))
+    world.prefetch()
+    held = lib.core_pin(reader.core, segment)
+    accept(world.writer.operate("delete", topic._replace(settings=b"")))
+    world.writer.maintain(0)
+    if not world.claimed(segment):
+        raise Violation("a segment that a reader in the first place pinned went back")
+    lib.core_unpin(reader.core, held)
+    world.writer.maintain(0)
+    if world.claimed(segment):
+        raise Violation("nobody pins a segment, and it stays")
+    world.states += 1
+
+
+def returns(world: World) -> None:
+    """A broker gives back the only free block. As soon as it is free another claims it, and the first one is killed."""
+    lib = world.lib
+    address = world.ffi.new("uint64_t *")
+    other = world.colleague = world.join(COLLEAGUE)
+    block = lib.log_reserve(world.writer.core, 1, address)
+    while lib.log_reserve(other.core, 1, address) != 0:
+        pass
+
+    def go_on() -> None:
+        taken = lib.core_claim(other.core, 1)
+        world.take_part(world.join(SUCCESSOR))
+        if taken != 0 and not (world.claimed(taken) and world.kind(taken) == lib.BLOCK_FREE):
+            raise Violation("a block that a living broker has just claimed went to the successor of the sequencer")
+
+    act = functools.partial(lib.log_reserve_done, world.writer.core, block, False)
+    kills.each_kill(world, world.writer, act, go_on, ghost=False)

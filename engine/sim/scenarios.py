@@ -1,8 +1,10 @@
 """What is tried under the adversaries. Each scenario is a world of its own; `world.step` is one step of its writer."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 from totalog.engine.sim import disks, kills, rings
+from totalog.engine.sim.child import in_child
 from totalog.engine.sim.follower import late_directory, replicated, restored
 from totalog.engine.sim.host import NOTHING_LENT, VIEW, Answer, Batch, Host, Topic, Violation
 from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, Adversary, World
@@ -312,43 +314,52 @@ def meet_slow_reader(world: World, topic: Topic, turn: int) -> None:
 
 def pins(world: World) -> None:
     """A reader pins a segment at each moment of its release: it learns that it came too late, or the segment stays."""
-    other = create(world, b"b")
+    topic = create(world, b"a")
+    accept_all(world.writer.append(topic, world.batches(0)))
+    moment, moments = 0, 1
+    while moment < moments:
+        answer, failure = in_child(functools.partial(pin_at, world, topic, moment))
+        if failure:
+            raise Violation(f"at moment {moment} of a release: {failure}")
+        assert isinstance(answer, int)
+        moments = answer
+        moment += 1
+    world.states += moments
+
+
+def pin_at(world: World, topic: Topic, moment: int) -> int:
+    """In a child. How many moments there are: a reader pins at this one."""
     lib = world.lib
-    number, moments = 0, 1
-    while number < moments:
-        topic = plain_topic(world, b"a")
-        accept_all(world.writer.append(topic, world.batches(0)))
-        segment = world.writer.segment_of(topic, 0)
-        left, held, alive, generation = number, -1, True, world.generation(segment)
+    lib.sim_private(world.descriptor)
+    segment = world.writer.segment_of(topic, 0)
+    generation, left, held, alive = world.generation(segment), moment, -1, True
 
-        def meanwhile(segment: int = segment, generation: int = generation) -> None:
-            nonlocal left, held, alive
-            left -= 1
-            if left == -1:
-                alive = world.generation(segment) == generation  # else the pin is of whatever comes next in its blocks
-                held = lib.core_pin(world.reader.core, segment)
+    def meanwhile() -> None:
+        nonlocal left, held, alive
+        left -= 1
+        if left == -1:
+            alive = world.generation(segment) == generation  # else the pin is of whatever comes next in its blocks
+            held = lib.core_pin(world.reader.core, segment)
 
-        world.prefetch()
-        hook = world.callback(meanwhile)
-        lib.sim_hook(world.writer.number, lib.SIM_AT_INVALIDATES | lib.SIM_AT_FENCES, hook)
-        accept(world.writer.operate("delete", topic._replace(settings=b"")))
-        world.writer.maintain(0)
-        lib.sim_hook(world.writer.number, 0, world.ffi.NULL)
-        world.raise_failure()
+    world.prefetch()
+    hook = world.callback(meanwhile)
+    lib.sim_hook(world.writer.number, lib.SIM_AT_INVALIDATES | lib.SIM_AT_FENCES, hook)
+    accept(world.writer.operate("delete", topic._replace(settings=b"")))
+    world.writer.maintain(0)
+    lib.sim_hook(world.writer.number, 0, world.ffi.NULL)
+    world.raise_failure()
+    world.check_nothing_unfenced(world.reader)
+    claimed = world.claimed(segment)
+    if held >= 0:
+        if alive and not claimed:
+            raise Violation("a segment that a reader pinned went back")
+        lib.core_unpin(world.reader.core, held)
         world.check_nothing_unfenced(world.reader)
-        moments = number - left
+        world.writer.maintain(0)
         claimed = world.claimed(segment)
-        if held >= 0:
-            if alive and not claimed:
-                raise Violation(f"a segment that a reader pinned at moment {number} of its release went back")
-            lib.core_unpin(world.reader.core, held)
-            world.check_nothing_unfenced(world.reader)
-            world.writer.maintain(0)
-            claimed = world.claimed(segment)
-        if claimed:
-            raise Violation(f"nobody pins a segment, and it stays: moment {number}")
-        number += 1
-    append(world, other, 0)
+    if claimed:
+        raise Violation("nobody pins a segment, and it stays")
+    return moment - left
 
 
 def late_pins(world: World) -> None:
@@ -386,6 +397,15 @@ def late_pins(world: World) -> None:
             raise Violation(f"nobody pins a segment, and it stays: moment {number}")
         number += 1
         world.states += 1
+    for _ in range(2):  # the second time the reader remembers another life of the blocks
+        topic = plain_topic(world, b"a")
+        accept_all(world.writer.append(topic, world.batches(0)))
+        held = lib.core_pin(world.reader.core, world.writer.segment_of(topic, 0))
+        if held < 0:
+            raise Violation("a pin is refused of a segment that nobody releases")
+        lib.core_unpin(world.reader.core, held)
+        accept(world.writer.operate("delete", topic._replace(settings=b"")))
+        world.writer.maintain(0)
 
 
 def epochs(world: World) -> None:
@@ -488,6 +508,8 @@ SCENARIOS: dict[str, Scenario] = {
         rings.gaps,
         rings.claims,
         rings.nothing_left,
+        rings.first_place,
+        rings.returns,
         long_partition,
     )
 }

@@ -275,6 +275,12 @@ class World:
         table = self.word(0, "region_header", "block_table_position")
         return self.word(table + block * self.ffi.sizeof("struct block_entry"), "block_entry", "generation")
 
+    def kind(self, block: int) -> int:
+        """A BLOCK_*, as memory shows it."""
+        table = self.word(0, "region_header", "block_table_position")
+        word = self.word(table + block * self.ffi.sizeof("struct block_entry"), "block_entry", "kind")
+        return word & 0xFFFFFFFF
+
     # -- hooks
 
     def callback(self, function: Callable[[], None]) -> Any:
