@@ -267,7 +267,7 @@ class Connection:
         violation: ProtocolViolation | None = None
         group: list[Request] = []
         while True:
-            if self._repeat is not None and not group and await self._answer_run():
+            if self._repeat is not None and not group and self._reader.unfinished and await self._answer_run():
                 continue
             try:
                 event = self._reader.next()
@@ -327,8 +327,7 @@ class Connection:
     async def _answer_run(self) -> bool:
         """Have requests answered that are like an earlier one; False: the next is another, or not complete."""
         runs, held = self._runs, self._reader.held
-        if runs is None or not held:
-            return False
+        assert runs is not None
         if self._unsent.full:
             await self._room()
         run = runs.answer(self.service.broker, self._repeat, held)

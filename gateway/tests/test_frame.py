@@ -53,7 +53,6 @@ def feed(data: bytes, step: int, reader: FrameReader | None = None) -> Iterator[
                 rest = data[at : at + event.size - len(event.received)]
                 at += len(rest)
                 yield reader.parse(memoryview(bytes(event.received) + rest))
-                break
 
 
 def feed_resting(data: bytes, step: int, buffers: ReceiveBuffers) -> Iterator[Request | LargeBody]:
@@ -155,6 +154,48 @@ def test_large_frames_are_received_elsewhere(key: int, size: int, step: int) -> 
     # A frame that is there as a whole needs no other place.
     whole = step == 4096 and len(frame(body=b"before")) + size + 4 <= 4096
     assert len(large) == (0 if whole else 1)
+
+
+@pytest.mark.parametrize("step", [1, 500, 4096])
+@pytest.mark.parametrize(("key", "large"), [(0, False), (3, True), (19, True)])
+def test_large_frames_of_other_apis_wait_their_turn_also_when_they_are_complete(
+    key: int, large: bool, step: int
+) -> None:
+    limits = Limits(receive_buffer_size=4096, large_body_size_min=1024, other_body_size_min=900)
+    for size in (899, 900, 1000):
+        body = random.Random(size).randbytes(size - 12)
+        data = frame(body=b"before") + frame(key=key, body=body) + frame(body=b"after") * 3
+        reader, found, elsewhere = FrameReader(FORMATS, limits, "host"), [], 0
+        for event in feed(data, step, reader):
+            if isinstance(event, LargeBody):
+                elsewhere += 1
+            else:
+                found.append(facts(event))  # at once: the buffer is used again
+        assert [each[0] for each in found] == [3, key, 3, 3, 3]
+        assert found[1][4] == body
+        assert elsewhere == (large and size >= 900)
+
+
+def test_more_is_received_at_once_while_much_comes() -> None:
+    limits = Limits()
+    reader = FrameReader(FORMATS, limits, "host")
+    data = frame(body=bytes(988)) * 1024
+    windows = []
+    while data:
+        space = reader.space()
+        windows.append(len(space))
+        piece, data = data[: len(space)], data[len(space) :]
+        space[: len(piece)] = piece
+        reader.received(len(piece))
+        while reader.next() is not None:
+            pass
+    assert windows[0] < windows[1] < max(windows)
+    assert limits.receive_buffer_size - 1004 <= max(windows) <= limits.receive_buffer_size
+    large = frame(key=0, body=bytes(90_000))[:500]
+    reader.space()[: len(large)] = large
+    reader.received(len(large))
+    assert isinstance(reader.next(), LargeBody)
+    assert len(reader.space()) == windows[0]
 
 
 @pytest.mark.parametrize("step", [1, 999, 4096])

@@ -2,7 +2,8 @@
 
 Invariants
 - The receive buffer never grows: a frame that does not fit into it is a `LargeBody`, for which the connection finds
-  memory; so is every Produce frame of `large_body_size_min` bytes that is not complete yet.
+  memory; so is every Produce frame of `large_body_size_min` bytes that is not complete yet, and any other of
+  `other_body_size_min`, complete or not: what is made of it waits its turn.
 - A connection that waits has no buffer: `rest` gives it to those that do not, unless much of a request has come.
 - A frame's size is checked when its first four bytes are there, and against the limit of its API two bytes later,
   before anything is kept or allocated for it.
@@ -25,10 +26,14 @@ from totalog.gateway.wire.errors import ProtocolViolation
 PRODUCE: Final = 0
 FETCH: Final = 1
 
-SET_ASIDE_SIZE_MAX: Final = 1024
-"""Bytes of unfinished requests that are copied away so that the buffer can serve others."""
+SET_ASIDE_SHARE: Final = 4
+"""Unfinished requests that fill less than this fraction of the buffer are copied away so that it can serve others."""
 
-BUFFERS_KEPT_MAX: Final = 64
+WINDOW_SIZE_MIN: Final = 64 * 1024
+"""Bytes that are received at once at first. It is doubled whenever so many have come, up to the whole buffer; the start
+of a large frame begins it anew, since what of it comes into the buffer has to be copied once more."""
+
+BUFFERS_KEPT_MAX: Final = 32
 
 NO_BYTES: Final = memoryview(bytearray())
 
@@ -90,6 +95,7 @@ class FrameReader:
         self._formats = formats
         self._size_max = max(format.size_max for format in formats.values())
         self._large_size_min = limits.large_body_size_min
+        self._other_size_min = limits.other_body_size_min
         self._client_host = client_host
         self._buffers = buffers or ReceiveBuffers(limits.receive_buffer_size)
         self._buffer = NO_BYTES
@@ -97,6 +103,7 @@ class FrameReader:
         self._set_aside = b""
         self._start = 0
         self._end = 0
+        self._window = WINDOW_SIZE_MIN
 
     @property
     def unfinished(self) -> bool:
@@ -123,12 +130,12 @@ class FrameReader:
         if self._start:
             self._buffer[:left] = self._buffer[self._start : self._end]
             self._start, self._end = 0, left
-        return self._buffer[left:]
+        return self._buffer[left : left + self._window]
 
     def rest(self) -> None:
         """Give the buffer back until `space` or `next` is called. What earlier events pointed at is lost."""
         held = self._end - self._start
-        if self._buffer and held <= SET_ASIDE_SIZE_MAX:
+        if self._buffer and held <= len(self._buffer) // SET_ASIDE_SHARE:
             self._set_aside = bytes(self._buffer[self._start : self._end])
             self._start, self._end = 0, held
             self._buffers.give(self._buffer)
@@ -144,6 +151,8 @@ class FrameReader:
         """`count` bytes have been written to the start of `space()`."""
         self._end += count
         assert self._end <= len(self._buffer)
+        if count == self._window:
+            self._window *= 2
 
     def next(self) -> Request | LargeBody | None:
         """The next event; None: more bytes are needed. Raises ProtocolViolation."""
@@ -162,12 +171,14 @@ class FrameReader:
         if size > format.size_max:
             raise ProtocolViolation(f"frame of {size} bytes for API key {key}, allowed are {format.size_max}")
         past = start + SIZE_WORD + size
-        if past <= self._end:
+        own_memory = key != PRODUCE and size >= self._other_size_min
+        if past <= self._end and not own_memory:
             self._start = past
             return self.parse(self._buffer[start + SIZE_WORD : past])
-        if (key == PRODUCE and size >= self._large_size_min) or SIZE_WORD + size > len(self._buffer):
-            self._start = self._end
-            return LargeBody(key, size, self._buffer[start + SIZE_WORD : self._end])
+        if own_memory or (key == PRODUCE and size >= self._large_size_min) or SIZE_WORD + size > len(self._buffer):
+            self._start = min(past, self._end)
+            self._window = WINDOW_SIZE_MIN
+            return LargeBody(key, size, self._buffer[start + SIZE_WORD : self._start])
         return None
 
     def _format(self, key: int) -> Format:

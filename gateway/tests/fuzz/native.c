@@ -105,7 +105,7 @@ static void try_batch(uint8_t how, const uint8_t *data, size_t size)
                             (int64_t)load64(source + 27));
         batch_stamp_append_time(address_of(append), 0, NOW);
         struct read_batch stamps = {.base_offset = 77, .size = append->size, .leader_epoch = 5};
-        batch_stamp(address_of(source), address_of(&stamps), 1);
+        HOLDS(batch_stamp(address_of(source), address_of(&stamps), 1, NULL, 0) == 0);
         HOLDS(load64(source) == 77);
         store64(source, 0);
         /* Whole still, but for the clock that only the broker may claim. */

@@ -54,13 +54,12 @@ def run_frames(data: bytes) -> None:
             at += len(piece)
             while (event := reader.next()) is not None:
                 if isinstance(event, LargeBody):
-                    assert len(event.received) < event.size
+                    assert len(event.received) <= event.size
                     rest = data[at : at + event.size - len(event.received)]
                     at += len(rest)
                     if len(event.received) + len(rest) < event.size:
                         return
                     reader.parse(memoryview(bytes(event.received) + rest))
-                    break
             reader.rest()
 
 
