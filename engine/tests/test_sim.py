@@ -12,8 +12,8 @@ from totalog.engine.sim import score
 from totalog.engine.sim.__main__ import run
 from totalog.engine.sim.equivalents import EQUIVALENTS, UNPROVEN
 from totalog.engine.sim.mutants import mutants, try_mutant
-from totalog.engine.sim.scenarios import SCENARIOS
-from totalog.engine.sim.world import Adversary
+from totalog.engine.sim.scenarios import RANGES, SCENARIOS
+from totalog.engine.sim.world import Adversary, World
 
 STATES_MAX = 2
 EVICT_ONE_IN = 5
@@ -37,6 +37,19 @@ def test_a_missing_flush_is_seen(name: str) -> None:
     """The canary: what proves nothing without a flush may not pass for a proof."""
     (mutant,) = (each for each in mutants() if each.name == name)
     assert try_mutant(mutant, ["publishing"]).killed_by
+
+
+@pytest.mark.parametrize(("ranges", "atomics"), [(0, True), (RANGES, False)])
+def test_atomics_of_allocation_are_counted(ranges: int, atomics: bool) -> None:
+    """What the partitioned scenarios hold to be none is some where blocks are shared."""
+    world = World(Adversary(seed=1, subsets_max=STATES_MAX), ranges)
+    try:
+        used = world.writer.blocks_used()
+        assert world.lib.core_claim(world.writer.core, 1) != 0
+        assert world.writer.blocks_used() == used + 1
+        assert (world.lib.sim_allocation_atomics() > 0) == atomics
+    finally:
+        world.close()
 
 
 def sample() -> list[str]:
