@@ -158,8 +158,10 @@ def test_a_member_that_stops_polling_loses_its_partitions_until_it_polls_again(
 ) -> None:
     """Its heartbeats go on; the client itself gives its place up when too much time passes without a poll."""
     topic, group = make_topic(PARTITIONS), unique("group")
-    settings = ConsumerSettings(session_timeout_ms=session_ms, poll_interval_max_ms=session_ms)
-    members = stays, stops = [Member(spawn(kind), group, [topic], settings=settings) for _ in range(2)]
+    settings = ConsumerSettings(session_timeout_ms=session_ms)
+    stays = Member(spawn(kind), group, [topic], settings=settings)
+    stops = Member(spawn(kind), group, [topic], settings=replace(settings, poll_interval_max_ms=session_ms))
+    members = [stays, stops]
     committed = committed_and_not(members, admin, topic)
     own, already = stays.assignment(), len(stays.records)
     poll_until([stays], lambda: stays.assignment() == list(committed))
