@@ -117,10 +117,13 @@ def _rows(load: Load, targets: Sequence[Target]) -> Iterator[stats.Summary]:
 
 def _targets(held: ExitStack, load: Load, topic: str, kafka: Address | None) -> Iterator[Target]:
     gateway = held.enter_context(broker(memory="6g" if load.fresh else "1g"))
-    work, answer = _prepare((gateway.host, gateway.port), load, topic)
+    address = gateway.host, gateway.port
+    work, answer = _prepare(address, load, topic)
     spoken = _bare_load(load, work, answer)
     yield _target(held, "bare", held.enter_context(_bare(spoken)), Work(work.frames, work.depth, work.connections))
-    yield _target(held, "gateway", (gateway.host, gateway.port), work)
+    yield _target(held, "gateway", address, work)
+    if load.kind == "view":
+        yield _target(held, "its partition", address, Work(_fetches(topic, load), work.depth, work.connections))
     if kafka is not None and load.kind != "view":
         yield _target(held, "Apache Kafka", kafka, _prepare(kafka, load, topic)[0])
 
@@ -149,14 +152,22 @@ def _prepare(address: Address, load: Load, topic: str) -> tuple[Work, bytes]:
 def _fill(connection: socket.socket, load: Load, topic: str) -> list[bytes]:
     """Puts batches of 1 MiB into the topic; the fetches that read all of them, one behind the other."""
     records = requests.batch(MIB, KIB)
-    count = int(struct.unpack_from(">i", records, LAST_OFFSET_DELTA_AT)[0]) + 1
     for _ in range(FILLED_COUNT):
         error = requests.produce_error(topic, requests.ask(connection, requests.produce(topic, records, acks=1)))
         if error:
             raise RuntimeError(f"a Produce request was answered with error {error}")
-    name = f"{topic}.total-order" if load.kind == "view" else topic
+    return _fetches(f"{topic}.total-order" if load.kind == "view" else topic, load)
+
+
+def _fetches(name: str, load: Load) -> list[bytes]:
+    """The fetches that read all of it, one behind the other."""
+    count = _count_of(requests.batch(MIB, KIB))
     step = count * (load.size // MIB)
     return [requests.fetch(name, offset=offset, size_max=load.size) for offset in range(0, count * FILLED_COUNT, step)]
+
+
+def _count_of(batch: bytes) -> int:
+    return int(struct.unpack_from(">i", batch, LAST_OFFSET_DELTA_AT)[0]) + 1
 
 
 def _bare_load(load: Load, work: Work, answer: bytes) -> bare.Load:

@@ -55,7 +55,8 @@ WAIT_S_MAX: Final = 60.0
 
 ANSWER_SIZE_MAX: Final = 4 * 1024 * 1024
 """Bytes of records in one answer, besides a first batch that is larger. It bounds the memory that slow readers hold and
-the time that the event loop copies for one of them; a consumer asks again in less time than these bytes take."""
+the time that the event loop spends on one of them; a consumer asks again in less time than these bytes take. It is also
+what Linux takes for one socket at once (tcp_wmem): of a larger answer the rest would have to be copied to wait."""
 
 ANSWER_SIZE_PRESSED: Final = 32 * 1024
 """The same while many answers have not been taken: with what is around the records, a buffer of the smallest size."""
