@@ -15,6 +15,7 @@ from totalog.gateway.apis.named import NAMES_MAX
 from totalog.gateway.broker import Broker
 from totalog.gateway.lane import step
 from totalog.gateway.limits import ELEMENTS_COUNT_MAX
+from totalog.gateway.tests.fuzz.targets import plain
 from totalog.gateway.tests.harness import ask, build, dispatch, make_broker, make_request
 from totalog.gateway.tests.test_codec import bodies, filled
 from totalog.gateway.wire import codec
@@ -39,16 +40,6 @@ def shared() -> Iterator[Broker]:
         yield broker
 
 
-def plain(message: Any) -> Any:
-    """All that is in a message, whatever its arrays are."""
-    if hasattr(message, "_struct"):
-        names = [field.name for field in message._struct.untagged_fields(message._version)]
-        return {name: plain(getattr(message, name)) for name in names}
-    if message is None or isinstance(message, str | bytes | bool | int) or not hasattr(message, "__iter__"):
-        return message
-    return [plain(element) for element in message]
-
-
 @pytest.mark.parametrize(("api", "version"), VERSIONS, ids=lambda value: getattr(value, "name", value))
 def test_what_is_read_from_the_frame_is_what_the_library_reads(
     monkeypatch: pytest.MonkeyPatch, api: Api, version: int
@@ -67,6 +58,12 @@ def unknown_tags(number: int) -> bytes:
     """A DeleteRecords 2 of topics with a tagged field each."""
     topic = b"\x02a\x02" + bytes(12) + b"\x01\x07\x03abc" + b"\x01\x81\x01\x00"
     return bytes([number + 1]) + topic * number + bytes(4) + b"\x00"
+
+
+@pytest.mark.usefixtures("from_the_frame")
+def test_a_count_of_tagged_fields_in_more_bytes_than_it_needs() -> None:
+    body = b"\x02\x02a\x01" + b"\x81\x80\x00\x07\x03abc" + bytes(4) + b"\x80\x00"
+    assert plain(codec.decode(21, 2, memoryview(body)))["topics"] == [{"name": "a", "partitions": []}]
 
 
 @pytest.mark.usefixtures("from_the_frame")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from totalog.gateway.wire.elements import Read
     from totalog.gateway.wire.guard import Guard
 
-WHOLE_ELEMENTS_MAX: Final = 512
+WHOLE_ELEMENTS_MAX = 512
 WHOLE_SIZE_MAX: Final = 64 * 1024
 """Array elements and bytes of a request that is decoded as a whole; more are read from the frame one by one."""
 

@@ -156,8 +156,8 @@ class _Code:
 
     def tags(self) -> None:
         """Unknown tagged fields are passed over."""
-        self.add("size = body[at]; at += 1")
-        self.add("for _ in range(size):")
+        self.add("size, at = varint(body, at)")
+        self.add("for _ in range(size + 1):")
         self.add("    _, at = varint(body, at)")
         self.add("    size, at = varint(body, at)")
         self.add("    at += size + 1")

@@ -4,7 +4,7 @@ are caught here, and every other exception is a finding.
 
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -27,6 +27,8 @@ from totalog.gateway.wire.frame import Format, FrameReader, LargeBody
 LIMITS = Limits(receive_buffer_size=4096, large_body_size_min=1024)
 FORMATS = {api.key: Format(api.flexible_from, 64 * 1024) for api in apis.TABLE.values()}
 REGION_SIZE = 64 << 20
+COMPARED_SIZE_MAX = 2048
+"""Bytes of a message that is compared as a whole with what the library makes of it."""
 TOPICS_COUNT_MAX = 50
 """Topics after which the broker that answers is made anew."""
 
@@ -88,7 +90,43 @@ def run_codec(data: bytes) -> None:
     if api.raw:
         return
     with suppress(ProtocolViolation):
-        codec.decode(api.key, version, memoryview(body))
+        whole = codec.decode(api.key, version, memoryview(body))
+        with _read_from_the_frame():
+            read = codec.decode(api.key, version, memoryview(body))
+        if len(body) < COMPARED_SIZE_MAX:
+            assert plain(read) == plain(whole)
+        else:
+            visit(read)
+
+
+@contextmanager
+def _read_from_the_frame() -> Iterator[None]:
+    """As messages of many elements are."""
+    before, codec.WHOLE_ELEMENTS_MAX = codec.WHOLE_ELEMENTS_MAX, -1
+    try:
+        yield
+    finally:
+        codec.WHOLE_ELEMENTS_MAX = before
+
+
+def plain(message: Any) -> Any:
+    """All that is in a message, whatever its arrays are."""
+    if hasattr(message, "_struct"):
+        names = [field.name for field in message._struct.untagged_fields(message._version)]
+        return {name: plain(getattr(message, name)) for name in names}
+    if message is None or isinstance(message, str | bytes | bool | int) or not hasattr(message, "__iter__"):
+        return message
+    return [plain(element) for element in message]
+
+
+def visit(message: Any) -> None:
+    """Reads all that is in a message, one thing after the other."""
+    if hasattr(message, "_struct"):
+        for field in message._struct.untagged_fields(message._version):
+            visit(getattr(message, field.name))
+    elif hasattr(message, "__iter__") and not isinstance(message, str | bytes):
+        for element in message:
+            visit(element)
 
 
 def run_requests(data: bytes) -> None:
