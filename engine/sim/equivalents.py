@@ -13,7 +13,7 @@ ONE_LINE = (
 ONE_KERNEL = "a futex joins processes of one kernel, whose caches are coherent: there is no stale copy to be dropped"
 
 EQUIVALENTS: dict[str, str] = {
-    "face region_format flush 2 redirected": "it still meets the header's second line; the first is flushed with the"
+    "face region_format flush 1 redirected": "it still meets the header's second line; the first is flushed with the"
     " magic, which stands in it, and stores to one line reach memory in their order",
     "read open_ordered invalidate 1 redirected": FIRST_LINE,
     "read log_topic_settings invalidate 1 redirected": FIRST_LINE,
