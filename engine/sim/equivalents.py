@@ -24,6 +24,10 @@ EQUIVALENTS: dict[str, str] = {
     "wait wait_wake_brokers fence 1 deleted": STORE_LOAD,
     "wait wait_wake_replicas fence 1 deleted": STORE_LOAD,
     "wait wait_wake_replica fence 1 deleted": STORE_LOAD,
+    "sequencer write_topic_identity fence 1 deleted": "of a slot that becomes free nothing else is stored, and the"
+    " fence of all lines follows (sequencer_publish_lines)",
+    "sequencer store_part fence 1 deleted": "the part that is written after it has a fence, before changed_position"
+    " says that all of the description stands",
     "wait completed invalidate 1 unfenced": "a wait may end later by that, and not too early: before it sleeps there is"
     " the fence of wait_say, and after that the copy is gone",
     "segment segment_describe flush 1 deleted": ONE_LINE,
