@@ -40,8 +40,6 @@ WRITERS = (1, 2, 4)
 GROUP_BYTES = 2 * MIB
 """In one call: what one receive buffer or two may hold. A batch that is larger goes alone."""
 GROUPS_IN_FLIGHT = 2
-NEW_WRITERS_MS = 100
-"""How often an idle sequencer looks for a ring that it does not know."""
 YIELDS_MAX = 5
 """Times that a writer gives its processor away when no group is answered, before it sleeps."""
 FOOTPRINT = 64 * MIB
@@ -87,7 +85,6 @@ class Writer:
             append.topic_slot, append.topic_generation = topic.slot, topic.generation
             append.partition, append.record_count = number % topic.partitions, size // MESSAGE
             append.last_offset_delta, append.producer_id, append.base_sequence = size // MESSAGE - 1, -1, -1
-        self.log.append(self.group, 1)  # from here on the sequencer knows this ring
 
     def append(self, count: int) -> None:
         """So many bytes, or a few batches more, answered when this returns. A batch that was answered is as good as
@@ -165,10 +162,8 @@ def sequence(path: str) -> None:
     published.register(event, select.POLLIN)
     print("ready", flush=True)
     while True:
-        if published.poll(NEW_WRITERS_MS):
-            os.eventfd_read(event)
-        else:  # the first call finds a ring that was not known, the second one what stands there
-            sequence_now(core, 0)
+        published.poll()
+        os.eventfd_read(event)
         sequence_now(core, 0)
 
 

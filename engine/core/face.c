@@ -278,19 +278,25 @@ static int end_replaced(struct log *log)
     return 1;
 }
 
-uint32_t log_sequence(struct log *log, int64_t nanoseconds_max)
+static uint32_t sequence_all(struct log *log)
 {
     uint32_t handled = 0;
     int more;
-    if (log->sequencer == NULL)
-        return 0;
     while ((more = sequencer_pass(log)) > 0)
         handled += (uint32_t)more;
-    if (end_replaced(log))
-        return REPLACED;
-    if (handled == 0)
-        wait_for_headers(log, nanoseconds_max);
     return handled;
+}
+
+uint32_t log_sequence(struct log *log, int64_t nanoseconds_max)
+{
+    if (log->sequencer == NULL)
+        return 0;
+    uint32_t handled = sequence_all(log);
+    if (handled == 0 && !log->sequencer->replaced) {
+        wait_for_headers(log, nanoseconds_max);
+        handled = sequence_all(log);  /* also of a ring that no pass knew before */
+    }
+    return end_replaced(log) ? REPLACED : handled;
 }
 
 /* ---- append ------------------------------------------------------------------------------------------------------------ */

@@ -271,6 +271,19 @@ def test_what_others_publish_is_told_to_a_sequencer(world: World, log: SharedLog
     assert all(len(acks_of(appender.rest())) == 40 * GROUP for appender in appenders)
 
 
+def test_one_call_orders_what_stands_in_a_ring_that_no_pass_knew(world: World, log: SharedLog) -> None:
+    """What was published is not told again to an event loop."""
+    log.take_over()
+    assert log.sequence(0) == 0
+    with joined(world), joined(world) as other:  # the first one has the ring of whoever made the region
+        mine = InThread(other).appender
+        for index in range(GROUP):
+            mine._fill(index, index)
+        other.publish(mine.group, GROUP)
+        assert log.sequence(0) == GROUP
+        assert other.collect(mine.group)
+
+
 def test_a_listener_ends_with_its_log_also_when_nobody_takes_what_it_told(world: World) -> None:
     sequencer(world)
     with joined(world) as log:
