@@ -234,11 +234,11 @@ class Outbox:
                 self._release()
 
     def _keep(self, left: list[Bytes]) -> list[Bytes]:
-        """What is sent in place of `left`, so that nothing of it is lent any more."""
+        """What is sent in place of `left`, so that nothing of it is lent any more, nor in a buffer."""
         if any(answer.lent for answer in self._answers):
             left = [b"".join(left)]
             for answer in self._answers:
-                answer.give_back()
+                answer.release()
         return left
 
     def _release(self) -> None:

@@ -264,6 +264,32 @@ async def test_what_is_lent_goes_back_before_anything_is_waited_for() -> None:
     assert (wire.parts[-1], unsent.size) == (b"behind what is owed", 0)
 
 
+class SlowPeer(Wire):
+    """Its answers wait, while others are made in what buffers there are."""
+
+    def __init__(self, pool: BufferPool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
+        assert keep is not None
+        left = keep(list(parts))
+        assert self.pool.size_kept > 0
+        self.pool.take(100).view[:4] = b"else"
+        await super().send(left)
+
+
+async def test_what_is_kept_for_a_slow_peer_needs_no_buffer() -> None:
+    pool = BufferPool()
+    wire, unsent = SlowPeer(pool), Unsent(1 << 20)
+    outbox = Outbox(wire, LIMITS, unsent, Budget(1000))
+    buffer = pool.take(100)
+    buffer.view[:4] = b"head"
+    outbox.add(Answer([buffer.view[:4], memoryview(b"lent")], buffer, 4, lambda: None))
+    await outbox.flush()
+    assert (wire.parts, unsent.size, pool.size_kept) == ([b"headlent"], 0, 0)
+
+
 async def test_buffers_go_back_whether_they_leave_or_not() -> None:
     wire, pool, budget, unsent = Wire(), BufferPool(), Budget(1000), Unsent(1 << 20)
     outbox = Outbox(wire, LIMITS, unsent, budget)

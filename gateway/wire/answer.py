@@ -65,8 +65,8 @@ def size_class(size: int) -> int:
 class Answer:
     """One complete frame, its size word included, as parts to send one after the other.
 
-    Parts may be lent: they lie in the log, which keeps them there until `give_back` is called. That is not for long:
-    whoever finds that the answer has to wait calls `keep`, which copies them.
+    Parts may be lent: they lie in the log, which keeps them there until `give_back` is called: by `release`, or by
+    `keep`, with which whoever finds that the answer has to wait copies them.
     """
 
     __slots__ = ("_buffer", "_give_back", "held", "parts", "size")
@@ -91,21 +91,18 @@ class Answer:
         return self._give_back is not None
 
     def keep(self) -> None:
-        """Copies what is lent, and gives it back."""
+        """Copies what is lent, with what stands around it, and gives both back."""
         if self._give_back is not None:
-            self.parts = [memoryview(b"".join(self.parts))]
-            self.give_back()
+            kept = [memoryview(b"".join(self.parts))]
+            self.release()
+            self.parts = kept
 
-    def give_back(self) -> None:
-        """What is lent is not looked at any more."""
+    def release(self) -> None:
+        """Gives back the buffer, and what is lent; the parts are gone with them. A second call does nothing."""
+        self.parts = []
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
             give_back()
-
-    def release(self) -> None:
-        """Gives the buffer back; the parts are gone with it. A second call does nothing."""
-        self.parts = []
-        self.give_back()
         buffer, self._buffer = self._buffer, None
         if buffer is not None and buffer.pool is not None:
             buffer.pool.give(buffer)
