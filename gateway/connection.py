@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Answered", "Bytes", "Connection", "Disconnected", "Keep", "Phase", "Service", "Transport"]
 
 LEARN_MAX: Final = 8
-"""Kinds of Produce requests that are looked at in a row though none came again; then one in the square of that."""
+"""Kinds of requests that are looked at in a row though none came again; then one in the square of that."""
 
 Answered: TypeAlias = Bytes | Answer | Owed | None
 

@@ -65,8 +65,10 @@ class Repeat:
 def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
     """The kind of a request that was answered at once just now; None where it is not one that can be repeated the
     short way."""
+    if len(request.frame) > REQUEST_SIZE_MAX:
+        return None
     message = wire.parse(request.version, request.frame, request.body_at)
-    if len(message.topics) != 1 or fetch.partition_count(message) != 1 or len(request.frame) > REQUEST_SIZE_MAX:
+    if len(message.topics) != 1 or fetch.partition_count(message) != 1:
         return None
     ((topic, ((partition, leader_epoch, _, most),)),) = message.topics
     handle = fetch.find(broker, topic)

@@ -254,8 +254,8 @@ class OffsetStore:
             self._apply(key, value if exists else None, log_offset)
 
     def _read(self, topic: TopicHandle) -> Iterator[tuple[int, records.Record]]:
-        """The records between log start and end, with their offsets. Where they have left memory this waits for a disk,
-        once in the life of the broker; then the topic is short. Raises Unreadable."""
+        """The records between log start and end, with their offsets. Where they have left memory this waits for a disk:
+        once in the life of the broker, since then the topic is short; where it fails, each time. Raises Unreadable."""
         engine, buffer = self._broker.log, Buffer(READ_SIZE)
         batches = engine.read_batches(READ_BATCHES_COUNT)
         offset = self._log_start
