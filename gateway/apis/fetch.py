@@ -68,8 +68,8 @@ answer."""
 LENT_COUNT_MAX: Final = ANSWER_SIZE_MAX // LENT_SIZE_MIN + 1
 
 AT_ONCE_MAX: Final = 64
-"""Partitions of a request that is answered in one go. Where it turns out that there is nothing to send, all of them
-are looked at again before it waits."""
+"""Partitions, and topics, of a request that is answered in one go. Where it turns out that there is nothing to
+send, all of them are looked at again before it waits."""
 
 PARTITIONS_A_STEP: Final = 512
 """Partitions that are looked at, or answered, before others get their turn."""
@@ -538,7 +538,7 @@ def cramped(read: "Read", size_max: int, room: int) -> bool:
 
 def _at_once(broker: "Broker", request: Request, message: wire.FetchRequest, size_max: int) -> Answer | None:
     """The answer, if there is something to send, and all of it can be: from memory, and of not too many partitions."""
-    if partition_count(message) > AT_ONCE_MAX:
+    if len(message.topics) > AT_ONCE_MAX or partition_count(message) > AT_ONCE_MAX:
         return None
     size_max = pressed(broker, size_max)
     return AtOnce(broker.reader, broker.log, request, message, size_max).answer(broker, message)

@@ -401,6 +401,17 @@ async def test_no_partitions_are_answered_at_once(broker: Broker, autojump_clock
     assert trio.current_time() == 0
 
 
+async def test_many_topics_are_not_gone_through_in_one_go(broker: Broker) -> None:
+    """Also where no partitions of them are asked for."""
+    put(broker, "orders", 0, data := batch(1))
+    for number, at_once in ((fetch.AT_ONCE_MAX - 1, True), (fetch.AT_ONCE_MAX, False)):
+        asked = request(broker, 12, [("orders", [Asked(0)])] + [("nothing", [])] * number)
+        answer = fetch.handle(broker, asked)
+        assert isinstance(answer, Answer) is at_once
+        (got,) = partitions(decoded(asked, answer if isinstance(answer, Answer) else await answer))
+        assert got.records == stamped(data, 0)
+
+
 async def test_a_wait_has_a_limit(broker: Broker, autojump_clock: trio.abc.Clock) -> None:
     await ask(broker, 12, [("orders", [Asked(0)])], max_wait_ms=2**31 - 1)
     assert trio.current_time() == pytest.approx(fetch.WAIT_S_MAX)
