@@ -26,9 +26,6 @@ from totalog.gateway.wire.errors import ProtocolViolation
 PRODUCE: Final = 0
 FETCH: Final = 1
 
-SET_ASIDE_SHARE: Final = 4
-"""Unfinished requests that fill less than this fraction of the buffer are copied away so that it can serve others."""
-
 WINDOW_SIZE_MIN: Final = 64 * 1024
 """Bytes that are received at once at first. It is doubled whenever so many have come, up to the whole buffer; the start
 of a large frame begins it anew, since what of it comes into the buffer has to be copied once more."""
@@ -133,11 +130,11 @@ class FrameReader:
         return self._buffer[left : left + self._window]
 
     def rest(self) -> None:
-        """Give the buffer back until `space` or `next` is called. What earlier events pointed at is lost."""
-        held = self._end - self._start
-        if self._buffer and held <= len(self._buffer) // SET_ASIDE_SHARE:
+        """Give the buffer back until `space` or `next` is called, and hold a copy of what is in it. What earlier events
+        pointed at is lost."""
+        if self._buffer:
             self._set_aside = bytes(self._buffer[self._start : self._end])
-            self._start, self._end = 0, held
+            self._start, self._end = 0, self._end - self._start
             self._buffers.give(self._buffer)
             self._buffer = NO_BYTES
 
