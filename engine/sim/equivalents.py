@@ -39,6 +39,9 @@ EQUIVALENTS: dict[str, str] = {
 }
 
 UNPROVEN: dict[str, str] = {
+    "read look_again invalidate": "the batches themselves are looked at again under their pins, and in no scenario does"
+    " a search pass a page that is used for something else meanwhile",
+    "sequencer write_topic_identity fence 2": "no scenario looks between the count of partitions and what follows it",
     "partitioned partitioned_free fence": "of the states between its two lines one in four tells, and few are drawn",
     "segment segment_unseal fence": "no block is claimed, and stays open, between two takeovers, one of them cut short",
 }
