@@ -419,9 +419,10 @@ class Log:
         """Nothing but the operation that was just made here came in: only its topic is read again."""
         info = ffi.new("struct topic_info *")
         lib.log_topic(self._core, changed.slot, info)
-        self._topics.pop(changed.name, None)
         if info.state == lib.TOPIC_LIVE:
-            self._topics[changed.name] = self._topic_of(info, None)
+            self._topics[changed.name] = self._topic_of(info, None)  # a topic that was altered keeps its place
+        else:
+            self._topics.pop(changed.name, None)
         self._topics_version += 1
 
     # -- writing

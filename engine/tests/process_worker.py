@@ -134,7 +134,7 @@ def read_once(log: SharedLog, topic: Topic, partition: int) -> bytes:
 
 
 def sequence(path: str, fail_at: int, healthy: int, stops: bool, seconds_max: float) -> None:
-    """`healthy` headers, then the fail point is armed. Sleeps so long at most where there is nothing to order."""
+    """`healthy` headers, then the fail point is armed, and told. Sleeps so long at most while there is nothing."""
     log = SharedLog.join(path)
     tell(READY)
     while True:
@@ -149,6 +149,7 @@ def sequence(path: str, fail_at: int, healthy: int, stops: bool, seconds_max: fl
         if handled >= healthy and not armed:
             arm(log, fail_at, stops)
             armed = True
+            tell(b"armed\n")
         handled += log.sequence(seconds_max)
         log.bury()
 

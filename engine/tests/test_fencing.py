@@ -51,6 +51,7 @@ def test_a_stopped_sequencer_is_replaced_when_it_was_killed_and_not_before(world
     with joined(world) as log:
         mine = Appender(log, 1, topics_of(log, "a"), 100, 7)
         acks = [acks_of(mine.append(GROUP))]
+        stopped.wait_for(b"armed\n")  # or what is published now may be ordered before
         publish(mine)
         stopped.wait_until_stopped()
         with pytest.raises(RegionInUse):
