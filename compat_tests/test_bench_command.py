@@ -14,7 +14,9 @@ from compat_tests.clients.face import Client
 QUICK = ("--iterations", "3", "--seconds", "0.05")
 
 
-# A perf that knows nothing of any process, and ends, as the real one does, when it is interrupted.
+# A perf that knows nothing of any process, and ends, as the real one does, when it is interrupted: also where the tests
+# run in the background of a shell, whose children ignore that.
+WAIT = f"exec {sys.executable} -c 'import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); time.sleep(60)'"
 PERF = """#!/bin/sh
 for word; do
     [ "$last" = -o ] && target=$word
@@ -23,12 +25,12 @@ for word; do
 done
 case $1 in
 stat) printf '%s\\n' '# started on Monday' '4000000,,instructions:u,1,100.00,,' \\
-      '<not supported>,,cache-misses,0,100.00,,' '250.5,msec,task-clock,1,100.00,,' > "$target"; exec sleep 60;;
-record) echo samples > "$target"; exec sleep 60;;
+      '<not supported>,,cache-misses,0,100.00,,' '250.5,msec,task-clock,1,100.00,,' > "$target"; @wait@;;
+record) echo samples > "$target"; @wait@;;
 script) printf '%s\\n' 'broker ' '\t 1f <inner & own>' '\t 2f outer' '' \\
         'broker ' '\t 3f alone' '' 'broker ' '\t 3f alone' '';;
 esac
-"""
+""".replace("@wait@", WAIT)
 
 
 def bench(*arguments: str, path: Path | None = None) -> "subprocess.CompletedProcess[str]":
