@@ -292,9 +292,12 @@ uint32_t log_sequence(struct log *log, int64_t nanoseconds_max)
     if (log->sequencer == NULL)
         return 0;
     uint32_t handled = sequence_all(log);
-    if (handled == 0 && !log->sequencer->replaced) {
-        wait_for_headers(log, nanoseconds_max);
-        handled = sequence_all(log);  /* also of a ring that no pass knew before */
+    if (!log->sequencer->replaced) {  /* and what stands in rings that no pass knew: nobody tells an event loop of it again */
+        if (handled == 0)
+            wait_for_headers(log, nanoseconds_max);
+        else
+            sequencer_headers_wait(log);
+        handled += sequence_all(log);
     }
     return end_replaced(log) ? REPLACED : handled;
 }

@@ -271,17 +271,19 @@ def test_what_others_publish_is_told_to_a_sequencer(world: World, log: SharedLog
     assert all(len(acks_of(appender.rest())) == 40 * GROUP for appender in appenders)
 
 
-def test_one_call_orders_what_stands_in_a_ring_that_no_pass_knew(world: World, log: SharedLog) -> None:
-    """What was published is not told again to an event loop."""
+@pytest.mark.parametrize("busy", [False, True])
+def test_one_call_orders_what_stands_in_a_ring_that_no_pass_knew(world: World, log: SharedLog, busy: bool) -> None:
+    """What was published is not told again to an event loop, also where a ring that is known had something as well."""
     log.take_over()
     assert log.sequence(0) == 0
-    with joined(world), joined(world) as other:  # the first one has the ring of whoever made the region
-        mine = InThread(other).appender
-        for index in range(GROUP):
-            mine._fill(index, index)
-        other.publish(mine.group, GROUP)
-        assert log.sequence(0) == GROUP
-        assert other.collect(mine.group)
+    with joined(world) as known, joined(world) as other:  # the first one has the ring of whoever made the region
+        appenders = [InThread(joiner).appender for joiner in ([known, other] if busy else [other])]
+        for mine in appenders:
+            for index in range(GROUP):
+                mine._fill(index, index)
+            mine.log.publish(mine.group, GROUP)
+        assert log.sequence(0) == len(appenders) * GROUP
+        assert all(mine.log.collect(mine.group) for mine in appenders)
 
 
 def test_a_listener_ends_with_its_log_also_when_nobody_takes_what_it_told(world: World) -> None:
