@@ -9,7 +9,8 @@
  */
 #include "log.h"
 
-/* The kind last: blocks whose kind is BLOCK_FREE hold nothing, whatever else is said of them. */
+/* The kind last: blocks whose kind is BLOCK_FREE hold nothing, whatever else is said of them. It stands in one line with the rest. The first
+ * fence is that of the bits: what is said of a run would be given back as a whole. */
 void segment_describe(struct log *log, uint32_t segment, uint32_t kind, uint32_t blocks, uint32_t topic_slot, uint32_t topic_generation)
 {
     uint64_t position = block_entry_position(log, segment);
@@ -21,7 +22,6 @@ void segment_describe(struct log *log, uint32_t segment, uint32_t kind, uint32_t
     entry.topic_slot = topic_slot;
     entry.topic_generation = topic_generation;
     mem_write(&log->mem, position, &entry, LINE_SIZE);
-    mem_flush(&log->mem, position, LINE_SIZE);
     mem_fence(&log->mem);
     fail_point(log, FAIL_CLAIMED);
     mem_store32(&log->mem, FIELD(position, struct block_entry, kind), kind);

@@ -40,14 +40,7 @@ void sequencer_touch_partition(struct sequencer *sequencer, uint32_t topic_slot,
     sequencer->dirty_partitions[sequencer->dirty_partition_count++] = (struct touched){topic_slot, partition};
 }
 
-static void write_part(struct log *log, uint64_t topic, const struct topic_entry *entry, uint64_t first, uint64_t end)
-{
-    mem_write(&log->mem, topic + first, (const uint8_t *)entry + first, end - first);
-    mem_flush(&log->mem, topic + first, end - first);
-    mem_fence(&log->mem);
-}
-
-/* The same word by word: replicas and archives look at flags and retention meanwhile. */
+/* Word by word, since replicas and archives look at flags and retention meanwhile. */
 static void store_part(struct log *log, uint64_t topic, const struct topic_entry *entry, uint64_t first, uint64_t end)
 {
     for (uint64_t at = first; at < end; at += sizeof(uint64_t)) {
@@ -55,29 +48,33 @@ static void store_part(struct log *log, uint64_t topic, const struct topic_entry
         memcpy(&word, (const uint8_t *)entry + at, sizeof word);
         mem_store64(&log->mem, topic + at, word);
     }
-    mem_flush(&log->mem, topic + first, end - first);
-    mem_fence(&log->mem);
 }
 
 /* In an order in which each step leaves a topic that can be read, and that a successor brings up to date from the record of the operation:
- * extents are added before partitions count them, `changed_position` says that all of the description stands, and the state,
- * in one word with the generation, comes last. */
+ * extents are added before partitions count them, `changed_position` says that all of the description stands. */
+static void write_description(struct log *log, uint64_t at, const struct topic_entry *entry)
+{
+    _Static_assert(offsetof(struct topic_entry, changed_position) == LINE_SIZE, "what it covers of its own line, and what before it");
+    uint64_t id = offsetof(struct topic_entry, id), changed = offsetof(struct topic_entry, changed_position);
+    uint64_t extents = offsetof(struct topic_entry, extents), end = offsetof(struct topic_entry, next_total_order);
+    mem_write(&log->mem, at + extents, (const uint8_t *)entry + extents, end - extents);
+    mem_flush(&log->mem, at + extents, end - extents);
+    mem_fence(&log->mem);
+    store_part(log, at, entry, id, changed);
+    mem_flush(&log->mem, at + id, changed - id);
+    store_part(log, at, entry, offsetof(struct topic_entry, record_entry), extents);
+    mem_fence(&log->mem);
+    mem_publish64(&log->mem, at + changed, entry->changed_position);
+}
+
+/* The state, in one word with the generation, comes last; its fence is that of all lines. */
 static void write_topic_identity(struct log *log, uint32_t slot, const struct topic_entry *entry)
 {
     uint64_t at = topic_position(slot);
-    uint64_t counts, changed = FIELD(at, struct topic_entry, changed_position);
-    if (entry->state == TOPIC_FREE) {
-        mem_publish64(&log->mem, at, (uint64_t)entry->generation << 32 | entry->state);
-        return;
-    }
-    memcpy(&counts, &entry->partition_count, sizeof counts);
-    write_part(log, at, entry, offsetof(struct topic_entry, extents), offsetof(struct topic_entry, next_total_order));
-    mem_publish64(&log->mem, FIELD(at, struct topic_entry, partition_count), counts);
-    store_part(log, at, entry, offsetof(struct topic_entry, id), offsetof(struct topic_entry, partition_count));
-    store_part(log, at, entry, offsetof(struct topic_entry, retention_bytes), offsetof(struct topic_entry, changed_position));
-    write_part(log, at, entry, offsetof(struct topic_entry, record_entry), offsetof(struct topic_entry, extents));
-    mem_publish64(&log->mem, changed, entry->changed_position);
-    mem_publish64(&log->mem, at, (uint64_t)entry->generation << 32 | entry->state);
+    if (entry->state != TOPIC_FREE)
+        write_description(log, at, entry);
+    mem_store64(&log->mem, at, (uint64_t)entry->generation << 32 | entry->state);
+    mem_flush(&log->mem, at, sizeof(uint64_t));
 }
 
 static void write_topic_frontier(struct log *log, uint32_t slot, const struct topic_entry *entry)

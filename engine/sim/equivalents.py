@@ -7,9 +7,6 @@ STORE_LOAD = (
     "it keeps a store and a later load of another line in order, which the model does not have (wait.c argues it);"
     " what was flushed before it was fenced where it was published"
 )
-ONE_LINE = (
-    "kind and description stand in one line, whose stores reach memory in their order, and which is flushed again"
-)
 ONE_KERNEL = "a futex joins processes of one kernel, whose caches are coherent: there is no stale copy to be dropped"
 
 EQUIVALENTS: dict[str, str] = {
@@ -24,25 +21,13 @@ EQUIVALENTS: dict[str, str] = {
     "wait wait_wake_brokers fence 1 deleted": STORE_LOAD,
     "wait wait_wake_replicas fence 1 deleted": STORE_LOAD,
     "wait wait_wake_replica fence 1 deleted": STORE_LOAD,
-    "sequencer write_topic_identity fence 1 deleted": "of a slot that becomes free nothing else is stored, and the"
-    " fence of all lines follows (sequencer_publish_lines)",
-    "sequencer store_part fence 1 deleted": "the part that is written after it has a fence, before changed_position"
-    " says that all of the description stands",
     "wait completed invalidate 1 unfenced": "a wait may end later by that, and not too early: before it sleeps there is"
     " the fence of wait_say, and after that the copy is gone",
-    "segment segment_describe flush 1 deleted": ONE_LINE,
-    "segment segment_describe flush 1 redirected": ONE_LINE,
 } | {
     f"listen {function} invalidate {number} {kind}": ONE_KERNEL
     for function, number in (("sum_of_ordered", 1), ("sum_of_ordered", 2), ("sum_of_published", 1))
     for kind in ("deleted", "redirected", "unfenced")
 }
 
-UNPROVEN: dict[str, str] = {
-    "read look_again invalidate": "the batches themselves are looked at again under their pins, and in no scenario does"
-    " a search pass a page that is used for something else meanwhile",
-    "sequencer write_topic_identity fence 2": "no scenario looks between the count of partitions and what follows it",
-    "partitioned partitioned_free fence": "of the states between its two lines one in four tells, and few are drawn",
-    "segment segment_unseal fence": "no block is claimed, and stays open, between two takeovers, one of them cut short",
-}
+UNPROVEN: dict[str, str] = {}
 """Beginnings of names of mutants, of which some are killed all the same."""

@@ -10,24 +10,31 @@ from collections.abc import Callable, Sequence
 
 from totalog.engine.sim.child import end_child, start_child, wait_for_child
 from totalog.engine.sim.host import Answer, Batch, Contents, Host, Topic, Violation
-from totalog.engine.sim.world import COLLEAGUE, World
+from totalog.engine.sim.world import COLLEAGUE, THOROUGH, World
 
 Sent = Sequence[tuple[Topic, Batch]]
 
 
 def each_kill(
-    world: World, victim: Host, act: Callable[[], object], go_on: Callable[[], object], *, ghost: bool
+    world: World,
+    victim: Host,
+    act: Callable[[], object],
+    go_on: Callable[[], object],
+    *,
+    ghost: bool,
+    thorough: bool = False,
 ) -> None:
     """Runs `act`, and for each moment at which the victim may be killed meanwhile, `go_on` in a child: right there, or,
-    where the victim is to be a ghost, when `act` has ended."""
+    where the victim is to be a ghost, when `act` has ended. `thorough`: more states are tried than elsewhere."""
     lib = world.lib
+    limit = max(world.adversary.subsets_max // 3, 2) * (THOROUGH if thorough else 1)
     fences = 0
     child_runs = False
 
     def look() -> None:
         nonlocal fences, child_runs
         fences += 1
-        for number, _ in enumerate(world.memory_states(world.living(), max(world.adversary.subsets_max // 3, 2))):
+        for number, _ in enumerate(world.memory_states(world.living(), limit)):
             world.states += 1
             child = start_child()
             if child is None:

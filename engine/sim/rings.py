@@ -13,6 +13,10 @@ HOLD_NANOSECONDS = 1 << 30
 """More than the sequencer holds a ring."""
 MANY = 40
 """Headers, more than may wait behind a gap."""
+LINE_BLOCKS = 512
+"""Whose bits stand on one line."""
+CROSSING = 2
+"""Blocks of a run."""
 BURIAL_BEGUN = 40
 """Invalidates of a sequencer that buries a broker: by then it has looked at every broker, and at no block."""
 
@@ -195,4 +199,62 @@ def returns(world: World) -> None:
             raise Violation("a block that a living broker has just claimed went to the successor of the sequencer")
 
     act = functools.partial(lib.log_reserve_done, world.writer.core, block, False)
+    kills.each_kill(world, world.writer, act, go_on, ghost=False)
+
+
+def returns_to_range(world: World) -> None:
+    """A broker is killed while it gives back a block of its own range: it is free when a successor has taken over."""
+    block = world.lib.log_reserve(world.writer.core, 1, world.ffi.new("uint64_t *"))
+    world.colleague = world.join(COLLEAGUE)
+
+    def go_on() -> None:
+        world.take_part(world.join(SUCCESSOR))
+        if world.claimed(block):
+            raise Violation("a block that a dead broker was giving back stays")
+
+    act = functools.partial(world.lib.log_reserve_done, world.writer.core, block, False)
+    kills.each_kill(world, world.writer, act, go_on, ghost=False, thorough=True)
+
+
+def long_range(world: World) -> None:
+    """A broker is killed while it takes a run of blocks whose bits stand on two lines: a successor has all of them."""
+    lib = world.lib
+    address = world.ffi.new("uint64_t *")
+    first = LINE_BLOCKS - CROSSING // 2
+    assert lib.core_claim(world.writer.core, first - world.writer.blocks_used()) != 0
+
+    def act() -> None:
+        if lib.log_reserve(world.writer.core, CROSSING * lib.BLOCK_SIZE, address) != first:
+            raise Violation(f"a run of {CROSSING} blocks is not where the others end")
+
+    def go_on() -> None:
+        world.check_new(world.open())
+
+    kills.each_kill(world, world.writer, act, go_on, ghost=False, thorough=True)
+
+
+def claimed_at_once(world: World) -> None:
+    """The sequencer takes back the only free block. As soon as it is free another broker takes it, and the sequencer is
+    killed."""
+    lib = world.lib
+    address = world.ffi.new("uint64_t *")
+    topic = create(world, b"a")
+    check(world.writer.append(topic, world.batches(0)), [0])
+    segment = world.writer.segment_of(topic, 0)
+    other = world.colleague = world.join(COLLEAGUE)
+    while lib.log_reserve(other.core, 1, address) != 0:
+        pass
+
+    def act() -> None:
+        accept(world.writer.operate("delete", topic._replace(settings=b"")))
+        world.writer.maintain(0)
+        if world.claimed(segment):
+            raise Violation("a segment of a deleted topic stays")
+
+    def go_on() -> None:
+        taken = lib.log_reserve(other.core, 1, address)
+        world.take_part(world.join(SUCCESSOR))
+        if taken != 0 and not (world.claimed(taken) and world.kind(taken) == lib.BLOCK_RUN):
+            raise Violation("a block that a living broker has just taken goes back")
+
     kills.each_kill(world, world.writer, act, go_on, ghost=False)

@@ -16,6 +16,9 @@ OPEN_BLOCKS = 4
 RANGES = 5
 """Of blocks, in a partitioned world: one for each broker that takes part."""
 
+RANGE_END = 32
+"""Blocks of a long range beyond those whose bits stand on its first line."""
+
 Scenario = Callable[[World], None]
 
 
@@ -304,9 +307,12 @@ def meet_slow_reader(world: World, topic: Topic, turn: int) -> None:
     if status not in (lib.STATUS_OK, lib.STATUS_OFFSET_OUT_OF_RANGE):
         raise Violation(f"a slow reader is answered with status {status}")
     known = dict(before.parts[number].batches) | dict(world.topic(b"a").parts[number].batches)
-    for base, payload in world.reader.found():
+    found = world.reader.found()
+    for base, payload in found:
         if payload != known.get(base):
             raise Violation(f"a slow reader at {offset} gets other bytes at {base}: {payload[:8].hex()}")
+    if status == lib.STATUS_OK and (not found or found[0][0] != offset):
+        raise Violation(f"a slow reader at {offset} is not told that this is gone: it gets {len(found)} batches")
     world.reader.give_back()
     world.check_nothing_unfenced(world.reader)
     accept(world.writer.operate("trim", trimming, partition=VIEW, offset=world.topic(b"a").parts[-1].next))
@@ -510,18 +516,23 @@ SCENARIOS: dict[str, Scenario] = {
         rings.nothing_left,
         rings.first_place,
         rings.returns,
+        rings.claimed_at_once,
         long_partition,
     )
 }
 PARTITIONED: dict[str, Scenario] = {
-    f"partitioned_{function.__name__}": without_atomics(function) for function in (ranges, burial, promotion)
+    f"partitioned_{function.__name__}": without_atomics(function)
+    for function in (ranges, burial, promotion, rings.returns_to_range)
 }
-SCENARIOS |= PARTITIONED
+SCENARIOS |= PARTITIONED | {"long_range": without_atomics(rings.long_range)}
+LONG = {"ranges": 1, "blocks": rings.LINE_BLOCKS + RANGE_END}
+WORLDS: dict[str, dict[str, int]] = {name: {"ranges": RANGES} for name in PARTITIONED} | {"long_range": LONG}
+"""Of what kind, where it is not the usual one."""
 
 
 def run_scenario(name: str, adversary: Adversary) -> World:
     """The world that it leaves; to be closed. Errors: Violation."""
-    world = World(adversary, RANGES if name in PARTITIONED else 0)
+    world = World(adversary, **WORLDS.get(name, {}))
     try:
         SCENARIOS[name](world)
     except BaseException:

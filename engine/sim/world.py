@@ -62,12 +62,13 @@ class Step:
 
 
 class World:
-    def __init__(self, adversary: Adversary, ranges: int = 0) -> None:
+    def __init__(self, adversary: Adversary, ranges: int = 0, blocks: int = BLOCKS) -> None:
         module = build.core()
         self.lib, self.ffi = module.lib, module.ffi
         self.adversary = adversary
         self.ranges = ranges
         """0: blocks are claimed by atomics; else of each broker's own, without any."""
+        self.blocks = blocks
         self.random = random.Random(adversary.seed)
         self.payloads = itertools.count(1)
         self.states = 0
@@ -77,8 +78,7 @@ class World:
         """Memory that nobody has seen yet, a region there, and its first two hosts; all others are gone."""
         self.topic_size = self.ffi.sizeof("struct topic_entry")
         self.topic_size += self.lib.BROKERS_MAX * self.ffi.sizeof("struct topic_counter")
-        blocks = BLOCKS + 1
-        self.size = (self.lib.FIXED_SIZE // self.lib.BLOCK_SIZE + blocks + 4) * self.lib.BLOCK_SIZE
+        self.size = (self.lib.FIXED_SIZE // self.lib.BLOCK_SIZE + self.blocks + 5) * self.lib.BLOCK_SIZE
         self.descriptor = os.memfd_create("totalog-sim", os.MFD_CLOEXEC)
         os.ftruncate(self.descriptor, self.size)
         self.map = mmap.mmap(self.descriptor, self.size)
@@ -264,10 +264,11 @@ class World:
         at = self.word(0, "region_header", "bitmap_position")
         if self.ranges == 0:
             return bool(self.map[at + block // 8] >> block % 8 & 1)
+        assert self.blocks == BLOCKS  # one line holds the bits of a range
         blocks = self.word(0, "region_header", "range_blocks") & 0xFFFFFFFF
         number = min(block // blocks, self.ranges - 1)
         block -= number * blocks
-        at += 2 * number * self.lib.LINE_SIZE + block // 8  # one line holds the bits of all ranges here
+        at += 2 * number * self.lib.LINE_SIZE + block // 8
         return bool((self.map[at] ^ self.map[at + self.lib.LINE_SIZE]) >> block % 8 & 1)
 
     def generation(self, block: int) -> int:
