@@ -12,6 +12,13 @@ ELEMENTS_COUNT_MAX: Final = 70_000
 """Of all arrays in one message: more than a region has topics and partitions together. A frame of 4 MiB could hold ten
 times as many, and looking at each of them takes processor time, though in steps."""
 
+WHOLE_ELEMENTS_MAX: Final = 512
+WHOLE_SIZE_MAX: Final = 64 * 1024
+"""Array elements and bytes of a request that is decoded as a whole; more are read from the frame one by one."""
+
+STEP_COUNT_MAX: Final = 512
+"""Topics, or partitions, of a request that are read, looked at or answered before others get their turn."""
+
 STRING_SIZE_MAX: Final = 32767
 """Bytes of any string, as in Kafka. Only the older encoding cannot express more; but a longer one that came in by the
 newer (a group id, a member id) would have to be told to clients that read the older."""

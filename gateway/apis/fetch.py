@@ -14,6 +14,8 @@ Behaviour
 - Where something can be sent at once, each partition takes one read (`AtOnce`), and nothing is waited for. Batches of
   LENT_SIZE_MIN bytes or more are then sent from where they lie: the log lends them until the socket has taken them, or
   until the answer would have to wait.
+- A request that names many topics or partitions is read from a copy of its frame each time that they are gone through,
+  in steps: to check it, to look what there is, and to answer. It takes three times its frame at most, and its records.
 - What has left memory comes from the journals, in a thread, so that nobody else waits for the disk. Where no directory
   can be read that is KAFKA_STORAGE_ERROR for the partition.
 - Views are read like topics: partition 0 is the topic in total order, and batches carry it as their base offsets.
@@ -38,9 +40,10 @@ from typing import TYPE_CHECKING, Final
 from totalog.engine import EngineError, ReadBatches
 from totalog.gateway import lane, waiting
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.limits import STEP_COUNT_MAX
 from totalog.gateway.wire import fetch as wire
 from totalog.gateway.wire._batch import lib
-from totalog.gateway.wire.answer import Answer, Buffer, BufferPool
+from totalog.gateway.wire.answer import BUFFER_SIZE_MIN, Answer, Buffer, BufferPool
 from totalog.gateway.wire.batch import error_code, lent_places, stamp
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -71,15 +74,12 @@ AT_ONCE_MAX: Final = 64
 """Partitions, and topics, of a request that is answered in one go. Where it turns out that there is nothing to
 send, all of them are looked at again before it waits."""
 
-PARTITIONS_A_STEP: Final = 512
-"""Partitions that are looked at, or answered, before others get their turn."""
-
 LOOK_AGAIN_S: Final = 0.05
 """Until the next look, where something may have come behind the last one."""
 
 POLLED_MAX: Final = 500_000
-"""Partitions that all long polls together wait for; each takes some 200 bytes. Who asks for more is answered at
-once."""
+"""Partitions, or topics, that all long polls together wait for; each takes up to 200 bytes, and is looked at again
+whenever something comes. Who asks for more is answered at once."""
 
 BATCHES_MAX: Final = 16_384
 """Batches of one partition in one answer."""
@@ -159,11 +159,10 @@ def _refusal(asked: wire.PartitionFetch, leader_epoch: int, log_start_offset: in
 class Survey:
     """What a request would get now, before any record is copied."""
 
-    __slots__ = ("failed", "large", "overhead", "size", "size_most", "slots", "topics")
+    __slots__ = ("failed", "large", "size", "size_most", "slots")
 
     def __init__(self) -> None:
         """Empty: `look` fills it."""
-        self.topics: list[tuple[wire.TopicKey, list[Part]]] = []
         self.slots: set[int] = set()
         """Slots of the topics, whose bells tell when it is worth looking again."""
         self.failed = False
@@ -171,31 +170,29 @@ class Survey:
         """Bytes of records."""
         self.size_most = 0
         """Bytes of records if every partition sends all that it may."""
-        self.overhead = 0
-        """Bytes around them, at most."""
         self.large = False
         """It was made in several steps, so something may have come behind the first of them."""
 
     def look(self, broker: "Broker", message: wire.FetchRequest) -> "Steps[Survey]":
-        null, count = message.isolation_level == READ_UNCOMMITTED, 0
+        null, turn = message.isolation_level == READ_UNCOMMITTED, 0
         for key, partitions in message.topics:
+            turn += wire.weight(key)
             handle = find(broker, key)
             if handle is not None:
                 self.slots.add(handle.topic.slot)
-            parts = []
             for asked in partitions:
-                if count == PARTITIONS_A_STEP:
-                    count, self.large = 0, True
+                turn += 1
+                if turn >= STEP_COUNT_MAX:
+                    turn, self.large = 0, True
                     yield
                     handle = find(broker, key)
-                count += 1
                 part = _look(broker.log, handle, key, null, asked)
                 self.failed |= part.error_code != 0
                 self.size += part.size
                 self.size_most += max(asked[3], 1)  # no room at all still gets a first batch
-                parts.append(part)
-            self.topics.append((key, parts))
-        self.overhead = overhead_of(message)
+            if turn >= STEP_COUNT_MAX:
+                turn, self.large = 0, True
+                yield
         return self
 
 
@@ -206,22 +203,9 @@ def find(broker: "Broker", key: wire.TopicKey) -> "TopicHandle | None":
 async def _survey(broker: "Broker", message: wire.FetchRequest) -> Survey:
     """One of many partitions takes its time, in turn with others that do."""
     steps = Survey().look(broker, message)
-    count = partition_count(message)
-    if count <= PARTITIONS_A_STEP:
+    if len(message.topics) + message.partition_count <= STEP_COUNT_MAX:
         return lane.finish(steps)
-    return await broker.lane.run(steps, count * wire.PARTITION_SIZE_MAX)
-
-
-def partition_count(message: wire.FetchRequest) -> int:
-    return sum(len(partitions) for _, partitions in message.topics)
-
-
-def overhead_of(message: wire.FetchRequest) -> int:
-    """Bytes of the answer around the records, at most."""
-    size = wire.HEAD_SIZE_MAX
-    for key, partitions in message.topics:
-        size += wire.TOPIC_SIZE_MAX + 4 * len(key) + wire.PARTITION_SIZE_MAX * len(partitions)
-    return size
+    return await broker.lane.run(steps, message.overhead)
 
 
 def _name(part: Part) -> str:
@@ -292,7 +276,7 @@ class AtOnce:
         self._log = log
         self._null = message.isolation_level == READ_UNCOMMITTED
         self._left = size_max
-        self._overhead = overhead_of(message)
+        self._overhead = message.overhead
         self._copied = 0
         self._pins = 0
         self._found = False
@@ -318,7 +302,7 @@ class AtOnce:
         finally:
             if not done:
                 self._log.give_back(self._pins)
-                self._reader.pool.give(writer.buffer)
+                writer.buffer.release()
         return self._reader.finish(writer, self._copied, self._pins) if done else None
 
     def _tell(self, part: Part) -> None:
@@ -384,32 +368,37 @@ class AtOnce:
     def _grow(self, room: int) -> None:
         old = self._writer.buffer
         self._writer.move(self._reader.pool.take(self._overhead + self._copied + room))
-        self._reader.pool.give(old)
+        old.release()
 
 
 class Assembly:
-    """One answer being put together: what the survey found, up to `size_max` bytes of records."""
+    """One answer being put together in steps: up to `size_max` bytes of records, as there are when it is their turn."""
 
-    def __init__(self, reader: Reader, log: "Log", request: Request, survey: Survey, size_max: int) -> None:
-        self._reader = reader
-        self._log = log
-        self._survey = survey
-        self._size = survey.overhead + min(survey.size, size_max)
-        self._left = size_max
+    def __init__(
+        self, broker: "Broker", request: Request, message: wire.FetchRequest, survey: Survey, size_max: int
+    ) -> None:
+        self._broker = broker
+        self._reader = broker.reader
+        self._log = broker.log
+        self._message = message
+        self._left = min(survey.size, size_max)
+        self._size = message.overhead + self._left
         self._first = True
         """No partition has sent a record yet."""
-        self._writer = wire.AnswerWriter(request.version, reader.pool.take(self._size))
-        self._writer.head(request.correlation_id, 0, len(survey.topics))
+        self._writer = wire.AnswerWriter(request.version, self._take(self._size))
+        self._writer.head(request.correlation_id, 0, len(message.topics))
 
     async def answer(self) -> Answer:
-        writer = self._writer
-        count = 0
-        for key, parts in self._survey.topics:
-            writer.topic(key, len(parts))
-            for part in parts:
-                count += 1
-                if count % PARTITIONS_A_STEP == 0:
+        writer, null, turn = self._writer, self._message.isolation_level == READ_UNCOMMITTED, 0
+        for key, partitions in self._message.topics:
+            turn += wire.weight(key)
+            writer.topic(key, len(partitions))
+            for asked in partitions:
+                turn += 1
+                if turn >= STEP_COUNT_MAX:
+                    turn = 0
                     await waiting.yield_once()
+                part = _look(self._log, find(self._broker, key), key, null, asked)
                 if part.size and self._left > 0:
                     if not self._add_from_memory(key, part):
                         await self._add_from_disk(key, part)
@@ -422,7 +411,14 @@ class Assembly:
                         aborted_null=part.aborted_null,
                     )
             writer.end_topic()
+            if turn >= STEP_COUNT_MAX:
+                turn = 0
+                await waiting.yield_once()
         return Answer(writer.finish(), writer.buffer)
+
+    def _take(self, size: int) -> Buffer:
+        """Of no pool where much stands around records: that is rare, and what a pool gives may be twice as large."""
+        return Buffer(size) if self._message.overhead > BUFFER_SIZE_MIN else self._reader.pool.take(size)
 
     def _add_from_memory(self, key: wire.TopicKey, part: Part) -> bool:
         """False: it is on disk."""
@@ -504,21 +500,36 @@ class Assembly:
     def _grow(self, size_needed: int) -> None:
         """Makes room for a first batch that is larger than what was asked for."""
         old = self._writer.buffer
-        self._writer.move(self._reader.pool.take(self._size + size_needed))
-        self._reader.pool.give(old)
+        self._writer.move(self._take(self._size + size_needed))
+        old.release()
 
 
 def handle(broker: "Broker", request: Request) -> Answer | Awaitable[Answer]:
     """The answer, whose buffer goes back to its pool when the connection releases it."""
     message = wire.parse(request.version, request.frame, request.body_at)
+    if message is None:
+        return _answer_large(broker, replace(request, frame=memoryview(bytes(request.frame))))
     if message.session_epoch not in FULL_FETCH_EPOCHS:
-        return broker.reader.refuse(request, ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
+        return _no_session(broker, request)
     size_max = size_max_of(broker, message)
     if message.min_bytes <= 1 and not broker.unsent.full:
         answer = _at_once(broker, request, message, size_max)
         if answer is not None:
             return answer
     return _answer(broker, request, message, size_max)
+
+
+def _no_session(broker: "Broker", request: Request) -> Answer:
+    return broker.reader.refuse(request, ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
+
+
+async def _answer_large(broker: "Broker", request: Request) -> Answer:
+    """To a request with a frame of its own: what it names is read from there, again and again."""
+    steps = wire.parse_in_steps(request.version, request.frame, request.body_at)
+    message = await broker.lane.run(steps, len(request.frame))
+    if message.session_epoch not in FULL_FETCH_EPOCHS:
+        return _no_session(broker, request)
+    return await _answer(broker, request, message, size_max_of(broker, message))
 
 
 def size_max_of(broker: "Broker", message: wire.FetchRequest) -> int:
@@ -538,14 +549,14 @@ def cramped(read: "Read", size_max: int, room: int) -> bool:
 
 def _at_once(broker: "Broker", request: Request, message: wire.FetchRequest, size_max: int) -> Answer | None:
     """The answer, if there is something to send, and all of it can be: from memory, and of not too many partitions."""
-    if len(message.topics) > AT_ONCE_MAX or partition_count(message) > AT_ONCE_MAX:
+    if len(message.topics) > AT_ONCE_MAX or message.partition_count > AT_ONCE_MAX:
         return None
     size_max = pressed(broker, size_max)
     return AtOnce(broker.reader, broker.log, request, message, size_max).answer(broker, message)
 
 
 async def _answer(broker: "Broker", request: Request, message: wire.FetchRequest, size_max: int) -> Answer:
-    """Does not look at the request's frame."""
+    """Does not look at the request's frame, unless the message does."""
     survey = await _wait(broker, message, size_max)
     if broker.unsent.full:
         await broker.unsent.room()
@@ -554,13 +565,13 @@ async def _answer(broker: "Broker", request: Request, message: wire.FetchRequest
     if answer is not None:
         return answer
     size_max = pressed(broker, size_max)
-    return await Assembly(broker.reader, broker.log, request, survey, size_max).answer()
+    return await Assembly(broker, request, message, survey, size_max).answer()
 
 
 async def _wait(broker: "Broker", message: wire.FetchRequest, size_max: int) -> Survey:
     """What there is to send once it is enough, or the time is over."""
     deadline: float | None = None
-    count = partition_count(message)
+    count = max(len(message.topics), message.partition_count)
     seen = _progress(broker)
     survey = await _survey(broker, message)
     while not survey.failed and survey.size < min(message.min_bytes, size_max, survey.size_most):

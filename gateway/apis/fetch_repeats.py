@@ -68,7 +68,7 @@ def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
     if len(request.frame) > REQUEST_SIZE_MAX:
         return None
     message = wire.parse(request.version, request.frame, request.body_at)
-    if len(message.topics) != 1 or fetch.partition_count(message) != 1:
+    if message is None or len(message.topics) != 1 or message.partition_count != 1:
         return None
     ((topic, ((partition, leader_epoch, _, most),)),) = message.topics
     handle = fetch.find(broker, topic)
@@ -93,7 +93,7 @@ def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
         min(max(most, 1), fetch.size_max_of(broker, message)),
         message.isolation_level == fetch.READ_UNCOMMITTED,
         wire.head_of_one(request.version, topic),
-        fetch.overhead_of(message),
+        message.overhead,
     )
 
 

@@ -1,14 +1,17 @@
 """What a request names, each counted: for APIs that answer once for a name that stands twice, or refuse it."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sized
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused
 from totalog.gateway.wire.errors import ErrorCode
 
-T = TypeVar("T", covariant=True)
+if TYPE_CHECKING:
+    from totalog.gateway.wire.elements import Array
+
+T = TypeVar("T")
 
 NAMES_MAX: Final = 8192
 """Names in one request, as each of them is remembered: every topic that a region holds, and its view."""
@@ -18,17 +21,13 @@ NAMES_A_STEP: Final = 1024
 TOO_MANY: Final = -1
 
 
-class Array(Sized, Iterable[T], Protocol[T]):
-    """An array of a request."""
-
-
 class Named:
     """How often each name stands in a request."""
 
     def __init__(self) -> None:
         self._counts: Counter[Hashable] | None = Counter()
 
-    def count(self, elements: Array[T], key: Callable[[T], Hashable]) -> Steps[None]:
+    def count(self, elements: "Array[T]", key: Callable[[T], Hashable]) -> Steps[None]:
         """Counts the names in an array."""
         if len(elements) > NAMES_MAX:
             self._counts = None

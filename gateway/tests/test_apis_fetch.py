@@ -17,6 +17,7 @@ from totalog.gateway import waiting
 from totalog.gateway.apis import fetch, produce
 from totalog.gateway.apis.api import Request
 from totalog.gateway.broker import Broker
+from totalog.gateway.limits import STEP_COUNT_MAX
 from totalog.gateway.tests.harness import NOW_MS, build, encode_request, make_broker
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.answer import Answer
@@ -662,28 +663,29 @@ def many(broker: Broker, count: int, offset: int = 0) -> Sequence[tuple[str, Seq
     return [("wide", [Asked(partition, offset) for partition in range(count)])]
 
 
-async def test_a_fetch_of_many_partitions_lets_others_have_their_turn(broker: Broker, nursery: trio.Nursery) -> None:
-    count, turns, done = 8 * fetch.PARTITIONS_A_STEP, 0, trio.Event()
-    topics = many(broker, count)
-    put(broker, "wide", count - 1, batch(2))
+@pytest.mark.parametrize("of", ["partitions", "topics"])
+async def test_a_large_fetch_lets_others_have_their_turn(broker: Broker, nursery: trio.Nursery, of: str) -> None:
+    count, turns, done = 8 * STEP_COUNT_MAX, 0, trio.Event()
+    topics = many(broker, count) if of == "partitions" else [("nothing", [])] * count + [("orders", [Asked(0)])]
+    put(broker, "wide" if of == "partitions" else "orders", count - 1 if of == "partitions" else 0, batch(2))
 
     async def run() -> None:
         got = await ask(broker, 12, topics)
-        assert [part.high_watermark for part in got] == [0] * (count - 1) + [2]
+        assert [part.high_watermark for part in got] == ([0] * (count - 1) if of == "partitions" else []) + [2]
         done.set()
 
     nursery.start_soon(run)
     while not done.is_set():
         await trio.lowlevel.checkpoint()
         turns += 1
-    assert turns >= 14  # to look at all of them, and to answer
+    assert turns >= 3 * 7, "to read all of them, to look at them, and to answer"
 
 
 @pytest.mark.parametrize("partition", [0, -1])
 async def test_what_comes_while_many_partitions_are_looked_at_is_not_missed(
     broker: Broker, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, partition: int
 ) -> None:
-    count, got = 4 * fetch.PARTITIONS_A_STEP, []
+    count, got = 4 * STEP_COUNT_MAX, []
     topics = many(broker, count)
 
     async def run() -> None:
@@ -700,7 +702,7 @@ async def test_what_comes_while_many_partitions_are_looked_at_is_not_missed(
 
 
 async def test_a_topic_that_goes_while_many_partitions_are_looked_at(broker: Broker, nursery: trio.Nursery) -> None:
-    count, got = 4 * fetch.PARTITIONS_A_STEP, []
+    count, got = 4 * STEP_COUNT_MAX, []
     topics = many(broker, count)
     handle = broker.topics.find("wide")
     assert handle is not None
@@ -713,7 +715,7 @@ async def test_a_topic_that_goes_while_many_partitions_are_looked_at(broker: Bro
         await trio.lowlevel.checkpoint()
     broker.topics.delete(handle)
     await wait_all_tasks_blocked()
-    assert {part.error for part in got[-fetch.PARTITIONS_A_STEP :]} == {ErrorCode.UNKNOWN_TOPIC_OR_PARTITION}
+    assert {part.error for part in got[-STEP_COUNT_MAX:]} == {ErrorCode.UNKNOWN_TOPIC_OR_PARTITION}
 
 
 async def test_long_polls_hold_a_bounded_number_of_partitions(broker: Broker, nursery: trio.Nursery) -> None:

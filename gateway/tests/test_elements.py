@@ -1,24 +1,32 @@
 """Requests of many elements: read from the frame, answered row by row, and else the same as if they were small."""
 
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from inspect import isawaitable
+from struct import pack
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from totalog.engine import Log
 from totalog.gateway import apis
-from totalog.gateway.apis.api import Api
+from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.apis.named import NAMES_MAX
 from totalog.gateway.broker import Broker
 from totalog.gateway.lane import step
 from totalog.gateway.limits import ELEMENTS_COUNT_MAX
+from totalog.gateway.outbox import Owed
 from totalog.gateway.tests.fuzz.targets import plain
-from totalog.gateway.tests.harness import ask, build, dispatch, make_broker, make_request
+from totalog.gateway.tests.harness import ask, build, make_broker, make_request
 from totalog.gateway.tests.test_codec import bodies, filled
-from totalog.gateway.wire import codec
+from totalog.gateway.wire import codec, encode
+from totalog.gateway.wire.answer import Answer
+from totalog.gateway.wire.cursor import encode_varint
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
 MIB = 1 << 20
@@ -184,14 +192,86 @@ def test_the_densest_request_takes_a_few_times_its_size(
     count = min(COUNT, api.elements_max - 1)
     body = bytes(build(message, version, dense(message._struct, version, path, count)).encode())
     small = bytes(build(message, version, dense(message._struct, version, path, 600)).encode())
-    dispatch(shared, make_request(api.key, version, small))  # what is made once: decoders, encoders
-    tracemalloc.start()
-    try:
-        answer = dispatch(shared, make_request(api.key, version, body))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak <= 4 * len(body) + MIB + ANSWERS * len(answer), f"{peak / len(body):.1f} times {len(body)} bytes"
+    peak_of(shared, make_request(api.key, version, small))  # what is made once: decoders, encoders
+    peak, answer_size = peak_of(shared, make_request(api.key, version, body))
+    assert peak <= 4 * len(body) + MIB + ANSWERS * answer_size, f"{peak / len(body):.1f} times {len(body)} bytes"
+
+
+def peak_of(broker: Broker, request: Request) -> tuple[int, int]:
+    """The most memory that was in use at once while the request was answered, its frame included; and the answer's
+    size. Both in bytes."""
+
+    async def dispatched(body: bytes, request: Request) -> tuple[int, int]:
+        tracemalloc.start()
+        try:
+            request = replace(request, frame=memoryview(bytearray(body)))
+            answer = apis.dispatch(broker, request)
+            del request  # as a connection does
+            if isawaitable(answer):
+                answer = await answer
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert not isinstance(answer, Owed | None)
+        return peak, answer.size if isinstance(answer, Answer) else len(answer)
+
+    return trio.run(dispatched, bytes(request.frame), request, clock=MockClock(autojump_threshold=0))
+
+
+PARTITIONS = 8_000
+"""Of a Fetch, and topics: as objects they take twice what the bound lets them."""
+
+LONG_NAME = ("a" * 32_000 + "\U0001f600").encode()
+"""Takes four times its bytes as text."""
+
+
+def topics_of(topic: bytes, of: str, version: int, compact: bool, ids: bool, partition: bytes) -> bytes:
+    """The array of topics of a Fetch or Produce: many that name no partitions, one that names many, or some whose names
+    are long. `topic`: one that is there, by its name or id. `partition`: one partition of it, behind its number."""
+
+    def one(key: bytes, partitions: Sequence[bytes] = ()) -> bytes:
+        size = b"" if ids else encode_varint(len(key) + 1) if compact else pack(">h", len(key))
+        return size + key + encode.count(len(partitions), compact) + b"".join(partitions) + encode.tags(compact)
+
+    if of == "partitions":
+        topics = [one(topic, [pack(">i", number % 2000) + partition for number in range(PARTITIONS)])]
+    elif of == "names" and not ids:
+        topics = [one(LONG_NAME, [pack(">i", 0) + partition])] * 60
+    else:
+        topics = [one(b"%016d" % number if ids else b"%d" % number) for number in range(PARTITIONS)]
+    return encode.count(len(topics), compact) + b"".join(topics)
+
+
+def fetch_of(broker: Broker, version: int, of: str) -> bytes:
+    """The body of a large Fetch."""
+    handle = broker.topics.find("0")
+    assert handle is not None
+    compact, ids = version >= 12, version >= 13
+    partition = pack(">qi", 0, 1) if version < 5 else pack(">qqi", 0, 0, 1)
+    if version >= 9:
+        partition = pack(">iq", -1, 0) + (pack(">i", -1) if compact else b"") + pack(">qi", 0, 1) + encode.tags(compact)
+    topics = topics_of(handle.id if ids else b"0", of, version, compact, ids, partition)
+    none = encode.count(0, compact)
+    head = (b"" if version >= 15 else pack(">i", -1)) + pack(">iiib", 0, 0, MIB, 0)
+    if version < 7:
+        return head + topics
+    head += pack(">ii", 0, -1) + (none + topics if of == "forgotten" else topics + none)
+    return head + (encode.string("", compact) if version >= 11 else b"") + encode.tags(compact)
+
+
+@pytest.mark.parametrize(
+    ("version", "of"),
+    [
+        *((version, of) for version in (4, 12, 13) for of in ("topics", "partitions")),
+        *((4, "names"), (12, "names"), (11, "forgotten"), (18, "forgotten")),
+    ],
+)
+def test_the_densest_fetch_takes_four_times_its_size(shared: Broker, version: int, of: str) -> None:
+    """And a MiB: also with its answer, which has no records."""
+    body = fetch_of(shared, version, of)
+    peak, answer_size = peak_of(shared, make_request(1, version, body))
+    assert answer_size < 4 * len(body)
+    assert peak <= 4 * len(body) + MIB, f"{peak / len(body):.1f} times {len(body)} bytes"
 
 
 @pytest.mark.parametrize("name", ["Metadata", "CreateTopics", "DeleteTopics", "DescribeConfigs", "DeleteGroups"])

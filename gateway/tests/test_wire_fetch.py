@@ -9,6 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from totalog.gateway.lane import finish, step
+from totalog.gateway.limits import STEP_COUNT_MAX, WHOLE_ELEMENTS_MAX, WHOLE_SIZE_MAX
 from totalog.gateway.wire import fetch
 from totalog.gateway.wire.answer import BUFFER_SIZE_MIN, Answer, BufferPool, size_class
 from totalog.gateway.wire.cursor import encode_varint
@@ -40,6 +42,7 @@ SHAPES: dict[str, Shape] = {
 
 
 def key(version: int, index: int) -> Any:
+    index %= len(NAMES)
     return IDS[index].bytes if version >= 13 else NAMES[index]
 
 
@@ -47,7 +50,9 @@ def named(version: int, topic: str | bytes) -> dict[str, Any]:
     return {"topic_id": uuid.UUID(bytes=topic)} if isinstance(topic, bytes) else {"topic": topic}
 
 
-def body_of(version: int, shape: Shape, *, session: tuple[int, int] = (0, -1), follower: bool = False) -> bytes:
+def body_of(
+    version: int, shape: Shape, *, session: tuple[int, int] = (0, -1), follower: bool = False, forgotten: int = 1
+) -> bytes:
     """A request as the library writes it; `follower` sets what only replicas send, where there are tagged fields."""
     extra: dict[str, Any] = {}
     if follower and version >= 17:
@@ -76,8 +81,12 @@ def body_of(version: int, shape: Shape, *, session: tuple[int, int] = (0, -1), f
     ]
     fields: dict[str, Any] = {}
     if version >= 7:
-        forgotten = Forgotten(version=version, partitions=[1, 2, 3], **named(version, key(version, 1)))
-        fields |= {"session_id": session[0], "session_epoch": session[1], "forgotten_topics_data": [forgotten]}
+        forget = Forgotten(version=version, partitions=[1, 2, 3], **named(version, key(version, 1)))
+        fields |= {
+            "session_id": session[0],
+            "session_epoch": session[1],
+            "forgotten_topics_data": [forget] * forgotten,
+        }
     if follower and version >= 12:
         fields["cluster_id"] = "cluster"
     if follower and version >= 15:
@@ -95,13 +104,37 @@ def body_of(version: int, shape: Shape, *, session: tuple[int, int] = (0, -1), f
     return bytes(request.encode())
 
 
+def plain(request: fetch.FetchRequest) -> tuple[Any, ...]:
+    """All that a request says; its topics are gone through."""
+    topics = [(topic, list(partitions)) for topic, partitions in request.topics]
+    assert len(topics) == len(request.topics)
+    assert sum(len(partitions) for _, partitions in topics) == request.partition_count
+    limits = request.max_wait_ms, request.min_bytes, request.max_bytes, request.isolation_level
+    return *limits, request.session_id, request.session_epoch, topics, request.overhead
+
+
+def parse(version: int, frame: memoryview, position: int) -> fetch.FetchRequest:
+    """As a whole where that is done, and in steps: both say the same."""
+    try:
+        whole = fetch.parse(version, frame, position)
+    except ProtocolViolation:
+        with pytest.raises(ProtocolViolation):
+            finish(fetch.parse_in_steps(version, frame, position))
+        raise
+    read = finish(fetch.parse_in_steps(version, frame, position))
+    if whole is not None:
+        assert plain(read) == plain(whole)
+    assert plain(read) == plain(read), "it can be read again"
+    return read if whole is None else whole
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("follower", [False, True], ids=["consumer", "follower"])
 def test_parse_reads_what_the_library_wrote(version: int, shape: Shape, follower: bool) -> None:
     session = (77, 12)
     body = body_of(version, shape, session=session, follower=follower)
-    request = fetch.parse(version, memoryview(b"header" + body + b"trailing"), 6)
+    request = parse(version, memoryview(b"header" + body + b"trailing"), 6)
     assert (request.max_wait_ms, request.min_bytes, request.max_bytes) == (500, -7, 50 << 20)
     assert request.isolation_level == 1
     assert (request.session_id, request.session_epoch) == (session if version >= 7 else (0, -1))
@@ -115,7 +148,7 @@ def test_parse_reads_what_the_library_wrote(version: int, shape: Shape, follower
         )
         for number, partitions in enumerate(shape)
     ]
-    assert request.topics == expected
+    assert plain(request)[6] == expected
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -125,7 +158,7 @@ def test_every_truncation_is_refused(version: int, shape: Shape, follower: bool)
     body = memoryview(body_of(version, shape, follower=follower))
     for size in range(len(body)):
         with pytest.raises(ProtocolViolation):
-            fetch.parse(version, body[:size], 0)
+            parse(version, body[:size], 0)
 
 
 @given(st.sampled_from(VERSIONS), st.booleans(), st.integers(0, 2000), st.binary(min_size=1, max_size=9))
@@ -134,7 +167,7 @@ def test_a_damaged_body_parses_or_is_refused(version: int, follower: bool, at: i
     at %= len(body)
     body[at : at + len(damage)] = damage
     try:
-        request = fetch.parse(version, memoryview(body), 0)
+        request = parse(version, memoryview(body), 0)
     except ProtocolViolation:
         return
     assert sum(len(partitions) for _, partitions in request.topics) <= len(body)
@@ -142,7 +175,7 @@ def test_a_damaged_body_parses_or_is_refused(version: int, follower: bool, at: i
 
 @pytest.mark.parametrize("version", [4, 7, 12, 13, 15])
 def test_more_topics_than_there_can_be_are_refused(version: int) -> None:
-    """An entry of a few bytes costs a hundred of memory here, so the number is looked at before they are read."""
+    """The number is looked at before they are read."""
     limits = struct.pack(">iiib", 500, 1, 1, 0)
     head = (b"" if version >= 15 else bytes(4)) + limits + (bytes(8) if version >= 7 else b"")
     for count in (fetch.TOPICS_MAX, fetch.TOPICS_MAX + 1):
@@ -152,10 +185,39 @@ def test_more_topics_than_there_can_be_are_refused(version: int) -> None:
         else:
             body = head + struct.pack(">i", count) + bytes(6) * count + bytes(4) + bytes(2)
         if count <= fetch.TOPICS_MAX:
-            assert len(fetch.parse(version, memoryview(body), 0).topics) == count
+            assert len(parse(version, memoryview(body), 0).topics) == count
         else:
             with pytest.raises(ProtocolViolation, match="limit 65536"):
-                fetch.parse(version, memoryview(body), 0)
+                finish(fetch.parse_in_steps(version, memoryview(body), 0))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_is_large_is_not_read_as_a_whole(version: int) -> None:
+    def whole(shape: Shape, *, head: int = 0) -> bool:
+        body = body_of(version, shape, forgotten=0)
+        return fetch.parse(version, memoryview(bytes(head) + body), head) is not None
+
+    each: Shape = [[(number, -1, 0, 1)] for number in range(WHOLE_ELEMENTS_MAX // 2)]
+    assert whole(each)
+    assert not whole([*each, []])
+    assert whole([[(number, -1, 0, 1) for number in range(WHOLE_ELEMENTS_MAX - 1)]])
+    assert not whole([[(number, -1, 0, 1) for number in range(WHOLE_ELEMENTS_MAX)]])
+    assert not whole([[(0, -1, 0, 1)]], head=WHOLE_SIZE_MAX), "few names may be long"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("of", ["topics", "partitions", "forgotten"])
+def test_a_step_reads_so_many_and_not_more(version: int, of: str) -> None:
+    count = 4 * STEP_COUNT_MAX
+    if of == "forgotten" and version < fetch.SESSION_VERSION:
+        return
+    shape: Shape = [[(number, 1, 0, 1) for number in range(count)]] if of == "partitions" else [[]] * count
+    body = body_of(version, [] if of == "forgotten" else shape, forgotten=count if of == "forgotten" else 0)
+    assert fetch.parse(version, memoryview(body), 0) is None
+    steps, number = fetch.parse_in_steps(version, memoryview(body), 0), 1
+    while not step(steps):
+        number += 1
+    assert number >= count / STEP_COUNT_MAX
 
 
 Row = tuple[int, int, int, int, bool, bytes, int]
@@ -202,10 +264,9 @@ def test_the_writer_writes_what_the_library_writes(
     frame = b"".join(writer.finish())
 
     assert frame == oracle(version, topics, correlation_id, error_code if version >= 7 else 0)
-    assert len(frame) <= fetch.HEAD_SIZE_MAX + sum(
-        fetch.TOPIC_SIZE_MAX + len(NAMES[number].encode()) + sum(fetch.PARTITION_SIZE_MAX + len(row[5]) for row in rows)
-        for number, rows in enumerate(topics)
-    )
+    asked = body_of(version, [[(row[0], -1, 0, 1) for row in rows] for rows in topics])
+    records_size = sum(len(row[5]) for rows in topics for row in rows)
+    assert len(frame) <= parse(version, memoryview(asked), 0).overhead + records_size
 
 
 def oracle(version: int, topics: list[list[Row]], correlation_id: int, error_code: int) -> bytes:

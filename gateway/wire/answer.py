@@ -30,6 +30,11 @@ class Buffer:
         self.view = memoryview(ffi.buffer(self._memory))
         self.address = int(ffi.cast("uintptr_t", self._memory))
 
+    def release(self) -> None:
+        """It belongs to the next answer now, or to nobody."""
+        if self.pool is not None:
+            self.pool.give(self)
+
 
 class BufferPool:
     """Keeps released buffers by size, so that memory is warm and nothing is allocated for an ordinary answer."""
@@ -104,5 +109,5 @@ class Answer:
         if give_back is not None:
             give_back()
         buffer, self._buffer = self._buffer, None
-        if buffer is not None and buffer.pool is not None:
-            buffer.pool.give(buffer)
+        if buffer is not None:
+            buffer.release()

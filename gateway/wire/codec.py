@@ -20,10 +20,11 @@ Things to know about the messages:
 import struct
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from totalog.gateway import limits
 from totalog.gateway.lane import finish
-from totalog.gateway.limits import ELEMENTS_COUNT_MAX
+from totalog.gateway.limits import ELEMENTS_COUNT_MAX, WHOLE_SIZE_MAX
 from totalog.gateway.wire.errors import ProtocolViolation
 from totalog.gateway.wire.rows import Rows, frame_of
 
@@ -33,9 +34,7 @@ if TYPE_CHECKING:
     from totalog.gateway.wire.elements import Read
     from totalog.gateway.wire.guard import Guard
 
-WHOLE_ELEMENTS_MAX = 512
-WHOLE_SIZE_MAX: Final = 64 * 1024
-"""Array elements and bytes of a request that is decoded as a whole; more are read from the frame one by one."""
+WHOLE_ELEMENTS_MAX = limits.WHOLE_ELEMENTS_MAX
 
 _MODULES = ("consumer", "producer", "metadata", "admin")
 _CONSUMER_PROTOCOL = ("ConsumerProtocolSubscription", "ConsumerProtocolAssignment")

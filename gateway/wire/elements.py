@@ -9,9 +9,9 @@ Where an array ends that is not walked yet was told by the guard (`Ends`).
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 from totalog.gateway.wire.guard import SIZES, Ends
@@ -21,6 +21,13 @@ Read = Callable[[memoryview, int, int, Ends], tuple[Any, int, int]]
 
 FORMATS: Final = {"bool": "?", "int8": "b", "int16": "h", "uint16": "H", "int32": "i", "int64": "q", "float64": "d"}
 NO_UUID: Final = bytes(16)
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Array(Sized, Iterable[T_co], Protocol[T_co]):
+    """An array of a request."""
 
 
 class Elements:

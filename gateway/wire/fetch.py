@@ -1,8 +1,9 @@
 """Fetch in and out, versions 4 to 18, records copied once.
 
-`parse` reads a request body; `AnswerWriter` puts the answer frame together in one buffer, into which the log copies
-records straight to their place. Both follow Kafka's message definitions FetchRequest.json and FetchResponse.json; the
-library's codec is the oracle in the tests.
+`parse` reads a request body as a whole; where it is large, `parse_in_steps` checks it, and what it names is read from
+the frame each time it is gone through, so that it is never there as objects all at once. `AnswerWriter` puts the answer
+frame together in one buffer, into which the log copies records straight to their place. All follow Kafka's message
+definitions FetchRequest.json and FetchResponse.json; the library's codec is the oracle in the tests.
 
 Version notes: 5 adds log_start_offset, 7 sessions (KIP-227), 9 the current leader epoch (KIP-320), 11 the rack and a
 preferred replica (KIP-392), 12 is flexible (KIP-482), 13 has topic ids instead of names (KIP-516), 15 moves the
@@ -12,14 +13,21 @@ never needed here.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+from totalog.gateway.limits import STEP_COUNT_MAX, WHOLE_ELEMENTS_MAX, WHOLE_SIZE_MAX
 from totalog.gateway.wire.answer import Buffer
 from totalog.gateway.wire.cursor import Cursor, encode_varint
 from totalog.gateway.wire.errors import ProtocolViolation
 
+if TYPE_CHECKING:
+    from totalog.gateway.lane import Steps
+    from totalog.gateway.wire.elements import Array
+
+VERSIONS: Final = range(4, 19)
 SESSION_VERSION: Final = 7
 RACK_VERSION: Final = 11
 FLEXIBLE_VERSION: Final = 12
@@ -27,7 +35,10 @@ TOPIC_ID_VERSION: Final = 13
 REPLICA_STATE_VERSION: Final = 15
 
 TOPICS_MAX: Final = 65_536
-"""Of one request: as many as a region holds partitions. An entry of three bytes costs a hundred of memory here."""
+"""Of one request, and as many that it forgets: as many as a region holds partitions."""
+
+NAME_LENGTH: Final = 256
+"""Characters of a name that take about as long to read as a topic does besides."""
 
 NO_SESSION_EPOCH: Final = -1
 NO_LEADER_EPOCH: Final = -1
@@ -42,8 +53,6 @@ PartitionFetch: TypeAlias = tuple[int, int, int, int]
 _TOPIC_SIZE_MIN = 6
 _FLEXIBLE_TOPIC_SIZE_MIN = 3
 _FORGOTTEN_PARTITION_SIZE = 4
-# What stands before a fetch offset: the partition, and its leader epoch.
-_NUMBER_SIZE = _EPOCH_SIZE = 4
 
 _LIMITS_4 = struct.Struct(">iiiib")  # replica id, max wait ms, min bytes, max bytes, isolation level
 _LIMITS_7 = struct.Struct(">iiiibii")  # the same, session id, session epoch
@@ -52,6 +61,8 @@ _PARTITION_4 = struct.Struct(">iqi")  # partition, fetch offset, most bytes
 _PARTITION_5 = struct.Struct(">iqqi")  # partition, fetch offset, log start offset, most bytes
 _PARTITION_9 = struct.Struct(">iiqqi")  # partition, leader epoch, fetch offset, log start offset, most bytes
 _PARTITION_12 = struct.Struct(">iiqiqi")  # ..., fetch offset, last fetched epoch, log start offset, most bytes
+_PARTITION_TAGS_12 = struct.Struct(">iiqiqiB")  # the same, and how many tagged fields follow, if less than 128
+_OFFSET_AT_4, _OFFSET_AT_9 = 4, 8  # in a partition
 
 _HEAD_4 = struct.Struct(">iiii")  # frame size, correlation id, throttle ms, count of topics
 _HEAD_7 = struct.Struct(">iiihii")  # ..., throttle ms, error code, session id, count of topics
@@ -68,13 +79,14 @@ _ANSWER_12 = struct.Struct(">ihqqqbi")  # ..., aborted, preferred replica; the s
 HEAD_SIZE_MAX: Final = 32
 TOPIC_SIZE_MAX: Final = 16
 """Bytes around the partitions of a topic, besides its name or id."""
-PARTITION_SIZE_MAX: Final = 48
-"""Bytes around the records of a partition."""
+_RECORDS_AROUND_12 = 6
+"""Bytes behind _ANSWER_12 in a partition: the size of the records as a varint, at most, and no tagged fields."""
 
 
 @dataclass(slots=True, eq=False)
 class FetchRequest:
-    """`topics` and the partitions in them stand in the order of the request: it says who is served first (KIP-74)."""
+    """`topics` and the partitions in them stand in the order of the request: it says who is served first (KIP-74). Of a
+    topic its partitions have to be gone through before the next topic is."""
 
     max_wait_ms: int
     min_bytes: int
@@ -82,90 +94,210 @@ class FetchRequest:
     isolation_level: int
     session_id: int
     session_epoch: int
-    topics: list[tuple[TopicKey, list[PartitionFetch]]]
+    topics: "Array[tuple[TopicKey, Array[PartitionFetch]]]"
+    partition_count: int
+    overhead: int
+    """Bytes of the answer around the records, at most."""
     offset_at: int
-    """Where in the frame the last partition's fetch offset stands; 0: no partition is asked for."""
+    """Where in the frame the fetch offset of the last topic's first partition stands, if there is one."""
 
 
-def parse(version: int, frame: memoryview, position: int) -> FetchRequest:
-    """Reads the body that begins at `position` of `frame`. Bytes behind it are ignored, as Kafka does."""
-    cursor = Cursor(frame, position)
-    session_id, session_epoch = 0, NO_SESSION_EPOCH
-    if version >= REPLICA_STATE_VERSION:
-        wait, least, most, isolation, session_id, session_epoch = cursor.unpack(_LIMITS_15)
-    elif version >= SESSION_VERSION:
-        _, wait, least, most, isolation, session_id, session_epoch = cursor.unpack(_LIMITS_7)
-    else:
-        _, wait, least, most, isolation = cursor.unpack(_LIMITS_4)
-    if version >= FLEXIBLE_VERSION:
-        topics, offset_at = _flexible_topics(cursor, version)
-        _skip_flexible_forgotten(cursor, version)
-        cursor.compact_string()  # rack
+class _Format:
+    """What differs between versions."""
+
+    def __init__(self, version: int) -> None:
+        self.head = _head_15 if version >= REPLICA_STATE_VERSION else _head_7 if version >= SESSION_VERSION else _head_4
+        self.sessions = version >= SESSION_VERSION
+        self.racks = version >= RACK_VERSION
+        self.flexible = version >= FLEXIBLE_VERSION
+        self.read: Callable[[Cursor, int], list[PartitionFetch]]
+        """Reads so many partitions."""
+        if self.flexible:
+            self.key = Cursor.uuid if version >= TOPIC_ID_VERSION else Cursor.compact_string
+            self.count, self.string = Cursor.compact_array_count, Cursor.compact_string
+            self.topic_size_min, self.partition_size_min = _FLEXIBLE_TOPIC_SIZE_MIN, _PARTITION_TAGS_12.size
+            self.read, self.offset_at = _flexible_partitions, _OFFSET_AT_9
+            answer_size = _ANSWER_12.size + _RECORDS_AROUND_12
+        else:
+            self.key = self.string = Cursor.string
+            self.count, self.topic_size_min = Cursor.array_count, _TOPIC_SIZE_MIN
+            layout = _PARTITION_9 if version >= 9 else _PARTITION_5 if version >= 5 else _PARTITION_4
+            self.partition_size_min = layout.size
+            self.read = _partitions_9 if version >= 9 else partial(_partitions, layout)
+            self.offset_at = _OFFSET_AT_9 if version >= 9 else _OFFSET_AT_4
+            answer = _ANSWER_11 if version >= RACK_VERSION else _ANSWER_5 if version >= 5 else _ANSWER_4
+            answer_size = answer.size
+        self.growth = answer_size - self.partition_size_min
+        """Bytes that a partition takes more in the answer than in the request, at most. What stands around partitions
+        takes no more."""
+
+    def topic_count(self, cursor: Cursor) -> int:
+        count = self.count(cursor, self.topic_size_min)
+        if count > TOPICS_MAX:
+            raise ProtocolViolation(f"{count} topics in one Fetch, limit {TOPICS_MAX}")
+        return count
+
+
+_Head: TypeAlias = tuple[int, int, int, int, int, int]
+"""max wait, min and max bytes, isolation level, session id and epoch."""
+
+
+def _head_4(cursor: Cursor) -> _Head:
+    _, wait, least, most, isolation = cursor.unpack(_LIMITS_4)
+    return wait, least, most, isolation, 0, NO_SESSION_EPOCH
+
+
+def _head_7(cursor: Cursor) -> _Head:
+    _, wait, least, most, isolation, session_id, session_epoch = cursor.unpack(_LIMITS_7)
+    return wait, least, most, isolation, session_id, session_epoch
+
+
+def _head_15(cursor: Cursor) -> _Head:
+    wait, least, most, isolation, session_id, session_epoch = cursor.unpack(_LIMITS_15)
+    return wait, least, most, isolation, session_id, session_epoch
+
+
+def _flexible_partitions(cursor: Cursor, count: int) -> list[PartitionFetch]:
+    if count == 1:
+        partition, epoch, offset, _, _, most = cursor.unpack(_PARTITION_12)
         cursor.skip_tagged_fields()
-    else:
-        topics, offset_at = _topics(cursor, version)
-        if version >= SESSION_VERSION:
-            _skip_forgotten(cursor)
-        if version >= RACK_VERSION:
-            cursor.string()
-    return FetchRequest(wait, least, most, isolation, session_id, session_epoch, topics, offset_at)
+        return [(partition, epoch, offset, most)]
+    start = cursor.position
+    end = start + count * _PARTITION_TAGS_12.size
+    rows = _PARTITION_TAGS_12.iter_unpack(cursor.buffer[start:end])
+    found = [(partition, epoch, offset, most) for partition, epoch, offset, _, _, most, tags in rows if not tags]
+    if len(found) == count:
+        cursor.position = end
+        return found
+    found = []
+    for _ in range(count):
+        partition, epoch, offset, _, _, most = cursor.unpack(_PARTITION_12)
+        found.append((partition, epoch, offset, most))
+        cursor.skip_tagged_fields()
+    return found
 
 
-def _flexible_topics(cursor: Cursor, version: int) -> tuple[list[tuple[TopicKey, list[PartitionFetch]]], int]:
-    offset_at = 0
-    topic_key = cursor.uuid if version >= TOPIC_ID_VERSION else cursor.compact_string
+def _partitions_9(cursor: Cursor, count: int) -> list[PartitionFetch]:
+    if count == 1:
+        partition, epoch, offset, _, most = cursor.unpack(_PARTITION_9)
+        return [(partition, epoch, offset, most)]
+    start = cursor.skip(count * _PARTITION_9.size)
+    rows = _PARTITION_9.iter_unpack(cursor.buffer[start : cursor.position])
+    return [(partition, epoch, offset, most) for partition, epoch, offset, _, most in rows]
+
+
+def _partitions(layout: struct.Struct, cursor: Cursor, count: int) -> list[PartitionFetch]:
+    start = cursor.skip(count * layout.size)
+    rows = layout.iter_unpack(cursor.buffer[start : cursor.position])
+    return [(partition, NO_LEADER_EPOCH, offset, most) for partition, offset, *_, most in rows]
+
+
+_FORMATS: Final = {version: _Format(version) for version in VERSIONS}
+
+
+def parse(version: int, frame: memoryview, position: int) -> FetchRequest | None:
+    """Reads the body that begins at `position` of `frame`. Bytes behind it are ignored, as Kafka does. None: it is
+    large, for `parse_in_steps`; nothing is said about whether it is sound."""
+    if len(frame) > WHOLE_SIZE_MAX:
+        return None
+    cursor, format = Cursor(frame, position), _FORMATS[version]
+    wait, least, most, isolation, session_id, session_epoch = format.head(cursor)
+    read_count, read_key, read, flexible = format.count, format.key, format.read, format.flexible
+    start, offset_at, partition_count = cursor.position, 0, 0
+    topic_count = read_count(cursor, format.topic_size_min)
+    left = WHOLE_ELEMENTS_MAX - topic_count
+    if left < 0:
+        return None
     topics: list[tuple[TopicKey, list[PartitionFetch]]] = []
-    for _ in range(_limited(cursor.compact_array_count(_FLEXIBLE_TOPIC_SIZE_MIN))):
-        topic = topic_key()
-        partitions: list[PartitionFetch] = []
-        for _ in range(cursor.compact_array_count(_PARTITION_12.size + 1)):
-            offset_at = cursor.position + _EPOCH_SIZE + _NUMBER_SIZE
-            partition, leader_epoch, fetch_offset, _, _, most = cursor.unpack(_PARTITION_12)
-            partitions.append((partition, leader_epoch, fetch_offset, most))
+    for _ in range(topic_count):
+        key = read_key(cursor)
+        count = read_count(cursor, format.partition_size_min)
+        partition_count += count
+        if partition_count > left:
+            return None
+        offset_at = cursor.position + format.offset_at
+        topics.append((key, read(cursor, count)))
+        if flexible:
             cursor.skip_tagged_fields()
+    overhead = HEAD_SIZE_MAX + cursor.position - start + partition_count * format.growth
+    if format.sessions:
+        forgotten_count = read_count(cursor, format.topic_size_min)
+        if forgotten_count > left - partition_count:
+            return None
+        for _ in range(forgotten_count):
+            _skip_forgotten(cursor, format)
+    if format.racks:
+        format.string(cursor)
+        if flexible:
+            cursor.skip_tagged_fields()
+    return FetchRequest(
+        wait, least, most, isolation, session_id, session_epoch, topics, partition_count, overhead, offset_at
+    )
+
+
+def parse_in_steps(version: int, frame: memoryview, position: int) -> "Steps[FetchRequest]":
+    """The same of a large request. The frame must not change as long as what is returned is in use."""
+    from totalog.gateway.wire.elements import Elements
+
+    cursor, format = Cursor(frame, position), _FORMATS[version]
+    head = format.head(cursor)
+    start, partition_count, turn = cursor.position, 0, 0
+    topic_count = format.topic_count(cursor)
+    topics = partial(_each_topic, frame, cursor.position, format, topic_count)
+    for key, partitions in topics(cursor):
+        turn += weight(key)
+        partition_count += len(partitions)
+        for _ in partitions:
+            turn += 1
+            if turn >= STEP_COUNT_MAX:
+                turn = 0
+                yield
+        if turn >= STEP_COUNT_MAX:
+            turn = 0
+            yield
+    overhead = HEAD_SIZE_MAX + cursor.position - start + partition_count * format.growth
+    if format.sessions:
+        for number in range(format.topic_count(cursor)):
+            _skip_forgotten(cursor, format)
+            if not number % STEP_COUNT_MAX:
+                yield
+    if format.racks:
+        format.string(cursor)
+    if format.flexible:
         cursor.skip_tagged_fields()
-        topics.append((topic, partitions))
-    return topics, offset_at
+    return FetchRequest(*head, Elements(topic_count, topics), partition_count, overhead, 0)
 
 
-def _topics(cursor: Cursor, version: int) -> tuple[list[tuple[TopicKey, list[PartitionFetch]]], int]:
-    offset_at, before_offset = 0, _NUMBER_SIZE + (_EPOCH_SIZE if version >= 9 else 0)
-    layout = _PARTITION_9 if version >= 9 else _PARTITION_5 if version >= 5 else _PARTITION_4
-    topics: list[tuple[TopicKey, list[PartitionFetch]]] = []
-    for _ in range(_limited(cursor.array_count(_TOPIC_SIZE_MIN))):
-        topic = cursor.string()
-        partitions: list[PartitionFetch] = []
-        for _ in range(cursor.array_count(layout.size)):
-            offset_at = cursor.position + before_offset
-            if version >= 9:
-                partition, leader_epoch, fetch_offset, _, most = cursor.unpack(layout)
-            else:
-                leader_epoch = NO_LEADER_EPOCH
-                partition, fetch_offset, *_, most = cursor.unpack(layout)
-            partitions.append((partition, leader_epoch, fetch_offset, most))
-        topics.append((topic, partitions))
-    return topics, offset_at
+def weight(key: TopicKey) -> int:
+    """For how many a topic counts among those of one step: a long name takes its time, too."""
+    return 1 + len(key) // NAME_LENGTH
 
 
-def _limited(count: int) -> int:
-    if count > TOPICS_MAX:
-        raise ProtocolViolation(f"{count} topics in one Fetch, limit {TOPICS_MAX}")
-    return count
+def _each_topic(
+    frame: memoryview, position: int, format: _Format, topic_count: int, cursor: Cursor | None = None
+) -> "Iterator[tuple[TopicKey, Array[PartitionFetch]]]":
+    from totalog.gateway.wire.elements import Elements
+
+    cursor = cursor or Cursor(frame, position)
+    for _ in range(topic_count):
+        key = format.key(cursor)
+        count = format.count(cursor, format.partition_size_min)
+        yield key, Elements(count, partial(_each_partition, cursor, format, count))
+        if format.flexible:
+            cursor.skip_tagged_fields()
 
 
-def _skip_flexible_forgotten(cursor: Cursor, version: int) -> None:
-    """What a session should forget. There are no sessions, but a list that is cut off is still a violation."""
-    topic_key = cursor.uuid if version >= TOPIC_ID_VERSION else cursor.compact_string
-    for _ in range(cursor.compact_array_count(_FLEXIBLE_TOPIC_SIZE_MIN)):
-        topic_key()
-        cursor.skip(cursor.compact_array_count(_FORGOTTEN_PARTITION_SIZE) * _FORGOTTEN_PARTITION_SIZE)
+def _each_partition(cursor: Cursor, format: _Format, count: int) -> Iterator[PartitionFetch]:
+    for at in range(0, count, STEP_COUNT_MAX):
+        yield from format.read(cursor, min(count - at, STEP_COUNT_MAX))
+
+
+def _skip_forgotten(cursor: Cursor, format: _Format) -> None:
+    """A topic that a session should forget. There are no sessions, but a list that is cut off is still a violation."""
+    format.key(cursor)
+    cursor.skip(format.count(cursor, _FORGOTTEN_PARTITION_SIZE) * _FORGOTTEN_PARTITION_SIZE)
+    if format.flexible:
         cursor.skip_tagged_fields()
-
-
-def _skip_forgotten(cursor: Cursor) -> None:
-    for _ in range(cursor.array_count(_TOPIC_SIZE_MIN)):
-        cursor.string()
-        cursor.skip(cursor.array_count(_FORGOTTEN_PARTITION_SIZE) * _FORGOTTEN_PARTITION_SIZE)
 
 
 class AnswerWriter:
