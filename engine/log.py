@@ -155,7 +155,15 @@ class Reservation:
         self.published = False
         """Set by `Log.append` when a batch of this reservation was ordered."""
         self.buffer = memoryview(ffi.buffer(ffi.cast("uint8_t *", address), size))
+        self._topic: tuple[int, int] | None = None
         self._log: Log | None = log
+
+    def segment_for(self, topic_slot: int, topic_generation: int) -> int:
+        """The segment for batches of this topic that lie here; 0 where it was given out for another one's, since a
+        segment belongs to one topic: they are to be copied."""
+        if self._topic is None:
+            self._topic = topic_slot, topic_generation
+        return self.segment if self._topic == (topic_slot, topic_generation) else 0
 
     def close(self) -> None:
         log = self._log

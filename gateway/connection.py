@@ -11,6 +11,8 @@ Invariants
 - Produce requests that are like the one before them are handed over unread, as many as the buffer holds (`Runs`).
 - While too many answers of all connections together have not been taken, no request is answered (`Unsent`).
 - Other connections get their turn after each group and each other request, however many more have come.
+- Large Produce requests are received straight into the region, one at a time, or as a run: those of one kind that have
+  come already, so that none waits for another one's bytes.
 - The reservation of a large body is closed and its share of its budget given back on every way out: answered, refused,
   peer gone, cancelled. A share is given back before that when nothing of the body is held any more.
 - What the peer does wrong ends this connection: ProtocolViolation and Disconnected. Every other exception is a fault of
@@ -21,6 +23,7 @@ connection calls `overdue` now and then, which sees what has moved since.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
@@ -33,7 +36,7 @@ from totalog.gateway.outbox import Bytes, Disconnected, Keep, Outbox, Owed
 from totalog.gateway.waiting import Budget, Helpers, yield_once
 from totalog.gateway.wire.answer import Answer
 from totalog.gateway.wire.errors import ProtocolViolation
-from totalog.gateway.wire.frame import PRODUCE, Format, FrameReader, LargeBody, ReceiveBuffers
+from totalog.gateway.wire.frame import NO_BYTES, PRODUCE, SIZE_WORD, Format, FrameReader, LargeBody, ReceiveBuffers
 
 if TYPE_CHECKING:
     from totalog.engine import Reservation
@@ -43,6 +46,9 @@ __all__ = ["Answered", "Bytes", "Connection", "Disconnected", "Keep", "Phase", "
 
 LEARN_MAX: Final = 8
 """Kinds of requests that are looked at in a row though none came again; then one in the square of that."""
+
+LOOK_AHEAD: Final = 4096
+"""Bytes that are received behind a large request, to see whether the next one is like it: they are copied."""
 
 Answered: TypeAlias = Bytes | Answer | Owed | None
 
@@ -56,11 +62,15 @@ class Transport(Protocol):
     moved: int
     """Bytes that went through so far, both directions together."""
 
-    async def receive_into(self, target: memoryview) -> int:
-        """Wait for bytes and write them to the start of `target`; how many. 0: the peer sends no more."""
+    async def receive_into(self, target: memoryview, beyond: memoryview = NO_BYTES) -> int:
+        """Wait for bytes and write them to `target`, and what does not fit to `beyond`; how many. 0: the peer sends no
+        more."""
 
     async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
-        """The same, but the target is asked for when bytes are there, and `rest` is called before a wait."""
+        """The same with one target, which is asked for when bytes are there; `rest` is called before a wait."""
+
+    def waiting(self) -> int:
+        """Bytes that have come, and would be received without a wait."""
 
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         """Send all parts, one behind the other. `keep` is asked once, before a wait, for what to send in place of what
@@ -77,7 +87,10 @@ class Runs(Protocol):
     """The short way for requests of one API that are alike; see `apis.produce_runs` and `apis.fetch_repeats`."""
 
     def repeat_of(self, broker: "Broker", request: Request) -> Any | None: ...
-    def answer(self, broker: "Broker", repeat: Any, held: memoryview) -> Run | None: ...
+    def begins(self, repeat: Any, frame: memoryview) -> bool: ...
+    def answer(
+        self, broker: "Broker", repeat: Any, held: memoryview, reservation: "Reservation | None" = None
+    ) -> Run | None: ...
 
 
 @dataclass(slots=True)
@@ -118,14 +131,16 @@ class Phase(Enum):
 
 
 class Share:
-    """What one large request takes of a budget; may be given back any number of times."""
+    """What large requests that are received together take of a budget; more may be given back than is left."""
 
     def __init__(self, budget: Budget, size: int) -> None:
         self.budget = budget
         self._size = size
 
-    def give(self) -> None:
-        size, self._size = self._size, 0
+    def give(self, size: int | None = None) -> None:
+        """Give so many bytes back, or all."""
+        size = self._size if size is None else min(size, self._size)
+        self._size -= size
         self.budget.give(size)
 
 
@@ -165,6 +180,8 @@ class Connection:
         """The kind of requests that has come before, and who answers more of them."""
         self._learned = 0
         """How often one was looked for since one came again."""
+        self._large_size = 0
+        """Bytes of the last large Produce request."""
         self._pace = Pace()
         self._send_pace = Pace()
 
@@ -248,17 +265,31 @@ class Connection:
         self._reader.received(count)
         return count > 0
 
-    async def _receive_body(self, body: LargeBody, target: memoryview) -> Request:
-        """Receive the rest of a large request into `target`, which has exactly the size of its frame."""
+    async def _receive_body(self, body: LargeBody, frame: memoryview) -> None:
+        """Receive the rest of a large request into `frame`, which has exactly its size, size word included."""
         self._begin(Phase.BODY)
-        at = len(body.received)
-        target[:at] = body.received
-        while at < body.size:
-            count = await self.transport.receive_into(target[at:])
+        at, end = body.begin(frame), len(frame)
+        while at < end:
+            count = await self.transport.receive_into(frame[at:], self._reader.space()[:LOOK_AHEAD])
             if count == 0:
                 raise Disconnected("it left in the middle of a request")
             at += count
-        return self._reader.parse(target)
+        self._reader.received(at - end)
+
+    async def _receive_run(self, body: LargeBody, place: memoryview, come: int) -> int:
+        """Receive a large request into `place`, and those behind it, one behind the other, that are like an earlier one
+        and among the first `come` bytes: how many bytes of it they take."""
+        at = 0
+        while True:
+            end = at + body.whole_size
+            await self._receive_body(body, place[at:end])
+            at = end
+            size = self._reader.large_ahead
+            if not size or at + size > min(come, len(place)) or not self._begins(self._reader.held[SIZE_WORD:]):
+                return at
+            following = self._reader.next()
+            assert isinstance(following, LargeBody)
+            body = following
 
     # Answering
 
@@ -267,8 +298,11 @@ class Connection:
         violation: ProtocolViolation | None = None
         group: list[Request] = []
         while True:
-            if self._repeat is not None and not group and self._reader.unfinished and await self._answer_run():
-                continue
+            if self._repeat is not None and not group and self._reader.unfinished:
+                size = await self._answer_run(self._reader.held)
+                if size:
+                    self._reader.skip(size)
+                    continue
             try:
                 event = self._reader.next()
             except ProtocolViolation as fault:
@@ -303,12 +337,11 @@ class Connection:
             await self._room()
         self._count(len(group))
         answers = self.service.produce(self.service.broker, group)
-        if self._share is not None:
-            self._share.give()  # what is stored now is counted anew where its answer is owed
         for request, answer in zip(group, answers, strict=True):
+            size = SIZE_WORD + len(request.frame)
+            if self._share is not None:
+                self._share.give(size)  # what is stored now is counted anew where its answer is owed
             if isinstance(answer, Owed):
-                held = request.reservation
-                size = len(request.frame) if held is None else held.size
                 self._outbox.owe(answer, size, self._helpers.start)
             elif answer is not None:
                 self._outbox.add(answer)
@@ -321,30 +354,32 @@ class Connection:
         runs = self.service.runs.get(request.key)
         self._learned += 1
         often = self._learned <= LEARN_MAX or not self._learned % LEARN_MAX**2
-        if runs is not None and often and request.reservation is None:
+        if runs is not None and often:
             self._runs, self._repeat = runs, runs.repeat_of(self.service.broker, request)
 
-    async def _answer_run(self) -> bool:
-        """Have requests answered that are like an earlier one; False: the next is another, or not complete."""
-        runs, held = self._runs, self._reader.held
+    async def _answer_run(self, held: memoryview, reservation: "Reservation | None" = None) -> int:
+        """Have the requests at the start of `held` answered that are like an earlier one: how many bytes they take; 0:
+        the first is another, or not complete."""
+        runs = self._runs
         assert runs is not None
         if self._unsent.full:
             await self._room()
-        run = runs.answer(self.service.broker, self._repeat, held)
+        run = runs.answer(self.service.broker, self._repeat, held, reservation)
         if run is None:
-            return False
+            return 0
         self._learned = max(self._learned - 1, 0)  # not 0: who alternates between two kinds would be learned each time
-        self._reader.skip(run.size)
         self._count(run.count)
+        if self._share is not None:
+            self._share.give(run.size)
         if isinstance(run.answer, Owed):
             self._outbox.owe(run.answer, run.size, self._helpers.start)
         else:
             self._outbox.add(run.answer)
         if self._outbox.full:
             await self._flush()
-        if isinstance(run.answer, Answer) and self._reader.unfinished:  # as after any other request
+        if isinstance(run.answer, Answer) and len(held) > run.size:  # as after any other request
             await yield_once()
-        return True
+        return run.size
 
     async def _answer_one(self, request: Request) -> None:
         if self._unsent.full:
@@ -381,34 +416,68 @@ class Connection:
     async def _answer_large(self, body: LargeBody) -> None:
         await self._flush()
         self._begin(Phase.TURN)
+        come, size = 0, body.whole_size
+        if body.key == PRODUCE:
+            come = SIZE_WORD + len(body.received) + self.transport.waiting()
+            size = self._run_size(body, come)
         budget = self.service.budget if body.key == PRODUCE else self.service.budget_others
-        await budget.take(body.size)
-        self._share = Share(budget, body.size)
+        await budget.take(size)
+        self._share = Share(budget, size)
         try:
             if body.key == PRODUCE:
-                await self._answer_large_produce(body)
+                await self._answer_large_produce(body, size, come)
             else:  # no name for the request here: a handler that lets go of it shall be the last to hold it
-                await self._answer_one(await self._receive_body(body, memoryview(bytearray(body.size))))
+                frame = memoryview(bytearray(size))
+                await self._receive_body(body, frame)
+                await self._answer_one(self._reader.parse_whole(frame))
         finally:
             self._share.give()
             self._share = None
 
-    async def _answer_large_produce(self, body: LargeBody) -> None:
-        reservation = self._reserve(body)
+    def _run_size(self, body: LargeBody, come: int) -> int:
+        """Bytes of a large Produce request and of those behind it that are probably received with it, as `come` bytes
+        have."""
+        size, before = body.whole_size, self._large_size
+        self._large_size = size
+        limits = self.service.limits
+        if abs(size - before) > size // limits.run_slack or not self._begins(body.received):
+            return size
+        return max(min(come, limits.run_size_max, self.service.budget.size) // size, 1) * size
+
+    def _begins(self, frame: memoryview) -> bool:
+        """Whether a frame that begins so may be like an earlier one."""
+        return self._repeat is not None and self._runs is not None and self._runs.begins(self._repeat, frame)
+
+    async def _answer_large_produce(self, body: LargeBody, size: int, come: int) -> None:
+        reservation = self._reserve(body, size)
+        place = memoryview(bytearray(body.whole_size)) if reservation is None else reservation.buffer
         try:
-            target = memoryview(bytearray(body.size)) if reservation is None else reservation.buffer
-            request = await self._receive_body(body, target)
-            request.reservation = reservation
-            await self._answer_group([request])
+            end = await self._receive_run(body, place, come)
+            await self._answer_place(place[:end], reservation)
         finally:
             if reservation is not None:
                 reservation.close()
 
-    def _reserve(self, body: LargeBody) -> "Reservation | None":
-        """Room in the region for a Produce request. Without it the request is received all the same, so that the
-        producer gets an answer that tells it to try again."""
+    async def _answer_place(self, held: memoryview, reservation: "Reservation | None") -> None:
+        """Have the Produce requests answered that lie in `held`, one behind the other."""
+        while held:
+            size = 0 if self._repeat is None else await self._answer_run(held, reservation)
+            if not size:
+                request = self._reader.parse_whole(held)
+                request.reservation = reservation
+                size = SIZE_WORD + len(request.frame)
+                await self._answer_group([request])
+            held = held[size:]
+
+    def _reserve(self, body: LargeBody, size: int) -> "Reservation | None":
+        """Room in the region for Produce requests of `size` bytes, or at least for the first. Without it the request is
+        received all the same, so that the producer gets an answer that tells it to try again."""
+        log = self.service.broker.log
         try:
-            return self.service.broker.log.reserve(body.size)
+            if size > body.whole_size:
+                with suppress(OutOfMemory):
+                    return log.reserve(size + size // self.service.limits.run_slack)
+            return log.reserve(body.whole_size)
         except (OutOfMemory, LimitReached):
             self.service.counters.bodies_without_room += 1
             return None

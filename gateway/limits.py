@@ -52,6 +52,13 @@ class Limits(NamedTuple):
     other_body_size_min: int = 64 * 1024
     """From this frame size on, any other request is received into memory of its own, in its turn."""
 
+    run_size_max: int = 4 * 1024 * 1024
+    """Of large Produce requests that are received together: of one kind and about one size, and in the kernel's hands
+    already. What of it lies in no batch is lost until retention takes the others."""
+
+    run_slack: int = 64
+    """By which part of their size such requests may differ."""
+
     inflight_size_max: int = 256 * 1024 * 1024
     """Of large Produce requests being received at once, over all connections, taken before a body is read; those who
     come later wait their turn. Of a small region, a quarter. The setting queued.max.request.bytes replaces it."""

@@ -9,10 +9,13 @@ what they have in hand; long polls answer early; at the deadline, or at `Server.
 """
 
 import errno
+import fcntl
 import logging
 import os
 import signal
 import socket
+import termios
+from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,14 +25,18 @@ import trio
 from totalog.gateway import waiting
 from totalog.gateway.connection import Bytes, Connection, Disconnected, Keep, Phase, Service
 from totalog.gateway.wire.errors import ProtocolViolation
+from totalog.gateway.wire.frame import NO_BYTES
 
 log = logging.getLogger("totalog")
 
 PARTS_COUNT_MAX = 1024
 """The kernel's IOV_MAX: parts of one sendmsg."""
 
+MIB = 1 << 20
+
 RECEIVES_AT_ONCE = 8
-"""Receives of one connection that found bytes at once, after which the other tasks get their turn."""
+"""Receives of one connection that found bytes at once, after which the other tasks get their turn; one of a MiB counts
+double."""
 
 UPKEEP_S = 1.0
 """Seconds between two rounds of what the log needs besides retention by age, which has a setting."""
@@ -50,19 +57,22 @@ class SocketTransport:
         self.host, self.peer = _names(sock)
         self.moved = 0
         self._at_once = 0
+        self._waiting = array("i", [0])
         self._ended = False
 
-    async def receive_into(self, target: memoryview) -> int:
-        return await self.receive(lambda: target, lambda: None)
+    async def receive_into(self, target: memoryview, beyond: memoryview = NO_BYTES) -> int:
+        return await self._receive(lambda: self._socket.recvmsg_into((target, beyond))[0], lambda: None)
 
     async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
-        self._at_once += 1
+        return await self._receive(lambda: self._socket.recv_into(space()), rest)
+
+    async def _receive(self, receive: Callable[[], int], rest: Callable[[], None]) -> int:
         if self._at_once > RECEIVES_AT_ONCE:
             self._at_once = 0
             await trio.lowlevel.checkpoint()
         while True:
             try:
-                count = self._socket.recv_into(space())
+                count = receive()
             except BlockingIOError:
                 if self._ended:
                     return 0
@@ -73,7 +83,12 @@ class SocketTransport:
                 raise Disconnected(f"receiving failed: {fault}") from None
             else:
                 self.moved += count
+                self._at_once += 1 + count // MIB
                 return count
+
+    def waiting(self) -> int:
+        fcntl.ioctl(self._socket, termios.FIONREAD, self._waiting)
+        return self._waiting[0]
 
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         left = list(parts)

@@ -61,7 +61,7 @@ class Request:
     """Where the body starts in `frame`, past the header and its tagged fields."""
     client_host: str
     reservation: "Reservation | None" = None
-    """Where `frame` lies in the region, if it was received straight into it. Produce closes it."""
+    """Where `frame` lies in the region, if it was received straight into it."""
 
     @property
     def body(self) -> memoryview:

@@ -14,7 +14,7 @@ from totalog.gateway.apis.api import Run
 from totalog.gateway.wire import fetch as wire
 
 if TYPE_CHECKING:
-    from totalog.engine import Topic
+    from totalog.engine import Reservation, Topic
     from totalog.gateway.apis.api import Request
     from totalog.gateway.broker import Broker
 
@@ -97,7 +97,12 @@ def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
     )
 
 
-def answer(broker: "Broker", repeat: Repeat, held: memoryview) -> Run | None:
+def begins(repeat: Repeat, frame: memoryview) -> bool:
+    """Whether the start of a large request may be that of one of the kind: none of it is large."""
+    return False
+
+
+def answer(broker: "Broker", repeat: Repeat, held: memoryview, reservation: "Reservation | None" = None) -> Run | None:
     """Answers the request at the start of `held`, if it is complete and of the kind, and there are records for it."""
     size, at = repeat.size, repeat.offset_at
     frame = bytes(held[:size])

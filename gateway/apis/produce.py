@@ -24,8 +24,8 @@ Behaviour
 - With `message.timestamp.type=LogAppendTime` a batch gets the broker's time, and a new CRC, before it is stored; the
   answer says which.
 - Views and internal topics are not produced to: INVALID_TOPIC_EXCEPTION. Topics are created by Metadata, not here.
-- A body that was received straight into the region stays where it is if all its batches are of one topic, since a
-  segment belongs to one topic; otherwise they are copied. Either way the reservation is closed here.
+- What was received straight into the region stays where it is, but for batches of another topic than the first there:
+  they are copied, since a segment belongs to one topic.
 
 Version notes: 7: zstd (KIP-110). 13: topic ids (KIP-516). The others change the answer only: see `wire/produce.py`.
 
@@ -138,16 +138,11 @@ class Appender:
         group = Group(broker, self)
         violation = None
         try:
-            try:
-                for request in requests:
-                    group.add(request)
-            except ProtocolViolation as fault:
-                violation = fault  # what came before it is stored and answered
-            group.order()
-        finally:
             for request in requests:
-                if request.reservation is not None:
-                    request.reservation.close()
+                group.add(request)
+        except ProtocolViolation as fault:
+            violation = fault  # what came before it is stored and answered
+        group.order()
         return group.answers(violation)
 
     def target(self, broker: "Broker", key: wire.TopicKey) -> Target:
@@ -204,7 +199,6 @@ class Group:
         """Checks the batches of a request. Raises ProtocolViolation: it does not parse, or errs although acks is 0."""
         message = wire.parse(request.version, request.frame, request.body_at)
         refusal = _refusal(message)
-        segment = self._segment(request, message)
         source = int(ffi.cast("uintptr_t", ffi.from_buffer(request.frame)))
         rows: Rows = []
         debts: Debts = []
@@ -223,7 +217,7 @@ class Group:
                 message_text = f"{live} data directories are written, min.insync.replicas is {target.insync}"
                 rows.append((topic, partition, ErrorCode.NOT_ENOUGH_REPLICAS, -1, -1, -1, message_text))
             else:
-                fault = self._check(request, target, partition, source, at, size, segment)
+                fault = self._check(request, target, partition, source, at, size)
                 if fault:
                     rows.append((topic, partition, fault[0], -1, -1, -1, fault[1]))
                 else:
@@ -233,19 +227,18 @@ class Group:
         if message.acks == 0:
             _no_errors(rows)
 
-    def _check(
-        self, request: Request, target: Target, partition: int, source: int, at: int, size: int, segment: int
-    ) -> Fault | None:
+    def _check(self, request: Request, target: Target, partition: int, source: int, at: int, size: int) -> Fault | None:
         """Puts one batch at the end of those that wait, or says what is wrong with it."""
         if len(self._places) == self._appender.batches_max:
             self.order()
+        held = request.reservation
         status = check(
             self._address,
             len(self._places),
             source + at,
             size,
             target.size_max,
-            segment,
+            0 if held is None else held.segment_for(target.slot, target.generation),
             target.slot,
             target.generation,
             partition,
@@ -289,14 +282,6 @@ class Group:
         if target.append_time:
             stamp_append_time(*place, self._now_ms)
         return None
-
-    def _segment(self, request: Request, message: wire.ProduceRequest) -> int:
-        """The segment in which the batches of a request lie and may stay; 0: they are copied."""
-        if request.reservation is None:
-            return 0
-        first = message.partitions[0][0] if message.partitions else None
-        one_topic = all(topic == first for topic, *_ in message.partitions)
-        return request.reservation.segment if one_topic else 0
 
     def order(self) -> None:
         """Has the log order the batches that wait, fills their rows, and wakes who waits for them, now or later."""

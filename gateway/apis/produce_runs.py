@@ -1,9 +1,9 @@
 """Produce, the short way: runs of requests that are alike (`wire/alike.py`) are checked, ordered and answered by a few
 calls of C for all of them.
 
-A connection asks `repeat_of` about a request that `produce.py` has answered, and then hands what it receives to
-`answer` first. Whatever is not plainly of the same kind, or has any fault, is left for `produce.py`: only there errors
-are answered, but for those that the log alone can see.
+A connection asks `repeat_of` about a request that `produce.py` has answered, and then hands what it receives, into its
+buffer or into the region, to `answer` first. Whatever is not plainly of the same kind, or has any fault, is left for
+`produce.py`: only there errors are answered, but for those that the log alone can see.
 """
 
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -18,6 +18,7 @@ from totalog.gateway.wire.alike import Destination, Pattern
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
+    from totalog.engine import Reservation
     from totalog.gateway.apis.api import Request
     from totalog.gateway.broker import Broker
     from totalog.gateway.replication import Replication
@@ -54,15 +55,21 @@ def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
     return Repeat(pattern, request.version, topic, target, message.acks, message.timeout_ms, broker.log.topics_version)
 
 
-def answer(broker: "Broker", repeat: Repeat, held: memoryview) -> Run | None:
+def begins(repeat: Repeat, frame: memoryview) -> bool:
+    """Whether the start of a frame (without its size word) may be that of one of the kind."""
+    return repeat.pattern.begins(frame)
+
+
+def answer(broker: "Broker", repeat: Repeat, held: memoryview, reservation: "Reservation | None" = None) -> Run | None:
     """Answers the complete requests at the start of `held` that are of the kind; None where the first is not, or where
-    the kind is not what it was."""
+    the kind is not what it was. `reservation`: in which they lie, if they do not have to be copied."""
     target, pattern, batches = repeat.target, repeat.pattern, broker.appender.batches
     acks_all = repeat.acks == produce.ACKS_ALL
     if repeat.topics_version != broker.log.topics_version or (acks_all and broker.replication.live < target.insync):
         return None
     timestamp_max = min(broker.clock.wall_ms() + target.ahead_ms_max, LONG_MAX)
-    count, size = pattern.take(held, batches.address, timestamp_max)
+    segment = 0 if reservation is None else reservation.segment_for(target.slot, target.generation)
+    count, size = pattern.take(held, batches.address, timestamp_max, segment)
     if count == 0:
         return None
     broker.log.append(batches, count)

@@ -15,7 +15,7 @@ from totalog.gateway.connection import Answered, Bytes, Disconnected, Keep, Serv
 from totalog.gateway.limits import Limits
 from totalog.gateway.unsent import Unsent
 from totalog.gateway.waiting import Budget, Timers
-from totalog.gateway.wire.frame import Format, ReceiveBuffers
+from totalog.gateway.wire.frame import NO_BYTES, Format, ReceiveBuffers
 
 PRODUCE, SLOW, ECHO, BROKEN = 0, 1, 3, 18
 """API keys of the toys: echo at once, echo when told, echo at once, and a fault of ours."""
@@ -135,6 +135,12 @@ class Toys:
         return echo
 
 
+def scatter(data: bytes | bytearray, target: memoryview, beyond: memoryview) -> None:
+    count = min(len(data), len(target))
+    target[:count] = data[:count]
+    beyond[: len(data) - count] = data[count:]
+
+
 class MemoryTransport:
     """`connection.Transport` over a trio stream, such as one end of a memory stream pair."""
 
@@ -147,16 +153,16 @@ class MemoryTransport:
         self._scope = trio.CancelScope()
         self._ended = False
 
-    async def receive_into(self, target: memoryview) -> int:
+    async def receive_into(self, target: memoryview, beyond: memoryview = NO_BYTES) -> int:
         data: bytes | bytearray = b""
         with trio.CancelScope() as self._scope:
             if self._ended:
                 self._scope.cancel()
             try:
-                data = await self._stream.receive_some(len(target))
+                data = await self._stream.receive_some(len(target) + len(beyond))
             except trio.BrokenResourceError:
                 raise Disconnected("broken") from None
-        target[: len(data)] = data
+        scatter(data, target, beyond)
         self.moved += len(data)
         return len(data)
 
@@ -167,6 +173,9 @@ class MemoryTransport:
         count = await self.receive_into(received)
         space()[:count] = received[:count]
         return count
+
+    def waiting(self) -> int:
+        return 0
 
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         self.sends.append([bytes(part) for part in parts])
@@ -195,15 +204,18 @@ class Script:
         self.got = b""
         self._pieces = list(pieces)
 
-    async def receive_into(self, target: memoryview) -> int:
+    async def receive_into(self, target: memoryview, beyond: memoryview = NO_BYTES) -> int:
         if not self._pieces:
             return 0
-        piece = self._pieces.pop(0)
-        if len(piece) > len(target):
-            piece, rest = piece[: len(target)], piece[len(target) :]
+        piece, room = self._pieces.pop(0), len(target) + len(beyond)
+        if len(piece) > room:
+            piece, rest = piece[:room], piece[room:]
             self._pieces.insert(0, rest)
-        target[: len(piece)] = piece
+        scatter(piece, target, beyond)
         return len(piece)
+
+    def waiting(self) -> int:
+        return sum(map(len, self._pieces))
 
     async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
         rest()

@@ -156,7 +156,7 @@ async def test_a_large_body_is_received_into_its_reservation(first: int) -> None
         await peer.send(data[:at])
         assert await peer.answers(1) == [b"small"]
         (reservation,) = peer.toys.log.reservations
-        assert reservation.size == len(request(PRODUCE, body)) - 4
+        assert reservation.size == len(request(PRODUCE, body))
         assert peer.toys.service.budget.taken == reservation.size
         assert peer.connection.phase is Phase.BODY
         assert not reservation.closed
@@ -164,7 +164,7 @@ async def test_a_large_body_is_received_into_its_reservation(first: int) -> None
         assert await peer.answers(2) == [body, b"behind"]
         assert reservation.closed
         assert peer.toys.requests[1].reservation is reservation
-        assert bytes(reservation.memory) == request(PRODUCE, body)[4:]
+        assert bytes(reservation.memory) == request(PRODUCE, body)
         assert peer.toys.groups == [[b"small"], [body], [b"behind"]]
 
 

@@ -13,6 +13,7 @@ from totalog.gateway.connection import Bytes, Connection, Disconnected, Keep, Se
 from totalog.gateway.limits import Limits
 from totalog.gateway.tests.harness import FixedClock
 from totalog.gateway.wire.errors import ProtocolViolation
+from totalog.gateway.wire.frame import NO_BYTES
 
 BODY_SIZE = 1024 * 1024
 HEADER = struct.pack(">ihhih", BODY_SIZE, 0, 9, 1, -1) + b"\0"
@@ -37,7 +38,7 @@ class DyingClient:
         self.free_at_the_end = 0
         """Free blocks of the log when the client dies."""
 
-    async def receive_into(self, target: memoryview) -> int:
+    async def receive_into(self, target: memoryview, beyond: memoryview = NO_BYTES) -> int:
         if self.moved == 0:
             target[: len(HEADER)] = HEADER
             count = len(HEADER)
@@ -51,6 +52,9 @@ class DyingClient:
 
     async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
         return await self.receive_into(space())
+
+    def waiting(self) -> int:
+        return self.left
 
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         raise Disconnected("it is dead")

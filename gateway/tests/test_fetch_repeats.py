@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from totalog.engine import VIEW, Log
+from totalog.engine import VIEW, Log, Reservation
 from totalog.gateway import start
 from totalog.gateway.apis import fetch_repeats, produce
 from totalog.gateway.apis.api import Run
@@ -74,8 +74,13 @@ class World:
     def repeat_of(self, broker: Broker, request: Any) -> Any:
         return fetch_repeats.repeat_of(broker, request)
 
-    def answer(self, broker: Broker, repeat: Any, held: memoryview) -> Run | None:
-        run = fetch_repeats.answer(broker, repeat, held)
+    def begins(self, repeat: Any, frame: memoryview) -> bool:
+        return fetch_repeats.begins(repeat, frame)
+
+    def answer(
+        self, broker: Broker, repeat: Any, held: memoryview, reservation: Reservation | None = None
+    ) -> Run | None:
+        run = fetch_repeats.answer(broker, repeat, held, reservation)
         self.short += run is not None
         return run
 

@@ -92,8 +92,8 @@ uint32_t alike_take(const struct alike *alike, uint64_t source, uint32_t size, u
         if (batch_at == 0)
             break;
         uint32_t partition = load32(frame + alike->head_size);
-        if (batch_check(group, count, (uint64_t)(uintptr_t)(frame + batch_at), records, alike->size_max, 0, alike->topic_slot,
-                        alike->topic_generation, partition, alike->timestamp_max) != STATUS_OK)
+        if (batch_check(group, count, (uint64_t)(uintptr_t)(frame + batch_at), records, alike->size_max, alike->segment,
+                        alike->topic_slot, alike->topic_generation, partition, alike->timestamp_max) != STATUS_OK)
             break;
         if (appends[count].flags > alike->attributes_max || (appends[count].flags & CODEC_MASK) > alike->codec_max)
             break;

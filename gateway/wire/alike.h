@@ -11,6 +11,8 @@ struct alike {
     uint32_t topic_slot;
     uint32_t topic_generation;
     uint32_t partitions;       /* of the topic */
+    uint32_t segment;          /* in which the frames lie and may stay; 0: their batches are copied */
+    uint32_t padding0;
     int64_t timestamp_max;     /* milliseconds since 1970; 0: timestamps are not checked */
 };
 

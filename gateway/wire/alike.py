@@ -20,6 +20,7 @@ RECORDS_SIZE_SIZE: Final = 4
 NO_TAGS: Final = b"\x00\x00\x00"
 """Of partition, topic and request, in flexible versions."""
 CORRELATION_ID_AT: Final = 4
+CORRELATION_ID_END: Final = 8
 ZSTD_VERSION: Final = 7
 CODEC_LZ4, CODEC_ZSTD = 3, 4
 ATTRIBUTES_MAX: Final = 0x07
@@ -41,6 +42,7 @@ class Pattern:
 
     def __init__(self, version: int, head: bytes, answer: "_Answer", destination: Destination, capacity: int) -> None:
         self.capacity = capacity
+        self._front, self._behind = head[:CORRELATION_ID_AT], head[CORRELATION_ID_END:]
         self._head = ffi.from_buffer(head)
         self._alike = ffi.new("struct alike *")
         self._alike.head, self._alike.head_size = int(ffi.cast("uintptr_t", self._head)), len(head)
@@ -81,10 +83,16 @@ class Pattern:
             return None
         return cls(version, bytes(frame[:head_size]), _Answer(version, topic), destination, capacity)
 
-    def take(self, held: memoryview, group_address: int, timestamp_max: int) -> tuple[int, int]:
+    def begins(self, frame: memoryview) -> bool:
+        """Whether the start of a frame (without its size word) is that of one that may be alike."""
+        size = CORRELATION_ID_END + len(self._behind)
+        return frame[:CORRELATION_ID_AT] == self._front and frame[CORRELATION_ID_END:size] == self._behind
+
+    def take(self, held: memoryview, group_address: int, timestamp_max: int, segment: int = 0) -> tuple[int, int]:
         """Checks the batches of the frames in `held` that are alike, up to the first that is not, or has any fault, and
-        fills the group at `group_address` (`capacity` elements): how many, and their size in bytes."""
-        self._alike.timestamp_max = timestamp_max
+        fills the group at `group_address` (`capacity` elements): how many, and their size in bytes. `segment`: where
+        the frames lie and may stay; 0: their batches are copied."""
+        self._alike.timestamp_max, self._alike.segment = timestamp_max, segment
         source = int(ffi.cast("uintptr_t", ffi.from_buffer(held)))
         count = lib.alike_take(
             self._alike, source, len(held), group_address, self.capacity, self._correlation_ids, self._used

@@ -11,7 +11,7 @@ Invariants
   keeps.
 
 Call `space()` and fill the start of what it gives, tell `received(count)`, then call `next()` until it says None. After
-a `LargeBody`, the rest of that frame is received elsewhere, and `parse` makes the request of it.
+a `LargeBody`, the rest of that frame is received elsewhere, and `parse_whole` makes the request of it.
 """
 
 import struct
@@ -35,6 +35,7 @@ BUFFERS_KEPT_MAX: Final = 32
 NO_BYTES: Final = memoryview(bytearray())
 
 _size_word = struct.Struct(">i").unpack_from
+_pack_size = struct.Struct(">i").pack_into
 _api_key = struct.Struct(">h").unpack_from
 _header = struct.Struct(">hhi").unpack_from
 
@@ -65,6 +66,18 @@ class LargeBody(NamedTuple):
     """Bytes of the whole frame, without its size word."""
     received: memoryview
     """The first bytes of the frame, as far as they have come; good until the next `space()`."""
+
+    @property
+    def whole_size(self) -> int:
+        """Bytes of the frame with its size word."""
+        return SIZE_WORD + self.size
+
+    def begin(self, frame: memoryview) -> int:
+        """Write the size word, and what has come, to the start of `frame`: how many bytes."""
+        end = SIZE_WORD + len(self.received)
+        _pack_size(frame, 0, self.size)
+        frame[SIZE_WORD:end] = self.received
+        return end
 
 
 class ReceiveBuffers:
@@ -114,6 +127,19 @@ class FrameReader:
             return NO_BYTES
         self._wake()
         return self._buffer[self._start : self._end]
+
+    @property
+    def large_ahead(self) -> int:
+        """Bytes of the frame at the front of `held`, its size word included, where `next` would make a large Produce
+        request of it; else 0."""
+        held = self._end - self._start
+        if held < SIZE_WORD + 2:
+            return 0
+        self._wake()
+        size: int = _size_word(self._buffer, self._start)[0]
+        if _api_key(self._buffer, self._start + SIZE_WORD)[0] != PRODUCE or size > self._formats[PRODUCE].size_max:
+            return 0
+        return SIZE_WORD + size if size >= self._large_size_min and SIZE_WORD + size > held else 0
 
     def skip(self, size: int) -> None:
         """The first so many bytes of `held`, whole frames, have been read elsewhere."""
@@ -183,6 +209,10 @@ class FrameReader:
             return self._formats[key]
         except KeyError:
             raise ProtocolViolation(f"API key {key} is not served") from None
+
+    def parse_whole(self, held: memoryview) -> Request:
+        """The request in the frame that begins `held`, with its size word. Raises ProtocolViolation."""
+        return self.parse(held[SIZE_WORD : SIZE_WORD + _size_word(held)[0]])
 
     def parse(self, frame: memoryview) -> Request:
         """The request in a complete frame (without its size word). Raises ProtocolViolation."""
