@@ -6,7 +6,10 @@
  *    was first, so a claim never waits. Partitioned, for hosts without atomics across them: partitioned.c.
  *  - Only its owner clears a bit. Blocks at or above `blocks_committed` have no memory and are never searched.
  *  - Which block is found is policy, not correctness: the newest freed run first (its lines are warm), then from the hint upwards, then from
- *    the start. Hints are private to a handle, and start apart for different brokers.
+ *    the start. Hints are private to a handle. The sequencer frees what was published, and moves its hint down; another broker is not told,
+ *    and begins again at the start after every step of blocks: else it would go through all memory before it used any of it twice.
+ *  - Words that are changed by atomics are loaded plainly, whatever the mode of the region: atomics ask for one coherent host, on which there
+ *    are no stale copies of them. Non-coherent memory that several hosts claim in has to be partitioned.
  */
 #include "log.h"
 
@@ -15,17 +18,13 @@ static uint64_t word_position(const struct log *log, uint32_t word)
     return log->bitmap_position + (uint64_t)word * 8;
 }
 
-uint64_t bitmap_mask(uint32_t first, uint32_t count)
-{
-    return (count == 64 ? ~0ull : (1ull << count) - 1) << first;
-}
-
 /* What this broker is about to take or give back, until the block table says the same: should it die in between, the sequencer finds out. */
 void bitmap_say(struct log *log, uint32_t first, uint32_t count)
 {
-    uint64_t at = FIELD(broker_position(log->broker), struct broker_entry, claim);
-    mem_store64(&log->mem, at, (uint64_t)count << 32 | first);
-    mem_flush(&log->mem, at, sizeof(uint64_t));
+    uint64_t at = broker_position(log->broker);
+    mem_store64(&log->mem, FIELD(at, struct broker_entry, claim_count), ++log->claim_count);
+    mem_store64(&log->mem, FIELD(at, struct broker_entry, claim), (uint64_t)count << 32 | first);
+    mem_flush(&log->mem, FIELD(at, struct broker_entry, claim), sizeof(uint64_t));
     mem_fence(&log->mem);
 }
 
@@ -133,8 +132,8 @@ static uint32_t claim_committed(struct log *log, uint32_t count)
 {
     uint32_t start = 1, end = (uint32_t)blocks_committed(log);
     if (log->range_count != 0) {      /* block 0 is taken */
-        start = partitioned_first(log, log->broker);
-        end = partitioned_first(log, log->broker + 1);
+        start = log->own.first;
+        end = log->own.end;
     }
     uint32_t first = claim_recent(log, count);
     if (first == 0)
@@ -158,6 +157,9 @@ uint32_t bitmap_claim(struct log *log, uint32_t count)
         log->counters.commit_steps_inline++;
     }
     log->hint = first + count;
+    log->climbed += count;
+    if (log->sequencer == NULL && log->climbed >= COMMIT_STEP_BLOCKS)
+        log->hint = log->climbed = 0;
     commit_ahead(log, first + count);
     return first;
 }

@@ -179,11 +179,12 @@ static int become_broker(struct log *log, uint32_t broker)
     log->broker_epoch = mem_load32(&log->mem, FIELD(at, struct broker_entry, broker_epoch)) + 1;
     if (log->broker_epoch == 0)
         return OPEN_DAMAGED;
+    log->claim_count = mem_load64(&log->mem, FIELD(at, struct broker_entry, claim_count));
     log->ring_next = log->ring_taken = mem_load64(&log->mem, FIELD(at, struct broker_entry, written));
     mem_zero(&log->mem, pin_position(broker, 0), PINS_MAX * sizeof(struct pin));
     mem_flush(&log->mem, pin_position(broker, 0), PINS_MAX * sizeof(struct pin));
     if (log->range_count != 0)
-        partitioned_look(log, broker);
+        partitioned_begin(log);
     mem_store32(&log->mem, FIELD(at, struct broker_entry, process_id), (uint32_t)getpid());
     mem_store32(&log->mem, FIELD(at, struct broker_entry, broker_epoch), log->broker_epoch);
     mem_flush(&log->mem, at, LINE_SIZE);
@@ -812,7 +813,10 @@ uint64_t core_bitmap_race(struct log *log, uint32_t threads, uint32_t rounds, ui
     for (uint32_t i = 0; i < threads; i++) {
         racers[i] = (struct racer){.rounds = rounds, .blocks = blocks, .hands_over = hands_over, .owners = owners};
         share_region(&racers[i].log, log);
-        racers[i].log.broker = log->range_count != 0 ? i + 1 : 0;
+        if (log->range_count != 0) {
+            racers[i].log.broker = i + 1;
+            partitioned_begin(&racers[i].log);
+        }
         if (pthread_create(&handles[i], NULL, race, &racers[i]) != 0)
             abort();
     }

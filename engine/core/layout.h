@@ -118,7 +118,8 @@ struct broker_entry {
     uint32_t process_id;
     uint64_t process_start;         /* clock ticks since boot, tells a reused process id */
     uint64_t claim;                 /* blocks that it is just taking or giving back: first, and count in the high half; 0: none */
-    uint64_t padding0[4];
+    uint64_t claim_count;           /* how often it has said so; grows before `claim` changes */
+    uint64_t padding0[3];
     /* line 1. W: that broker. Headers below `written` are complete and visible. */
     uint64_t written;
     uint64_t padding1[7];

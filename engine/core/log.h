@@ -30,6 +30,12 @@ struct run {
     uint32_t count;
 };
 
+/* Blocks that one broker claims, and where their bits stand (partitioned.c). */
+struct range {
+    uint32_t first, end;
+    uint64_t taken;                   /* position of the first word; those of `returned` lie a stride further */
+};
+
 enum area { AREA_TOPICS, AREA_PARTITIONS, AREA_RING, AREA_COMPLETIONS, AREA_ORDER, AREA_SNAPSHOT_0, AREA_SNAPSHOT_1, AREA_COUNT };
 
 struct committer {
@@ -71,6 +77,7 @@ struct log {
     uint32_t range_count;             /* 0: any broker claims anywhere; else each in a range of its own (partitioned.c) */
     uint32_t range_blocks;
     uint64_t range_stride;            /* bytes of each of the two bitmaps of a range */
+    struct range own;                 /* this broker's; empty where there are none */
     uint64_t area_committed[AREA_COUNT];  /* bytes from the area's start that have memory behind them */
 
     uint32_t broker;
@@ -81,7 +88,9 @@ struct log {
     struct open_segment open[TOPICS_MAX];
     uint32_t ring_append[RING_SLOTS]; /* which append of the group a slot carries, or NOT_AN_APPEND */
 
+    uint64_t claim_count;             /* as this broker has said it */
     uint32_t hint;                    /* where the next search in the bitmap starts */
+    uint32_t climbed;                 /* blocks claimed since it was at the start */
     uint32_t recent_count;
     struct run recent[RECENT_MAX];
     uint32_t pins_used;
@@ -152,7 +161,10 @@ uint32_t bitmap_ranges(const struct log *log);                                 /
 uint32_t bitmap_own_range(const struct log *log);                              /* the one in which this broker claims */
 void bitmap_say(struct log *log, uint32_t first, uint32_t count);
 void bitmap_forget(struct log *log, uint32_t first, uint32_t count);
-uint64_t bitmap_mask(uint32_t first, uint32_t count);                          /* `count` bits of a word, from bit `first` on */
+static inline uint64_t bitmap_mask(uint32_t first, uint32_t count)              /* `count` bits of a word, from bit `first` on; not 0 */
+{
+    return ~0ull >> (64 - count) << first;
+}
 
 /* ---- partitioned.c: the policy without atomics ---- */
 static inline uint64_t range_stride(uint32_t block_count, uint32_t range_count)
@@ -164,8 +176,12 @@ uint32_t partitioned_first(const struct log *log, uint32_t range);             /
 uint64_t partitioned_used(struct log *log, uint32_t block, uint32_t *count);   /* bits of this block and of those after it, up to the end of their word */
 int partitioned_claim(struct log *log, uint32_t first, uint32_t count);        /* 0: part of it is in use */
 void partitioned_free(struct log *log, uint32_t first, uint32_t count);
-int partitioned_own(const struct log *log, uint32_t block);                    /* whether it lies in this broker's range */
+static inline int partitioned_own(const struct log *log, uint32_t block)        /* whether it lies in this broker's range */
+{
+    return block >= log->own.first && block < log->own.end;
+}
 void partitioned_look(struct log *log, uint32_t range);
+void partitioned_begin(struct log *log);                                       /* as the broker that it has become */
 
 /* ---- segment.c ---- */
 uint32_t segment_claim(struct log *log, uint32_t kind, uint32_t blocks, uint32_t topic_slot, uint32_t topic_generation);

@@ -18,71 +18,75 @@
  */
 #include "log.h"
 
-static uint32_t range_of(const struct log *log, uint32_t block)
-{
-    uint32_t range = block / log->range_blocks;
-    return range < log->range_count ? range : log->range_count - 1;
-}
-
 uint32_t partitioned_first(const struct log *log, uint32_t range)
 {
     return range < log->range_count ? range * log->range_blocks : log->block_count;
 }
 
-int partitioned_own(const struct log *log, uint32_t block) { return range_of(log, block) == log->broker; }
-
 static uint64_t bitmaps_position(const struct log *log, uint32_t range) { return log->bitmap_position + 2 * range * log->range_stride; }
 
-/* The word of `taken` with the block's bit; that of `returned` lies a stride further. */
-static uint64_t word_position(const struct log *log, uint32_t block)
+static struct range range_of(const struct log *log, uint32_t number)
 {
-    uint32_t range = range_of(log, block);
-    return bitmaps_position(log, range) + (block - partitioned_first(log, range)) / 64 * 8;
+    return (struct range){partitioned_first(log, number), partitioned_first(log, number + 1), bitmaps_position(log, number)};
 }
 
-static uint32_t bit_of(const struct log *log, uint32_t block) { return (block - partitioned_first(log, range_of(log, block))) % 64; }
+void partitioned_begin(struct log *log)
+{
+    log->own = range_of(log, log->broker);
+    partitioned_look(log, log->broker);
+}
+
+/* The one that the block lies in. Its own range is the only one that a broker claims in: found without a division. */
+static inline struct range range_with(const struct log *log, uint32_t block)
+{
+    if (partitioned_own(log, block))
+        return log->own;
+    uint32_t number = block / log->range_blocks;
+    return range_of(log, number < log->range_count ? number : log->range_count - 1);
+}
+
+/* Of a word of `taken`: 1 where a block is in use. */
+static inline uint64_t used_at(const struct log *log, uint64_t at) { return mem_load64(&log->mem, at) ^ mem_load64(&log->mem, at + log->range_stride); }
 
 uint64_t partitioned_used(struct log *log, uint32_t block, uint32_t *count)
 {
-    uint64_t at = word_position(log, block);
-    uint32_t bit = bit_of(log, block), left = partitioned_first(log, range_of(log, block) + 1) - block;
+    struct range range = range_with(log, block);
+    uint32_t within = block - range.first, bit = within % 64, left = range.end - block;
     *count = 64 - bit < left ? 64 - bit : left;
-    return (mem_load64(&log->mem, at) ^ mem_load64(&log->mem, at + log->range_stride)) >> bit;
+    return used_at(log, range.taken + within / 64 * sizeof(uint64_t)) >> bit;
 }
 
-/* Of a run of one range, the bits that are this process's to write. */
-static void flip(struct log *log, uint32_t first, uint32_t count)
+/* Of a run, the bits in `taken`, or in `returned` at the words that lie `further`. */
+static inline void flip(struct log *log, struct range range, uint32_t first, uint32_t count, uint64_t further)
 {
-    int own = partitioned_own(log, first);
-    if (!own && log->sequencer == NULL)
-        abort();
-    for (uint32_t here; count > 0; first += here, count -= here) {
-        uint32_t bit = bit_of(log, first);
-        uint64_t at = word_position(log, first) + (own ? 0 : log->range_stride);
-        here = 64 - bit < count ? 64 - bit : count;
-        mem_store64(&log->mem, at, mem_load64(&log->mem, at) ^ bitmap_mask(bit, here));
+    for (uint32_t here, within = first - range.first; count > 0; within += here, count -= here) {
+        uint64_t at = range.taken + within / 64 * sizeof(uint64_t) + further;
+        here = 64 - within % 64 < count ? 64 - within % 64 : count;
+        mem_store64(&log->mem, at, mem_load64(&log->mem, at) ^ bitmap_mask(within % 64, here));
         mem_flush(&log->mem, at, sizeof(uint64_t));
     }
 }
 
 int partitioned_claim(struct log *log, uint32_t first, uint32_t count)
 {
-    uint32_t here;
+    uint32_t here, within = first - log->own.first;
     for (uint32_t done = 0; done < count; done += here) {
-        uint64_t used = partitioned_used(log, first + done, &here);
-        if (here > count - done)
-            here = count - done;
-        if (used & bitmap_mask(0, here))
+        uint32_t bit = (within + done) % 64;
+        here = 64 - bit < count - done ? 64 - bit : count - done;
+        if (used_at(log, log->own.taken + (within + done) / 64 * sizeof(uint64_t)) & bitmap_mask(bit, here))
             return 0;
     }
     bitmap_say(log, first, count);
-    flip(log, first, count);
+    flip(log, log->own, first, count, 0);
     return 1;
 }
 
 void partitioned_free(struct log *log, uint32_t first, uint32_t count)
 {
-    flip(log, first, count);
+    int own = partitioned_own(log, first);
+    if (!own && log->sequencer == NULL)
+        abort();
+    flip(log, range_with(log, first), first, count, own ? 0 : log->range_stride);
     mem_fence(&log->mem);
 }
 

@@ -542,33 +542,66 @@ static int owner_dead(struct log *log, const struct block_entry *entry)
     return mem_load32(&log->mem, FIELD(broker_position(entry->broker), struct broker_entry, broker_epoch)) != entry->broker_epoch;
 }
 
-static int said(struct log *log, uint32_t broker, uint32_t block)
-{
-    uint64_t claim = mem_observe64(&log->mem, FIELD(broker_position(broker), struct broker_entry, claim));
-    return block >= (uint32_t)claim && block - (uint32_t)claim < claim >> 32;
-}
+/* What the brokers say of a block. */
+struct sayings {
+    int by_dead, living;              /* a dead one takes it or gives it back; some live */
+    uint64_t living_end;              /* the end of the run of which a living one says so; 0: none does */
+    uint64_t count;                   /* how often all of them have ever said anything */
+};
 
-/* A claimed block that no run covers: a dead broker was just taking it or giving it back, unless one that lives says that it is. */
-static void settle_uncovered(struct log *log, uint32_t block)
+static struct sayings look_at_sayings(struct log *log, uint32_t block)
 {
-    int by_dead = 0, by_living = 0, living = 0;
-    bitmap_look(log);
-    if (!bitmap_claimed(log, block))
-        return;                       /* given back meanwhile, by one that lives */
+    struct sayings found = {0};
     for (uint32_t broker = 0; broker < BROKERS_MAX; broker++) {
-        int here = broker == log->broker;          /* an earlier process in our own place: we claim nothing while we look */
-        int dead = here || (log->sequencer->dead >> broker & 1);
-        living |= !dead && mem_load32(&log->mem, FIELD(broker_position(broker), struct broker_entry, process_id)) != 0;
-        if (said(log, broker, block))
-            *(dead ? &by_dead : &by_living) = 1;
+        uint64_t at = broker_position(broker);
+        mem_invalidate(&log->mem, at, LINE_SIZE);
+        uint64_t claim = mem_load64(&log->mem, FIELD(at, struct broker_entry, claim));
+        int here = block >= (uint32_t)claim && block - (uint32_t)claim < claim >> 32;
+        int dead = broker == log->broker || (log->sequencer->dead >> broker & 1);    /* in our own place: we claim nothing while we look */
+        found.count += mem_load64(&log->mem, FIELD(at, struct broker_entry, claim_count));
+        found.living |= !dead && mem_load32(&log->mem, FIELD(at, struct broker_entry, process_id)) != 0;
+        found.by_dead |= dead && here;
+        if (!dead && here)
+            found.living_end = (uint32_t)claim + (claim >> 32);
     }
-    if (by_living || (!by_dead && living))
-        return;
-    segment_unseal(log, block);
-    bitmap_forget(log, block, 1);
+    return found;
 }
 
-/* One claimed run: kept, sealed, or given back. Returns its length in blocks. */
+static uint32_t kind_of(struct log *log, uint32_t block)
+{
+    return (uint32_t)mem_observe64(&log->mem, FIELD(block_entry_position(log, block), struct block_entry, kind));
+}
+
+#define SETTLE_LOOKS 64
+
+/* A claimed block that no run covers: a dead broker was just taking it or giving it back, unless one that lives says that it is. One that
+ * took it, and has described it, says so no more; so it is looked at between two looks at what is said, between which nobody said anything
+ * new: had a living one set the bit, it would say so still, or a run would be there. Returns how many blocks are settled by that; where
+ * the living say new things all the time, the block is left to the next who settles. */
+static uint32_t settle_uncovered(struct log *log, uint32_t block)
+{
+    for (int looks = 0; looks < SETTLE_LOOKS; looks++) {
+        uint64_t count = look_at_sayings(log, block).count;
+        bitmap_look(log);
+        if (!bitmap_claimed(log, block))
+            return 1;                 /* given back meanwhile, by one that lives */
+        if (kind_of(log, block) != BLOCK_FREE)
+            return 0;                 /* described meanwhile: it is to be looked at again */
+        struct sayings found = look_at_sayings(log, block);
+        if (found.count != count)
+            continue;
+        if (found.living_end != 0)
+            return (uint32_t)((found.living_end < log->block_count ? found.living_end : log->block_count) - block);
+        if (found.by_dead || !found.living) {
+            segment_unseal(log, block);
+            bitmap_forget(log, block, 1);
+        }
+        return 1;
+    }
+    return 1;
+}
+
+/* One claimed run: kept, sealed, or given back. Returns its length in blocks; 0: it has to be looked at again. */
 static uint32_t settle_run(struct log *log, uint32_t block, int taking_over)
 {
     struct sequencer *sequencer = log->sequencer;
@@ -591,8 +624,7 @@ static uint32_t settle_run(struct log *log, uint32_t block, int taking_over)
     case BLOCK_RESERVED:
         return 1;
     default:
-        settle_uncovered(log, block);
-        return 1;
+        return settle_uncovered(log, block);
     }
 }
 

@@ -5,8 +5,9 @@ import functools
 from collections.abc import Sequence
 
 from totalog.engine.sim import kills
+from totalog.engine.sim.child import in_child
 from totalog.engine.sim.host import Answer, Batch, Host, Topic, Violation
-from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, SUCCESSOR, World
+from totalog.engine.sim.world import BYSTANDER, COLLEAGUE, SUCCESSOR, World, broker_position
 
 PRODUCER = 7
 HOLD_NANOSECONDS = 1 << 30
@@ -17,6 +18,10 @@ LINE_BLOCKS = 512
 """Whose bits stand on one line."""
 CROSSING = 2
 """Blocks of a run."""
+SETTLING = range(76, 96)
+"""Invalidates of a takeover; in the middle, it comes to a block that nobody has described."""
+LOOK_AT_ALL = 16
+"""Of those that belong to a look at what all brokers say, as many as come after those that say something here."""
 BURIAL_BEGUN = 40
 """Invalidates of a sequencer that buries a broker: by then it has looked at every broker, and at no block."""
 
@@ -200,6 +205,62 @@ def returns(world: World) -> None:
 
     act = functools.partial(lib.log_reserve_done, world.writer.core, block, False)
     kills.each_kill(world, world.writer, act, go_on, ghost=False)
+
+
+def described_meanwhile(world: World) -> None:
+    """The same, and the other says what the block is, and then no more that it takes it, while the successor settles.
+    Or it even gives the block back by then, and a third broker takes it."""
+    lib = world.lib
+    address = world.ffi.new("uint64_t *")
+    other, third = world.join(COLLEAGUE), world.join(BYSTANDER)
+    world.colleague = other
+    block = lib.log_reserve(world.writer.core, 1, address)
+    while lib.log_reserve(other.core, 1, address) != 0:
+        pass
+
+    def go_on() -> None:
+        said = world.word(broker_position(world, 0), "broker_entry", "claim")
+        if said == 0 or lib.core_claim(other.core, 1) == 0:
+            return
+        successor = world.join(SUCCESSOR)
+        for moment in SETTLING:
+            for brokers in ([other], [other, third]):
+                _, failure = in_child(functools.partial(take_over_at, world, successor, brokers, block, moment))
+                if failure:
+                    raise Violation(f"at moment {moment} of a takeover, {len(brokers)} brokers: {failure}")
+
+    act = functools.partial(lib.log_reserve_done, world.writer.core, block, False)
+    kills.each_kill(world, world.writer, act, go_on, ghost=False)
+
+
+def take_over_at(world: World, successor: Host, brokers: Sequence[Host], block: int, moment: int) -> None:
+    """In a child."""
+    lib = world.lib
+    left, taken = moment, True
+
+    def meanwhile() -> None:
+        nonlocal left, taken
+        left -= 1
+        if left == -1:
+            lib.sim_describe(brokers[0].core, block)
+        elif left == -LOOK_AT_ALL and len(brokers) > 1:
+            lib.log_reserve_done(brokers[0].core, block, False)
+            while (found := lib.core_claim(brokers[1].core, 1)) not in (0, block):
+                pass  # what the successor has given back by now comes first
+            taken = found == block
+
+    world.prefetch()
+    if len(brokers) == 1:
+        lib.sim_prefetch(successor.number)  # else its copies are those of its own first look
+    lib.sim_hook(successor.number, lib.SIM_AT_INVALIDATES, world.callback(meanwhile))
+    error = lib.log_take_over(successor.core, 0xFFFFFFFF & ~(1 << COLLEAGUE | 1 << BYSTANDER))
+    lib.sim_hook(successor.number, 0, world.ffi.NULL)
+    world.raise_failure()
+    if error != lib.OPEN_OK or left > -LOOK_AT_ALL:
+        raise Violation(f"a takeover ends with OPEN_* {error} after {moment - left} moments")
+    kind = lib.BLOCK_RUN if len(brokers) == 1 else lib.BLOCK_FREE
+    if taken and not (world.claimed(block) and world.kind(block) == kind):
+        raise Violation("a block that a living broker has just taken goes back")
 
 
 def returns_to_range(world: World) -> None:

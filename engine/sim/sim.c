@@ -815,6 +815,8 @@ void sim_site_get(uint32_t number, struct sim_site *site)
 
 void sim_mutate(uint32_t number, uint32_t mutant) { __start_sim_places[number].mutant = mutant; }
 
+void sim_describe(struct log *log, uint32_t block) { segment_describe(log, block, BLOCK_RUN, 1, 0, 0); }
+
 struct log *sim_reader(int32_t fd, uint64_t size, uint32_t broker)
 {
     struct region_header header;

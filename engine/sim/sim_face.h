@@ -71,4 +71,5 @@ void sim_site_get(uint32_t number, struct sim_site *site);
 void sim_mutate(uint32_t number, uint32_t mutant);
 
 /* A handle that only reads, as `broker` (whose pins it uses). It takes no other part. */
+void sim_describe(struct log *log, uint32_t block);     /* claimed before: the rest of a reservation */
 struct log *sim_reader(int32_t fd, uint64_t size, uint32_t broker);

@@ -20,6 +20,8 @@ from totalog.engine.tests import driver
 
 RESERVE = 8
 """Blocks that a sequencer keeps back."""
+STEP = 256
+"""Blocks that a broker claims until it begins at the bottom again."""
 
 
 @pytest.fixture(params=[0, 1], ids=["shared", "partitioned"])
@@ -112,6 +114,19 @@ def test_newest_freed_first_after_an_older_one_was_taken(log: Log) -> None:
         lib.core_free(core, run, blocks)
     assert lib.core_claim(core, 4) == runs[0]
     assert [lib.core_claim(core, 1) for _ in range(3)] == [runs[3], runs[2], runs[1]]
+
+
+@pytest.mark.parametrize("ranges", [0, 2])
+def test_a_broker_that_is_not_told_what_comes_free_uses_few_blocks(ranges: int) -> None:
+    with Log.create(size=8 * STEP * lib.BLOCK_SIZE, ranges=ranges) as log:
+        core = driver.join(log, 1)
+        used = set()
+        for _ in range(4 * STEP):
+            block = lib.core_claim(core, 1)
+            used.add(block)
+            lib.core_free(log._core, block, 1)
+        assert 0 not in used
+        assert len(used) <= STEP
 
 
 def test_full_and_freed(log: Log) -> None:
