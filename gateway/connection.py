@@ -100,9 +100,9 @@ class Service:
     broker: "Broker"
     dispatch: "Callable[[Broker, Request], Answered | Awaitable[Answered]]"
     """Answers one request, at once or later (`apis.dispatch`)."""
-    produce: "Callable[[Broker, Sequence[Request]], Iterable[Bytes | Owed | None]]"
-    """Answers a group of Produce requests (`apis.produce.handle_group`). When one of them breaks the protocol, the
-    answers to those before it come first."""
+    produce: "Callable[[Broker, Sequence[Request]], Iterable[Answered | Awaitable[Answered]]]"
+    """Answers the first of a group of Produce requests (`apis.produce.handle_group`). When one of them breaks the
+    protocol, the answers to those before it come first."""
     formats: Mapping[int, Format]
     """The APIs by key."""
     limits: Limits
@@ -336,8 +336,23 @@ class Connection:
         if self._unsent.full:
             await self._room()
         self._count(len(group))
+        done = await self._answer_some(group)
+        while done < len(group):
+            await yield_once()
+            if self._unsent.full:
+                await self._room()
+            done += await self._answer_some(group[done:])
+        self._learn(group[-1])
+
+    async def _answer_some(self, group: list[Request]) -> int:
+        """Have the first of some Produce requests answered: how many."""
+        done = 0
         answers = self.service.produce(self.service.broker, group)
-        for request, answer in zip(group, answers, strict=True):
+        for request, answer in zip(group, answers, strict=False):
+            if type(answer) is not bytes and isinstance(answer, Awaitable):  # nearly all are, and are told apart fast
+                await self._flush()
+                self._begin(Phase.HANDLER)
+                answer = await answer
             size = SIZE_WORD + len(request.frame)
             if self._share is not None:
                 self._share.give(size)  # what is stored now is counted anew where its answer is owed
@@ -345,9 +360,10 @@ class Connection:
                 self._outbox.owe(answer, size, self._helpers.start)
             elif answer is not None:
                 self._outbox.add(answer)
+            done += 1
         if self._outbox.full:
             await self._flush()
-        self._learn(group[-1])
+        return done
 
     def _learn(self, request: Request) -> None:
         """Look whether requests like this one can be answered as runs, unless that was in vain again and again."""

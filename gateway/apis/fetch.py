@@ -45,6 +45,7 @@ from totalog.gateway.wire import fetch as wire
 from totalog.gateway.wire._batch import lib
 from totalog.gateway.wire.answer import BUFFER_SIZE_MIN, Answer, Buffer, BufferPool
 from totalog.gateway.wire.batch import error_code, lent_places, stamp
+from totalog.gateway.wire.cursor import weight
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Survey:
     def look(self, broker: "Broker", message: wire.FetchRequest) -> "Steps[Survey]":
         null, turn = message.isolation_level == READ_UNCOMMITTED, 0
         for key, partitions in message.topics:
-            turn += wire.weight(key)
+            turn += weight(key)
             handle = find(broker, key)
             if handle is not None:
                 self.slots.add(handle.topic.slot)
@@ -391,7 +392,7 @@ class Assembly:
     async def answer(self) -> Answer:
         writer, null, turn = self._writer, self._message.isolation_level == READ_UNCOMMITTED, 0
         for key, partitions in self._message.topics:
-            turn += wire.weight(key)
+            turn += weight(key)
             writer.topic(key, len(partitions))
             for asked in partitions:
                 turn += 1

@@ -26,6 +26,7 @@ Behaviour
 - Views and internal topics are not produced to: INVALID_TOPIC_EXCEPTION. Topics are created by Metadata, not here.
 - What was received straight into the region stays where it is, but for batches of another topic than the first there:
   they are copied, since a segment belongs to one topic.
+- A request of many partitions is handled in steps (`produce_steps`).
 
 Version notes: 7: zstd (KIP-110). 13: topic ids (KIP-516). The others change the answer only: see `wire/produce.py`.
 
@@ -33,7 +34,7 @@ Not implemented: transactions. A transactional id is UNSUPPORTED_VERSION, as in 
 without one TRANSACTIONAL_ID_AUTHORIZATION_FAILED, as from Kafka.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from totalog.gateway import view, waiting
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 
 BATCHES_MAX: Final = 1024
 """Batches that one call of the log orders; a group of more takes several calls."""
+
+PARTITIONS_A_GROUP: Final = 1024
+"""Of requests that are handled together, before others get their turn."""
 
 FRAME_SIZE_MAX: Final = 100 * 1024 * 1024
 """Bytes of one request, Kafka's default."""
@@ -74,6 +78,8 @@ STATUS_OK: Final[int] = lib.STATUS_OK
 STATUS_BAD_TIMESTAMP: Final[int] = lib.STATUS_BAD_TIMESTAMP
 STORED: Final = (lib.STATUS_OK, lib.STATUS_DUPLICATE)
 
+
+Answered: TypeAlias = bytes | bytearray | Owed | None
 
 Rows: TypeAlias = list[wire.PartitionAnswer]
 
@@ -130,20 +136,37 @@ class Appender:
         self._targets: dict[wire.TopicKey, Target] = {}
         self._targets_version = -1
 
-    def append(self, broker: "Broker", requests: Sequence[Request]) -> Iterator[bytes | Owed | None]:
+    def append(self, broker: "Broker", requests: Sequence[Request]) -> Iterator[Answered | Awaitable[Answered]]:
         """See `handle_group`."""
-        if broker.log.topics_version != self._targets_version:
-            self._targets_version = broker.log.topics_version
-            self._targets.clear()
-        group = Group(broker, self)
-        violation = None
+        group, violation = self.group(broker), None
+        parse, add, left = wire.parse, group.add, PARTITIONS_A_GROUP
         try:
             for request in requests:
-                group.add(request)
+                message = parse(request.version, request.frame, request.body_at)
+                if message is None:
+                    if group.empty:
+                        return self._later(broker, request)
+                    break
+                add(request, message)
+                left -= len(message.partitions)
+                if left <= 0:
+                    break
         except ProtocolViolation as fault:
             violation = fault  # what came before it is stored and answered
         group.order()
         return group.answers(violation)
+
+    def _later(self, broker: "Broker", request: Request) -> Iterator[Awaitable[Answered]]:
+        from totalog.gateway.apis import produce_steps
+
+        yield broker.lane.run(produce_steps.handle(broker, request), len(request.frame))
+
+    def group(self, broker: "Broker") -> "Group":
+        """A new one, which knows the topics as they are now."""
+        if broker.log.topics_version != self._targets_version:
+            self._targets_version = broker.log.topics_version
+            self._targets.clear()
+        return Group(broker, self)
 
     def target(self, broker: "Broker", key: wire.TopicKey) -> Target:
         target = self._targets.get(key)
@@ -195,9 +218,19 @@ class Group:
         """Of each batch that waits to be ordered: where its row stands, its topic and partition, where its records go,
         and, with acks=all, where it is told that the row is answered later."""
 
-    def add(self, request: Request) -> None:
-        """Checks the batches of a request. Raises ProtocolViolation: it does not parse, or errs although acks is 0."""
-        message = wire.parse(request.version, request.frame, request.body_at)
+    @property
+    def empty(self) -> bool:
+        """No request was added."""
+        return not self._requests
+
+    @property
+    def last(self) -> tuple[Rows, Debts]:
+        """Rows of the last message, and which of them are answered later; complete when all is ordered."""
+        return self._requests[-1][2:]
+
+    def add(self, request: Request, message: wire.ProduceRequest) -> None:
+        """Checks the batches that `message` names, all or some of those in the frame of the request. Raises
+        ProtocolViolation: there are errors although acks is 0."""
         refusal = _refusal(message)
         source = int(ffi.cast("uintptr_t", ffi.from_buffer(request.frame)))
         rows: Rows = []
@@ -225,7 +258,7 @@ class Group:
                     self._places.append((rows, len(rows), topic, partition, target, later))
                     rows.append(_WAITING)
         if message.acks == 0:
-            _no_errors(rows)
+            no_errors(rows)
 
     def _check(self, request: Request, target: Target, partition: int, source: int, at: int, size: int) -> Fault | None:
         """Puts one batch at the end of those that wait, or says what is wrong with it."""
@@ -314,10 +347,10 @@ class Group:
         for slot, (level, first, last) in hidden.items():
             self._broker.replication.hide(slot, level, first, last)
 
-    def answers(self, violation: ProtocolViolation | None) -> Iterator[bytes | Owed | None]:
+    def answers(self, violation: ProtocolViolation | None) -> Iterator[Answered]:
         for request, message, rows, debts in self._requests:
             if message.acks == 0:
-                _no_errors(rows)
+                no_errors(rows)
                 yield None
             elif debts:
                 yield OwedAnswer(self._broker.replication, request, message.timeout_ms, rows, debts)
@@ -364,7 +397,7 @@ def uncertain(replication: "Replication", code: ErrorCode, timeout_ms: int, targ
     return f"min.insync.replicas is {target.insync}, {replication.live} data directories are written"
 
 
-def _no_errors(rows: Rows) -> None:
+def no_errors(rows: Rows) -> None:
     """Raises ProtocolViolation where a row is an error: with acks 0 that ends the connection."""
     for topic, partition, code, *_ in rows:
         if code:
@@ -392,17 +425,18 @@ def _refusal(message: wire.ProduceRequest) -> tuple[ErrorCode, str] | None:
     return None
 
 
-def handle_group(broker: "Broker", requests: Sequence[Request]) -> Iterator[bytes | Owed | None]:
-    """The answers to `requests`, in their order: complete frames, None where acks is 0, and what is owed where acks is
-    all and something is not durable yet.
+def handle_group(broker: "Broker", requests: Sequence[Request]) -> Iterator[Answered | Awaitable[Answered]]:
+    """The answers to the first of `requests`, at least to one, in their order: complete frames, None where acks is 0,
+    and what is owed where acks is all and something is not durable yet. An answer that has to be awaited comes alone:
+    the request names many partitions, and they are ordered in steps.
 
-    Everything is ordered when this returns. Where a request ends the connection, the iteration raises ProtocolViolation
+    All else is ordered when this returns. Where a request ends the connection, the iteration raises ProtocolViolation
     behind the answers of those before it; those behind it are not served.
     """
     return broker.appender.append(broker, requests)
 
 
-def handle(broker: "Broker", request: Request) -> bytes | Owed | None:
+def handle(broker: "Broker", request: Request) -> Answered | Awaitable[Answered]:
     (answer,) = handle_group(broker, [request])
     return answer
 

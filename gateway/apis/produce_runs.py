@@ -42,7 +42,7 @@ class Repeat(NamedTuple):
 def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
     """The kind of a request that was answered just now; None where it is not one that can be repeated the short way."""
     message = wire.parse(request.version, request.frame, request.body_at)
-    if len(message.partitions) != 1 or message.acks not in (1, produce.ACKS_ALL):
+    if message is None or len(message.partitions) != 1 or message.acks not in (1, produce.ACKS_ALL):
         return None
     topic = message.partitions[0][0]
     target = broker.appender.target(broker, topic)

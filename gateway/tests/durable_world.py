@@ -39,10 +39,14 @@ class Client:
             self.gone = True
         await self.connection.transport._stream.aclose()  # type: ignore[attr-defined]
 
+    def asked(self, name: str, version: int) -> None:
+        """A request of the kind was sent, whose answer comes next."""
+        self._asked.append((name, version))
+
     async def send(self, name: str, version: int, **fields: Any) -> None:
         message = build(getattr(codec, f"{name}Request"), version, fields)
         frame = encode_request(message)
-        self._asked.append((name, version))
+        self.asked(name, version)
         await self.stream.send_all(struct.pack(">i", len(frame)) + frame)
         await wait_all_tasks_blocked()
 

@@ -8,10 +8,18 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from totalog.gateway.tests.durable_world import batch, world
 from totalog.gateway.waiting import now
+from totalog.gateway.wire import produce
 from totalog.gateway.wire.errors import ErrorCode
 
 NONE, TIMED_OUT = ErrorCode.NONE, ErrorCode.REQUEST_TIMED_OUT
 TOO_FEW, TOO_FEW_AFTER = ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND
+
+
+@pytest.fixture(autouse=True, params=["whole", "in steps"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small requests are handled whole, and here as if they were large, too."""
+    if request.param == "in steps":
+        monkeypatch.setattr(produce, "WHOLE_ELEMENTS_MAX", -1)
 
 
 async def test_the_answer_leaves_when_the_batch_is_durable(autojump_clock: MockClock) -> None:

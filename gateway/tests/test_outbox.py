@@ -1,13 +1,13 @@
 """Answers on their way out: in request order, whatever they wait for; one task sends; nothing is left behind."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from totalog.gateway.connection import Disconnected, Phase
+from totalog.gateway.connection import Answered, Disconnected, Phase
 from totalog.gateway.limits import Limits
 from totalog.gateway.outbox import Bytes, Keep, Outbox, Owed
 from totalog.gateway.tests.peers import ECHO, LIMITS, PRODUCE, SLOW, Toys, answer, request
@@ -44,8 +44,8 @@ class Lender(Toys):
         self.debts: list[Debt] = []
         at_once = self.service.produce
 
-        def produce(broker: object, requests: Sequence[object]) -> list[Bytes | Owed | None]:
-            answers: list[Bytes | Owed | None] = []
+        def produce(broker: object, requests: Sequence[object]) -> list[Answered | Awaitable[Answered]]:
+            answers: list[Answered | Awaitable[Answered]] = []
             for one, echo in zip(requests, at_once(broker, requests), strict=True):  # type: ignore[arg-type]
                 if bytes(one.body).startswith(b"later"):  # type: ignore[attr-defined]
                     self.debts.append(Debt(bytes(one.body)))  # type: ignore[attr-defined]

@@ -48,7 +48,13 @@ def transactional() -> bytes:
 
 def pattern(version: int, made: bytes) -> Pattern | None:
     body = memoryview(made)[4:]
-    return Pattern.of(version, body, produce.parse(version, body, body_at(version, body)), DESTINATION, CAPACITY)
+    return Pattern.of(version, body, parse(version, body), DESTINATION, CAPACITY)
+
+
+def parse(version: int, body: memoryview) -> produce.ProduceRequest:
+    message = produce.parse(version, body, body_at(version, body))
+    assert message is not None
+    return message
 
 
 def body_at(version: int, body: memoryview) -> int:
@@ -177,7 +183,7 @@ def test_what_is_taken_reads_the_same_the_general_way(version: int, data: st.Dat
         (size,) = struct.unpack_from(">i", held, at)
         body = memoryview(held)[at + 4 : at + 4 + size]
         assert struct.unpack_from(">hh", body) == (0, version)
-        read = produce.parse(version, body, body_at(version, body))
+        read = parse(version, body)
         assert (read.transactional_id, read.acks, read.timeout_ms) == (None, 1, 1000)
         ((topic, partition, records_at, records_size),) = read.partitions
         assert topic == (TOPIC_ID.bytes if version >= 13 else "orders")
@@ -193,12 +199,12 @@ def test_a_varint_that_does_not_end_is_not_taken() -> None:
     first = pattern(9, made)
     assert first is not None
     body = memoryview(made)[4:]
-    ((_, _, records_at, _),) = produce.parse(9, body, body_at(9, body)).partitions
+    ((_, _, records_at, _),) = parse(9, body).partitions
     head = bytes(body[: records_at - 2])
     for varint in (b"\xff" * 5, b"\xff" * 9, b"\x80\x80\x80\x80\x80\x00", b"\x00", b"\xff\xff\xff\xff\x0f"):
         odd = head + varint + records(0) + alike.NO_TAGS
         assert Group().take(first, struct.pack(">i", len(odd)) + odd) == (0, 0)
         with pytest.raises((ProtocolViolation, ValueError)):
-            ((_, _, _, size),) = produce.parse(9, memoryview(odd), body_at(9, memoryview(odd))).partitions
+            ((_, _, _, size),) = parse(9, memoryview(odd)).partitions
             if size < 0:
                 raise ValueError("null records")

@@ -16,6 +16,9 @@ from totalog.gateway.wire.errors import ProtocolViolation
 
 VARINT_MAX: Final = 0xFFFF_FFFF
 
+NAME_LENGTH: Final = 256
+"""Characters of a name that take about as long to read as a topic does besides; no topic has a name of so many."""
+
 _SHORT_VARINTS: Final = tuple(bytes((value,)) for value in range(0x80))
 
 _int8 = struct.Struct(">b").unpack_from
@@ -228,6 +231,11 @@ class Cursor:
 
     def _cut_off(self, size: int) -> NoReturn:
         raise ProtocolViolation(f"{size} bytes wanted at byte {self.position} of {self.size}") from None
+
+
+def weight(name: str | bytes) -> int:
+    """For how many a topic with this name or id counts among those of one step: a long name takes its time, too."""
+    return 1 + len(name) // NAME_LENGTH
 
 
 def encode_varint(value: int) -> bytes:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from totalog.gateway.limits import STEP_COUNT_MAX, WHOLE_ELEMENTS_MAX, WHOLE_SIZE_MAX
 from totalog.gateway.wire.answer import Buffer
-from totalog.gateway.wire.cursor import Cursor, encode_varint
+from totalog.gateway.wire.cursor import Cursor, encode_varint, weight
 from totalog.gateway.wire.errors import ProtocolViolation
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ REPLICA_STATE_VERSION: Final = 15
 
 TOPICS_MAX: Final = 65_536
 """Of one request, and as many that it forgets: as many as a region holds partitions."""
-
-NAME_LENGTH: Final = 256
-"""Characters of a name that take about as long to read as a topic does besides."""
 
 NO_SESSION_EPOCH: Final = -1
 NO_LEADER_EPOCH: Final = -1
@@ -266,11 +263,6 @@ def parse_in_steps(version: int, frame: memoryview, position: int) -> "Steps[Fet
     if format.flexible:
         cursor.skip_tagged_fields()
     return FetchRequest(*head, Elements(topic_count, topics), partition_count, overhead, 0)
-
-
-def weight(key: TopicKey) -> int:
-    """For how many a topic counts among those of one step: a long name takes its time, too."""
-    return 1 + len(key) // NAME_LENGTH
 
 
 def _each_topic(

@@ -1,8 +1,9 @@
 """Produce in and out, versions 3 to 13, without copying records.
 
 `parse` turns a request body into a flat list of partitions that say where their records lie in the frame; `encode`
-makes the whole answer frame. Both follow Kafka's message definitions ProduceRequest.json and ProduceResponse.json; the
-library's codec is the oracle in the tests.
+makes the whole answer frame. Where a request names many partitions, `parse_in_steps` checks it, they are read from the
+frame one by one, and `AnswerWriter` makes the answer as they are done. All follow Kafka's message definitions
+ProduceRequest.json and ProduceResponse.json; the library's codec is the oracle in the tests.
 
 Version notes: 5 adds log_start_offset to the answer, 8 record_errors and error_message (KIP-467), 9 is flexible
 (KIP-482), 10 may name the current leader in tagged fields (KIP-951; never needed here), 13 has topic ids instead of
@@ -11,12 +12,18 @@ are wrong it is empty, as from Kafka.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from totalog.gateway.wire.cursor import Cursor, encode_varint
+from totalog.gateway.limits import STEP_COUNT_MAX, WHOLE_ELEMENTS_MAX
+from totalog.gateway.wire.cursor import NAME_LENGTH, Cursor, encode_varint, weight
 from totalog.gateway.wire.errors import ProtocolViolation
+
+if TYPE_CHECKING:
+    from totalog.gateway.lane import Steps
+    from totalog.gateway.wire.elements import Array
 
 FLEXIBLE_VERSION: Final = 9
 TOPIC_ID_VERSION: Final = 13
@@ -41,8 +48,7 @@ PartitionAnswer: TypeAlias = tuple[TopicKey, int, int, int, int, int, str | Reje
 """(topic, partition, error code, base offset, log append time in ms or -1, log start offset, error message)"""
 
 PARTITIONS_MAX: Final = 65_536
-"""Topics, and partitions, of one request: as many as a region holds. A frame of 100 MiB could name ten million, and
-each costs a hundred bytes of memory here."""
+"""Topics, and partitions, of one request: as many as a region holds. A frame of 100 MiB could name ten million."""
 
 # The least bytes that one topic or partition takes on the wire: what counts are checked against.
 _TOPIC_SIZE_MIN = 6
@@ -64,6 +70,7 @@ _RECORD_ERROR_8 = struct.Struct(">ih")  # number of a record, no message of its 
 _RECORD_ERROR_9 = struct.Struct(">ibb")  # the same, no tagged fields
 _NO_MESSAGE = b"\xff\xff"
 _FLEXIBLE_NO_MESSAGE = b"\x00\x00"  # a null string, no tagged fields
+_NO_TAGS = b"\x00"
 _FLEXIBLE_TAIL = b"\x00\x00\x00\x00\x00"  # throttle time 0, no tagged fields
 
 
@@ -77,18 +84,40 @@ class ProduceRequest:
     partitions: list[PartitionRecords]
 
 
-def parse(version: int, frame: memoryview, position: int) -> ProduceRequest:
-    """Reads the body that begins at `position` of `frame`. Bytes behind it are ignored, as Kafka does."""
+@dataclass(slots=True, eq=False)
+class LargeProduceRequest:
+    """A request whose topics are read from its frame each time they are gone through. Of a topic its partitions have to
+    be gone through before the next topic is."""
+
+    transactional_id: str | None
+    acks: int
+    timeout_ms: int
+    topics: "Array[tuple[TopicKey, Array[tuple[int, int, int]]]]"
+    """Each partition is (its number, position of the records, their size), as in `PartitionRecords`."""
+    answered: int
+    """Topics that have partitions: the others are not in the answer."""
+
+
+def parse(version: int, frame: memoryview, position: int) -> ProduceRequest | None:
+    """Reads the body that begins at `position` of `frame`. Bytes behind it are ignored, as Kafka does. None: it names
+    many partitions, or what no producer does, for `parse_in_steps`; nothing is said about whether it is sound."""
     cursor = Cursor(frame, position)
     partitions: list[PartitionRecords] = []
     if version >= FLEXIBLE_VERSION:
         transactional_id = cursor.compact_nullable_string()
         acks, timeout_ms = cursor.unpack(_ACKS_TIMEOUT)
         topic_key = cursor.uuid if version >= TOPIC_ID_VERSION else cursor.compact_string
-        for _ in range(_limited(cursor.compact_array_count(_FLEXIBLE_TOPIC_SIZE_MIN))):
+        topic_count = cursor.compact_array_count(_FLEXIBLE_TOPIC_SIZE_MIN)
+        left = WHOLE_ELEMENTS_MAX - topic_count
+        if left < 0:
+            return None
+        for _ in range(topic_count):
             topic = topic_key()
             count = cursor.compact_array_count(_FLEXIBLE_PARTITION_SIZE_MIN)
-            for _ in range(_limited(count, len(partitions))):
+            left -= count
+            if left < 0 or count == 0 or len(topic) >= NAME_LENGTH:
+                return None
+            for _ in range(count):
                 partition = cursor.int32()
                 records_at, records_size = cursor.compact_nullable_bytes()
                 partitions.append((topic, partition, records_at, records_size))
@@ -98,13 +127,78 @@ def parse(version: int, frame: memoryview, position: int) -> ProduceRequest:
     else:
         transactional_id = cursor.nullable_string()
         acks, timeout_ms = cursor.unpack(_ACKS_TIMEOUT)
-        for _ in range(_limited(cursor.array_count(_TOPIC_SIZE_MIN))):
+        topic_count = cursor.array_count(_TOPIC_SIZE_MIN)
+        left = WHOLE_ELEMENTS_MAX - topic_count
+        if left < 0:
+            return None
+        for _ in range(topic_count):
             topic = cursor.string()
-            for _ in range(_limited(cursor.array_count(_PARTITION_SIZE_MIN), len(partitions))):
+            count = cursor.array_count(_PARTITION_SIZE_MIN)
+            left -= count
+            if left < 0 or count == 0 or len(topic) >= NAME_LENGTH:
+                return None
+            for _ in range(count):
                 partition = cursor.int32()
                 records_at, records_size = cursor.nullable_bytes()
                 partitions.append((topic, partition, records_at, records_size))
     return ProduceRequest(transactional_id, acks, timeout_ms, partitions)
+
+
+def parse_in_steps(version: int, frame: memoryview, position: int) -> "Steps[LargeProduceRequest]":
+    """The same of any request. The frame must not change as long as what is returned is in use."""
+    from totalog.gateway.wire.elements import Elements
+
+    cursor, flexible = Cursor(frame, position), version >= FLEXIBLE_VERSION
+    transactional_id = cursor.compact_nullable_string() if flexible else cursor.nullable_string()
+    acks, timeout_ms = cursor.unpack(_ACKS_TIMEOUT)
+    count = cursor.compact_array_count(_FLEXIBLE_TOPIC_SIZE_MIN) if flexible else cursor.array_count(_TOPIC_SIZE_MIN)
+    topics = partial(_each_topic, version, frame, cursor.position, _limited(count))
+    answered = partition_count = turn = 0
+    for topic, partitions in topics(cursor):
+        answered += len(partitions) > 0
+        partition_count += _limited(len(partitions), partition_count)
+        turn += weight(topic)
+        for _ in partitions:
+            turn += 1
+            if turn >= STEP_COUNT_MAX:
+                turn = 0
+                yield
+        if turn >= STEP_COUNT_MAX:
+            turn = 0
+            yield
+    if flexible:
+        cursor.skip_tagged_fields()
+    return LargeProduceRequest(transactional_id, acks, timeout_ms, Elements(count, topics), answered)
+
+
+def _each_topic(
+    version: int, frame: memoryview, position: int, topic_count: int, cursor: Cursor | None = None
+) -> "Iterator[tuple[TopicKey, Array[tuple[int, int, int]]]]":
+    from totalog.gateway.wire.elements import Elements
+
+    cursor, flexible = cursor or Cursor(frame, position), version >= FLEXIBLE_VERSION
+    for _ in range(topic_count):
+        topic: TopicKey
+        if flexible:
+            topic = cursor.uuid() if version >= TOPIC_ID_VERSION else cursor.compact_string()
+            count = cursor.compact_array_count(_FLEXIBLE_PARTITION_SIZE_MIN)
+        else:
+            topic = cursor.string()
+            count = cursor.array_count(_PARTITION_SIZE_MIN)
+        yield topic, Elements(count, partial(_each_partition, cursor, flexible, count))
+        if flexible:
+            cursor.skip_tagged_fields()
+
+
+def _each_partition(cursor: Cursor, flexible: bool, count: int) -> Iterator[tuple[int, int, int]]:
+    for _ in range(count):
+        partition = cursor.int32()
+        if flexible:
+            extent = cursor.compact_nullable_bytes()
+            cursor.skip_tagged_fields()
+        else:
+            extent = cursor.nullable_bytes()
+        yield partition, *extent
 
 
 def _limited(count: int, count_before: int = 0) -> int:
@@ -116,16 +210,19 @@ def _limited(count: int, count_before: int = 0) -> int:
 def encode(version: int, correlation_id: int, answers: Sequence[PartitionAnswer]) -> bytes:
     """The complete frame. Answers of one topic must follow each other; the throttle time is 0."""
     topics = _by_topic(answers)
+    parts = [b""]
     if version >= FLEXIBLE_VERSION:
-        parts = [b"", encode_varint(len(topics) + 1)]
+        parts.append(encode_varint(len(topics) + 1))
         for of_topic in topics:
-            parts += _flexible_topic(version, of_topic)
+            parts.append(_flexible_topic_head(of_topic[0][0], len(of_topic)))
+            _add_flexible_rows(parts, of_topic)
+            parts.append(_NO_TAGS)
         parts.append(_FLEXIBLE_TAIL)
         parts[0] = _FLEXIBLE_HEAD.pack(5 + sum(map(len, parts)), correlation_id, 0)
     else:
-        parts = [b""]
         for of_topic in topics:
-            parts += _topic(version, of_topic)
+            parts.append(_topic_head(of_topic[0][0], len(of_topic)))
+            _add_rows(parts, version, of_topic)
         parts.append(_THROTTLE.pack(0))
         parts[0] = _HEAD.pack(8 + sum(map(len, parts)), correlation_id, len(topics))
     return b"".join(parts)
@@ -145,11 +242,13 @@ def _by_topic(answers: Sequence[PartitionAnswer]) -> list[list[PartitionAnswer]]
     return topics
 
 
-def _topic(version: int, answers: list[PartitionAnswer]) -> list[bytes]:
-    name = answers[0][0]
+def _topic_head(name: TopicKey, count: int) -> bytes:
     assert isinstance(name, str)
     encoded = name.encode()
-    parts = [_SIZE.pack(len(encoded)), encoded, _COUNT.pack(len(answers))]
+    return _SIZE.pack(len(encoded)) + encoded + _COUNT.pack(count)
+
+
+def _add_rows(parts: list[bytes], version: int, answers: Sequence[PartitionAnswer]) -> None:
     for _, partition, error_code, base_offset, append_time, log_start_offset, message in answers:
         if version >= RECORD_ERRORS_VERSION:
             records: tuple[int, ...] = ()
@@ -167,19 +266,16 @@ def _topic(version: int, answers: list[PartitionAnswer]) -> list[bytes]:
             parts.append(_PARTITION_5.pack(partition, error_code, base_offset, append_time, log_start_offset))
         else:
             parts.append(_PARTITION_3.pack(partition, error_code, base_offset, append_time))
-    return parts
 
 
-def _flexible_topic(version: int, answers: list[PartitionAnswer]) -> list[bytes]:
-    topic = answers[0][0]
-    if version >= TOPIC_ID_VERSION:
-        assert isinstance(topic, bytes)
-        parts = [topic]
-    else:
-        assert isinstance(topic, str)
-        encoded = topic.encode()
-        parts = [encode_varint(len(encoded) + 1), encoded]
-    parts.append(encode_varint(len(answers) + 1))
+def _flexible_topic_head(topic: TopicKey, count: int) -> bytes:
+    if isinstance(topic, bytes):
+        return topic + encode_varint(count + 1)
+    encoded = topic.encode()
+    return encode_varint(len(encoded) + 1) + encoded + encode_varint(count + 1)
+
+
+def _add_flexible_rows(parts: list[bytes], answers: Sequence[PartitionAnswer]) -> None:
     for _, partition, error_code, base_offset, append_time, log_start_offset, message in answers:
         records: tuple[int, ...] = ()
         if isinstance(message, Rejection):
@@ -191,6 +287,54 @@ def _flexible_topic(version: int, answers: list[PartitionAnswer]) -> list[bytes]
             parts.append(_FLEXIBLE_NO_MESSAGE)
         else:
             encoded = message.encode()
-            parts += (encode_varint(len(encoded) + 1), encoded, b"\x00")
-    parts.append(b"\x00")
-    return parts
+            parts += (encode_varint(len(encoded) + 1), encoded, _NO_TAGS)
+
+
+class AnswerWriter:
+    """Makes one answer front to back, in one buffer: `topic`, then a `row` for each of its partitions, then the next
+    topic; `finish` at the end. It is the frame that `encode` makes of all rows together."""
+
+    def __init__(self, version: int, correlation_id: int, topic_count: int) -> None:
+        self._version = version
+        self._flexible = version >= FLEXIBLE_VERSION
+        if self._flexible:
+            self.frame = bytearray(_FLEXIBLE_HEAD.pack(0, correlation_id, 0) + encode_varint(topic_count + 1))
+        else:
+            self.frame = bytearray(_HEAD.pack(0, correlation_id, topic_count))
+        self._rows_left = 0
+
+    def topic(self, topic: TopicKey, partition_count: int) -> None:
+        assert not self._rows_left
+        self._rows_left = partition_count
+        self.frame += (_flexible_topic_head if self._flexible else _topic_head)(topic, partition_count)
+
+    def row(self, answer: PartitionAnswer) -> tuple[int, int]:
+        """Where it begins and ends in the frame."""
+        begin = len(self.frame)
+        self.frame += row(self._version, answer)
+        end = len(self.frame)
+        self._rows_left -= 1
+        if self._flexible and not self._rows_left:
+            self.frame += _NO_TAGS
+        return begin, end
+
+    def finish(self) -> bytearray:
+        assert not self._rows_left
+        self.frame += _FLEXIBLE_TAIL if self._flexible else _THROTTLE.pack(0)
+        sized(self.frame)
+        return self.frame
+
+
+def row(version: int, answer: PartitionAnswer) -> bytes:
+    """One partition of an answer."""
+    parts: list[bytes] = []
+    if version >= FLEXIBLE_VERSION:
+        _add_flexible_rows(parts, (answer,))
+    else:
+        _add_rows(parts, version, (answer,))
+    return b"".join(parts)
+
+
+def sized(frame: bytearray) -> None:
+    """Writes the size word of a frame that is complete besides."""
+    _COUNT.pack_into(frame, 0, len(frame) - _COUNT.size)
