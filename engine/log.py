@@ -172,6 +172,7 @@ class Reservation:
         self.buffer.release()  # BufferError while someone receives into it: then it is still open
         self._log = None
         log._reservations.pop(self.segment, None)
+        log._reserved -= 1
         log._reserve_done(self.segment, self.published)
 
     def __enter__(self) -> "Reservation":
@@ -198,6 +199,8 @@ class Log:
         self.region = region
         self._core: Any = self._open()
         self._reservations: weakref.WeakValueDictionary[int, Reservation] = weakref.WeakValueDictionary()
+        self._reserved = 0
+        """How many are open."""
         self._result = ffi.new("struct read_result *")
         self._topics: dict[str, Topic] = {}
         self._topics_version = -1
@@ -442,7 +445,7 @@ class Log:
         """Orders the first `count` batches of the group and fills the answers; one batch's fault is its own status."""
         assert 0 <= count <= group.capacity
         self._append(group, count)
-        if self._reservations:
+        if self._reserved:
             self._note_published(group, count)
 
     # What waits for the sequencer where that is another process: see `shared.py`.
@@ -476,6 +479,7 @@ class Log:
             raise OutOfMemory(f"no run of blocks for {size} bytes is free")
         reservation = Reservation(self, segment, address[0], size)
         self._reservations[segment] = reservation
+        self._reserved += 1
         return reservation
 
     # -- durability: what is true of a log without data directories; `DurableLog` knows more

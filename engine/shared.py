@@ -106,7 +106,7 @@ class SharedLog(Log):
         its status, also where it is not all."""
         if lib.log_collect(self._core, group._appends, self._published):
             return False
-        if self._reservations:
+        if self._reserved:
             self._note_published(group, self._published)
         self._in_flight, self._published = None, 0
         return True

@@ -299,9 +299,17 @@ class Connection:
         group: list[Request] = []
         while True:
             if self._repeat is not None and not group and self._reader.unfinished:
-                size = await self._answer_run(self._reader.held)
-                if size:
-                    self._reader.skip(size)
+                if self._unsent.full:
+                    await self._room()
+                run = self._answer_run(self._reader.held)
+                if run is not None:
+                    self._reader.skip(run.size)
+                    if self._outbox.full:
+                        await self._flush()
+                    if not self._reader.unfinished:
+                        break
+                    if isinstance(run.answer, Answer):  # as after any other request
+                        await yield_once()
                     continue
             try:
                 event = self._reader.next()
@@ -373,16 +381,14 @@ class Connection:
         if runs is not None and often:
             self._runs, self._repeat = runs, runs.repeat_of(self.service.broker, request)
 
-    async def _answer_run(self, held: memoryview, reservation: "Reservation | None" = None) -> int:
-        """Have the requests at the start of `held` answered that are like an earlier one: how many bytes they take; 0:
-        the first is another, or not complete."""
+    def _answer_run(self, held: memoryview, reservation: "Reservation | None" = None) -> Run | None:
+        """Have the requests at the start of `held` answered that are like an earlier one. None: the first is another,
+        or not complete."""
         runs = self._runs
         assert runs is not None
-        if self._unsent.full:
-            await self._room()
         run = runs.answer(self.service.broker, self._repeat, held, reservation)
         if run is None:
-            return 0
+            return None
         self._learned = max(self._learned - 1, 0)  # not 0: who alternates between two kinds would be learned each time
         self._count(run.count)
         if self._share is not None:
@@ -391,11 +397,7 @@ class Connection:
             self._outbox.owe(run.answer, run.size, self._helpers.start)
         else:
             self._outbox.add(run.answer)
-        if self._outbox.full:
-            await self._flush()
-        if isinstance(run.answer, Answer) and len(held) > run.size:  # as after any other request
-            await yield_once()
-        return run.size
+        return run
 
     async def _answer_one(self, request: Request) -> None:
         if self._unsent.full:
@@ -477,13 +479,18 @@ class Connection:
     async def _answer_place(self, held: memoryview, reservation: "Reservation | None") -> None:
         """Have the Produce requests answered that lie in `held`, one behind the other."""
         while held:
-            size = 0 if self._repeat is None else await self._answer_run(held, reservation)
-            if not size:
+            if self._unsent.full:
+                await self._room()
+            run = None if self._repeat is None else self._answer_run(held, reservation)
+            if run is not None:
+                held = held[run.size :]
+                if self._outbox.full:
+                    await self._flush()
+            else:
                 request = self._reader.parse_whole(held)
                 request.reservation = reservation
-                size = SIZE_WORD + len(request.frame)
                 await self._answer_group([request])
-            held = held[size:]
+                held = held[SIZE_WORD + len(request.frame) :]
 
     def _reserve(self, body: LargeBody, size: int) -> "Reservation | None":
         """Room in the region for Produce requests of `size` bytes, or at least for the first. Without it the request is

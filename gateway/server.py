@@ -61,18 +61,17 @@ class SocketTransport:
         self._ended = False
 
     async def receive_into(self, target: memoryview, beyond: memoryview = NO_BYTES) -> int:
-        return await self._receive(lambda: self._socket.recvmsg_into((target, beyond))[0], lambda: None)
+        return await self.receive(lambda: target, lambda: None, beyond)
 
-    async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
-        return await self._receive(lambda: self._socket.recv_into(space()), rest)
-
-    async def _receive(self, receive: Callable[[], int], rest: Callable[[], None]) -> int:
+    async def receive(
+        self, space: Callable[[], memoryview], rest: Callable[[], None], beyond: memoryview = NO_BYTES
+    ) -> int:
         if self._at_once > RECEIVES_AT_ONCE:
             self._at_once = 0
             await trio.lowlevel.checkpoint()
         while True:
             try:
-                count = receive()
+                count = self._socket.recvmsg_into((space(), beyond))[0] if beyond else self._socket.recv_into(space())
             except BlockingIOError:
                 if self._ended:
                     return 0
@@ -94,7 +93,7 @@ class SocketTransport:
         left = list(parts)
         while left:
             try:
-                count = self._socket.sendmsg(left[:PARTS_COUNT_MAX])
+                count = self._socket.send(left[0]) if len(left) == 1 else self._socket.sendmsg(left[:PARTS_COUNT_MAX])
             except BlockingIOError:
                 if keep is not None:
                     left, keep = keep(left), None

@@ -6,7 +6,8 @@ buffer or into the region, to `answer` first. Whatever is not plainly of the sam
 `produce.py`: only there errors are answered, but for those that the log alone can see.
 """
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from totalog.gateway import waiting
 from totalog.gateway.apis import produce
@@ -27,7 +28,8 @@ RUN_COUNT_MAX: Final = 512
 """Requests of one run."""
 
 
-class Repeat(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Repeat:
     """A kind of request that a connection sends again and again, as the topics are now."""
 
     pattern: Pattern
@@ -73,8 +75,7 @@ def answer(broker: "Broker", repeat: Repeat, held: memoryview, reservation: "Res
     if count == 0:
         return None
     broker.log.append(batches, count)
-    stored, position = pattern.stored(batches.address, count)
-    answers = pattern.answers(batches.address, stored)
+    answers, stored, position = pattern.answers(batches.address, count)
     if stored < count:
         position = max(position, *(batches[index].global_position for index in range(stored, count)))
         answers += _answer_others(broker, repeat, stored, count)

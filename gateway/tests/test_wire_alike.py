@@ -92,11 +92,13 @@ def test_requests_that_differ_in_partition_and_records_are_taken_and_answered(ve
         assert size == len(records(n))
         append.base_offset, append.log_start_offset, append.global_position = 50 + n, 7, 900 - n
         append.status = lib.STATUS_DUPLICATE if n == 5 else lib.STATUS_OK
-    assert first.stored(group.address, len(frames)) == (len(frames), 900)
     topic = TOPIC_ID.bytes if version >= 13 else "orders"
-    assert bytes(first.answers(group.address, len(frames))) == b"".join(
-        produce.encode(version, 1000 + n, [(topic, n % 4, 0, 50 + n, -1, 7, None)]) for n in range(len(frames))
-    )
+    expected = [produce.encode(version, 1000 + n, [(topic, n % 4, 0, 50 + n, -1, 7, None)]) for n in range(len(frames))]
+    assert first.answers(group.address, len(frames)) == (bytearray().join(expected), len(frames), 900)
+    group.appends[7].status = lib.STATUS_UNKNOWN_TOPIC
+    assert first.answers(group.address, len(frames)) == (bytearray().join(expected[:7]), 7, 900)
+    group.appends[0].status = lib.STATUS_UNKNOWN_TOPIC
+    assert first.answers(group.address, len(frames)) == (bytearray(), 0, -1)
     assert first.correlation_ids(3) == [1000, 1001, 1002]
 
 

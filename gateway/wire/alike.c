@@ -77,10 +77,10 @@ static uint32_t records_at(const struct alike *alike, const uint8_t *frame, uint
 /* Checks the batches of complete frames at `source`, one behind the other, and fills one element of the group for each, up to
  * the first frame that is of another kind, not complete, or has a batch that is not plainly good. Returns how many;
  * *used is their size in bytes. */
-uint32_t alike_take(const struct alike *alike, uint64_t source, uint32_t size, uint64_t group, uint32_t group_size,
+uint32_t alike_take(const struct alike *alike, const uint8_t *source, uint32_t size, uint64_t group, uint32_t group_size,
                     uint32_t *correlation_ids, uint32_t *used)
 {
-    const uint8_t *at = (const uint8_t *)(uintptr_t)source;
+    const uint8_t *at = source;
     const struct append *appends = (const struct append *)(uintptr_t)group;
     uint32_t left = size, count = 0;
     for (; count < group_size && left > SIZE_WORD; count++) {
@@ -105,26 +105,18 @@ uint32_t alike_take(const struct alike *alike, uint64_t source, uint32_t size, u
     return count;
 }
 
-/* How many of the first `count` elements the log has stored, now or before, up to the first that it has not. *position is the
- * largest global position among them; -1: none. */
-uint32_t alike_count_stored(uint64_t group, uint32_t count, int64_t *position)
+/* Writes the answers to the first of `count` elements to `target`, one behind the other, up to the first that the log has not stored,
+ * now or before. Returns how many; *position is the largest global position among them; -1: none. */
+uint32_t alike_answer_all(const struct alike_answer *answer, uint64_t group, const uint32_t *correlation_ids, uint32_t count,
+                          uint8_t *target, int64_t *position)
 {
     const struct append *appends = (const struct append *)(uintptr_t)group;
-    uint32_t stored = 0;
+    uint8_t *at = target;
+    uint32_t i = 0;
     *position = -1;
-    for (; stored < count && (appends[stored].status == STATUS_OK || appends[stored].status == STATUS_DUPLICATE); stored++)
-        if (appends[stored].global_position > *position)
-            *position = appends[stored].global_position;
-    return stored;
-}
-
-/* Writes `count` answers to `target`, one behind the other. */
-void alike_answer_all(const struct alike_answer *answer, uint64_t group, const uint32_t *correlation_ids, uint32_t count,
-                      uint64_t target)
-{
-    const struct append *appends = (const struct append *)(uintptr_t)group;
-    uint8_t *at = (uint8_t *)(uintptr_t)target;
-    for (uint32_t i = 0; i < count; i++, at += answer->frame_size) {
+    for (; i < count && (appends[i].status == STATUS_OK || appends[i].status == STATUS_DUPLICATE); i++, at += answer->frame_size) {
+        if (appends[i].global_position > *position)
+            *position = appends[i].global_position;
         memcpy(at, (const void *)(uintptr_t)answer->frame, answer->frame_size);
         store32(at + SIZE_WORD, correlation_ids[i]);
         store32(at + answer->partition_at, appends[i].partition);
@@ -132,4 +124,5 @@ void alike_answer_all(const struct alike_answer *answer, uint64_t group, const u
         if (answer->log_start_offset_at != 0)
             store64(at + answer->log_start_offset_at, (uint64_t)appends[i].log_start_offset);
     }
+    return i;
 }

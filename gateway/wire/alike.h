@@ -25,8 +25,7 @@ struct alike_answer {
     uint32_t partition_at;
 };
 
-uint32_t alike_take(const struct alike *alike, uint64_t source, uint32_t size, uint64_t group, uint32_t group_size,
+uint32_t alike_take(const struct alike *alike, const uint8_t *source, uint32_t size, uint64_t group, uint32_t group_size,
                     uint32_t *correlation_ids, uint32_t *used);
-uint32_t alike_count_stored(uint64_t group, uint32_t count, int64_t *position);
-void alike_answer_all(const struct alike_answer *answer, uint64_t group, const uint32_t *correlation_ids, uint32_t count,
-                      uint64_t target);
+uint32_t alike_answer_all(const struct alike_answer *answer, uint64_t group, const uint32_t *correlation_ids, uint32_t count,
+                          uint8_t *target, int64_t *position);

@@ -93,25 +93,25 @@ class Pattern:
         fills the group at `group_address` (`capacity` elements): how many, and their size in bytes. `segment`: where
         the frames lie and may stay; 0: their batches are copied."""
         self._alike.timestamp_max, self._alike.segment = timestamp_max, segment
-        source = int(ffi.cast("uintptr_t", ffi.from_buffer(held)))
+        source = ffi.from_buffer("uint8_t[]", held)
         count = lib.alike_take(
             self._alike, source, len(held), group_address, self.capacity, self._correlation_ids, self._used
         )
         return count, self._used[0]
 
-    def stored(self, group_address: int, count: int) -> tuple[int, int]:
-        """Of `count` elements that the log has answered: how many are stored, up to the first that is not, and their
-        largest global position (-1: none is)."""
-        stored = lib.alike_count_stored(group_address, count, self._position)
-        return stored, self._position[0]
-
-    def answers(self, group_address: int, count: int) -> bytearray:
-        """The answers to the first `count` requests that were taken, one behind the other."""
+    def answers(self, group_address: int, count: int) -> tuple[bytearray, int, int]:
+        """Of `count` requests that were taken, and that the log has answered: the answers to the first, one behind the
+        other, up to the first that is not stored; how many these are; and their largest global position (-1: none)."""
         answer = self._answer
-        target = bytearray(count * len(answer.frame))
-        address = int(ffi.cast("uintptr_t", ffi.from_buffer(target)))
-        lib.alike_answer_all(answer.described, group_address, self._correlation_ids, count, address)
-        return target
+        target = bytearray(count * answer.size)
+        into = ffi.from_buffer("uint8_t[]", target)
+        stored = lib.alike_answer_all(
+            answer.described, group_address, self._correlation_ids, count, into, self._position
+        )
+        if stored < count:
+            ffi.release(into)
+            del target[stored * answer.size :]
+        return target, stored, self._position[0]
 
     def correlation_ids(self, count: int) -> Sequence[int]:
         """Of the first `count` requests that were taken."""
@@ -126,6 +126,7 @@ class _Answer:
             return produce.encode(version, 0, [(topic, partition, 0, base_offset, -1, log_start_offset, None)])
 
         self.frame = encode()
+        self.size = len(self.frame)
         self._buffer = ffi.from_buffer(self.frame)
         self.described = ffi.new("struct alike_answer *")
         self.described.frame, self.described.frame_size = int(ffi.cast("uintptr_t", self._buffer)), len(self.frame)

@@ -150,7 +150,9 @@ class FrameReader:
         """Where the next bytes go: never empty. What earlier events pointed at is overwritten."""
         self._wake()
         left = self._end - self._start
-        if self._start:
+        if self._start and not left:
+            self._start = self._end = 0
+        elif self._start:
             self._buffer[:left] = self._buffer[self._start : self._end]
             self._start, self._end = 0, left
         return self._buffer[left : left + self._window]
@@ -159,7 +161,8 @@ class FrameReader:
         """Give the buffer back until `space` or `next` is called, and hold a copy of what is in it. What earlier events
         pointed at is lost."""
         if self._buffer:
-            self._set_aside = bytes(self._buffer[self._start : self._end])
+            if self._start < self._end:
+                self._set_aside = bytes(self._buffer[self._start : self._end])
             self._start, self._end = 0, self._end - self._start
             self._buffers.give(self._buffer)
             self._buffer = NO_BYTES
@@ -167,8 +170,9 @@ class FrameReader:
     def _wake(self) -> None:
         if not self._buffer:
             self._buffer = self._buffers.take()
-            self._buffer[: self._end] = self._set_aside
-            self._set_aside = b""
+            if self._end:
+                self._buffer[: self._end] = self._set_aside
+                self._set_aside = b""
 
     def received(self, count: int) -> None:
         """`count` bytes have been written to the start of `space()`."""
