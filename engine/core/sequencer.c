@@ -51,7 +51,8 @@ static void store_part(struct log *log, uint64_t topic, const struct topic_entry
 }
 
 /* In an order in which each step leaves a topic that can be read, and that a successor brings up to date from the record of the operation:
- * extents are added before partitions count them, `changed_position` says that all of the description stands. */
+ * extents are added, and lines of partitions stand, before partitions are counted; `changed_position` says that all of the description
+ * stands. */
 static void write_description(struct log *log, uint64_t at, const struct topic_entry *entry)
 {
     _Static_assert(offsetof(struct topic_entry, changed_position) == LINE_SIZE, "what it covers of its own line, and what before it");
@@ -136,14 +137,15 @@ void sequencer_publish_lines(struct log *log)
         if (topic->identity_dirty) {
             topic->identity_dirty = 0;
             operations |= topic->entry.state != TOPIC_FREE;    /* what comes free was gone for everyone before */
-            mem_fence(&log->mem);
             write_topic_identity(log, slot, &topic->entry);
         }
     }
     sequencer->dirty_topic_count = 0;
     mem_fence(&log->mem);
-    if (operations)
-        mem_publish64(&log->mem, FIELD(CONTROL_POSITION, struct control, topics_version), ++sequencer->topics_version);
+    if (operations) {                 /* its fence is that of the answers */
+        mem_store64(&log->mem, FIELD(CONTROL_POSITION, struct control, topics_version), ++sequencer->topics_version);
+        mem_flush(&log->mem, FIELD(CONTROL_POSITION, struct control, topics_version), sizeof(uint64_t));
+    }
 }
 
 struct pending_completion *sequencer_complete(struct sequencer *sequencer, uint32_t broker, uint64_t sequence, int32_t status)
