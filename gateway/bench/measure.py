@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from totalog.gateway.bench import contention, flame, local, profile, requests, stats
 from totalog.gateway.bench.load import Generator, LoadFailed, Work
+from totalog.gateway.wire.errors import ErrorCode
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES: Final = tuple(64 * KIB << step for step in range(7))
@@ -26,6 +27,10 @@ ROUND_TRIPS: Final = 1000
 RETAINED: Final = 256 * MIB
 CONNECT_S_MAX: Final = 10.0
 LEADER_S_MAX: Final = 20.0
+"""Until all partitions of a new topic take records."""
+PAUSE_S_MIN: Final = 0.01
+PAUSE_S_MAX: Final = 0.5
+"""Between two questions whether they do."""
 BATCH_OVERHEAD: Final = 1 * KIB
 """Bytes that max.message.bytes leaves beside the largest batch."""
 
@@ -241,16 +246,46 @@ def _topic(plan: Plan) -> Iterator[tuple[Leader, str]]:
 
 
 def _leader(connection: socket.socket, name: str, plan: Plan) -> Leader:
+    """Who leads all partitions of a new topic, once it takes records for each of them. That a topic was made, and that
+    Metadata names its leaders, does not say that these know of it yet: they refuse records until they do."""
     deadline = time.monotonic() + LEADER_S_MAX
+    pause_s = PAUSE_S_MIN
     while True:
-        answer: Any = requests.decoded(
-            "MetadataResponse", requests.METADATA_VERSION, requests.ask(connection, requests.metadata(name))
-        )
-        nodes = {node.node_id: (node.host, node.port) for node in answer.brokers}
-        leaders = [part.leader_id for topic in answer.topics for part in topic.partitions]
-        if len(leaders) == plan.partitions and min(leaders) >= 0:
-            if len(set(leaders)) > 1:
-                raise CannotMeasure("the partitions have several leaders: measure with --partitions 1")
-            return Leader(leaders[0], nodes[leaders[0]])
-        if time.monotonic() > deadline:
-            raise CannotMeasure(f"the new topic has no leader after {LEADER_S_MAX:.0f} s")
+        leader = _named_leader(connection, name, plan)
+        error = ErrorCode.LEADER_NOT_AVAILABLE if leader is None else _refusal(leader, name, plan)
+        if leader is not None and error is ErrorCode.NONE:
+            return leader
+        if not error.retriable:
+            raise CannotMeasure(f"the new topic takes no records: error {error} {error.name}")
+        if time.monotonic() + pause_s > deadline:
+            raise CannotMeasure(f"the new topic takes no records after {LEADER_S_MAX:.0f} s: {error.name}")
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, PAUSE_S_MAX)
+
+
+def _named_leader(connection: socket.socket, name: str, plan: Plan) -> Leader | None:
+    """Whom Metadata names as leader of all partitions; None while any has none."""
+    answer: Any = requests.decoded(
+        "MetadataResponse", requests.METADATA_VERSION, requests.ask(connection, requests.metadata(name))
+    )
+    nodes = {node.node_id: (node.host, node.port) for node in answer.brokers}
+    leaders = [part.leader_id for topic in answer.topics for part in topic.partitions]
+    if len(leaders) < plan.partitions or not nodes.keys() >= set(leaders):
+        return None
+    if len(set(leaders)) > 1:
+        raise CannotMeasure("the partitions have several leaders: measure with --partitions 1")
+    return Leader(leaders[0], nodes[leaders[0]])
+
+
+def _refusal(leader: Leader, name: str, plan: Plan) -> ErrorCode:
+    """Why the leader does not take a record for one of the partitions; NONE: it took one for each."""
+    record = requests.batch(0, plan.record_size)
+    with _connected(leader.address) as connection:
+        for partition in range(plan.partitions):
+            frame = requests.produce(name, record, acks=plan.acks, partition=partition)
+            error = requests.produce_error(name, requests.ask(connection, frame))
+            if error not in ErrorCode._value2member_map_:
+                raise CannotMeasure(f"the new topic takes no records: error {error}")
+            if error:
+                return ErrorCode(error)
+    return ErrorCode.NONE
