@@ -51,6 +51,14 @@ class AppendFailed(Exception):
         self.code = code
 
 
+class CommitsFull(Exception):
+    """Committed offsets take all that they may; nothing was stored."""
+
+
+class Unreadable(Exception):
+    """What was committed left memory, and no data directory gives it. It may do so when it is asked again."""
+
+
 class Broker:
     """One broker on one region. `host` and `port` are those that clients are told to connect to: the advertised ones,
     or else those of the listener."""

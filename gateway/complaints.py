@@ -23,6 +23,8 @@ log = logging.getLogger("totalog")
 
 @dataclass(slots=True)
 class _Host:
+    """What one host gave reason for lately."""
+
     since: float
     lines: int = 0
     left_out: int = 0

@@ -26,6 +26,10 @@ newer (a group id, a member id) would have to be told to clients that read the o
 VARINT_SIZE_MAX: Final = 5
 """Of an unsigned varint of 32 bits; a decoder without this limit takes a time that grows with the square."""
 
+COMMIT_BATCH_COUNT_MAX: Final = 256
+COMMIT_BATCH_SIZE_MAX: Final = 1 << 20
+"""Records, and about as many bytes, in one batch of committed offsets: what is done without a pause. A batch may be
+larger by what is carried on with it, which keeps to the same limits."""
 
 UNSENT_SIZE_MAX: Final = 128 * 1024 * 1024
 """Of answers, over all connections, that clients have not taken yet. While it is reached nothing is answered, and who

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Counters:
+    """Of one server."""
+
     connections_open: int = 0
     connections_accepted: int = 0
     connections_refused: int = 0

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from totalog.engine import OutOfMemory
 from totalog.engine.errors import DirectoryError
-from totalog.gateway.wire import records
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
@@ -39,6 +38,8 @@ class ProducerIds:
         return self._next - 1
 
     def _allocate(self) -> int:
+        from totalog.gateway.wire import records
+
         broker = self._broker
         batch = records.build_batch([(b"producer-ids", None)], broker.clock.wall_ms())
         block = broker.append_internal(broker.state_topic, 0, batch)

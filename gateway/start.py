@@ -92,11 +92,12 @@ def service(broker: Broker, limits: Limits) -> Service:
 
 
 def _warm() -> None:
-    """Gets the codec ready, in a thread beside the first requests, which hardly ever wait for it."""
+    """Gets ready what the first requests do not need, in a thread beside them: they hardly ever wait for it."""
     interval_s = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
     try:
         codec.warm(_common_versions())
+        from totalog.gateway.coordinators import groups  # noqa: F401
     finally:
         sys.setswitchinterval(interval_s)
 

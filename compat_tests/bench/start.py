@@ -83,8 +83,9 @@ def _librdkafka(address: str) -> float:
 
 
 def _kafka_python(address: str) -> float:
-    """The same, and idempotent by default. Between the metadata that it begins with and those of its first topic it
-    waits 100 ms by itself, whatever its settings."""
+    """The same, and idempotent by default. Between the answer to the metadata that it begins with and its request for
+    those of its first topic it waits 100 ms (`ClusterMetadata.ttl`), whatever was answered, and whatever its settings:
+    `retry_backoff_ms` of a producer does not reach the metadata."""
     producer = KafkaProducer(bootstrap_servers=address)
     producer.send("first", b"record").get(timeout=30)
     acknowledged = time.perf_counter()

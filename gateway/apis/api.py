@@ -6,7 +6,7 @@ and ApiVersions answers from them, so that what is advertised and what is served
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from totalog.gateway.limits import ELEMENTS_COUNT_MAX
 from totalog.gateway.wire.errors import ErrorCode
@@ -79,8 +79,7 @@ class Run:
     """All their answers, one behind the other."""
 
 
-@dataclass(frozen=True, slots=True)
-class Api:
+class Api(NamedTuple):
     """One row of the API table. Versions are inclusive, and are those really served."""
 
     key: int

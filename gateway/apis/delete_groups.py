@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.apis.named import TOO_MANY, Named
-from totalog.gateway.coordinators.offsets import Unreadable
+from totalog.gateway.broker import Unreadable
 from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode

@@ -19,10 +19,9 @@ Not implemented: broker loggers, client metrics, groups.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from operator import attrgetter
 from struct import pack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from totalog.gateway.apis.api import Api, Frame, Request
 from totalog.gateway.apis.named import TOO_MANY, Named, check_once
@@ -50,8 +49,7 @@ FROM_TOPIC, FROM_COMMAND_LINE, FROM_DEFAULT = 1, 4, 5
 COUNTERS = Setting("totalog.counters", Type.LIST, (), "What the engine of this broker has counted since its start.")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One setting of one resource, with its value and all the values that would count without the ones before."""
 
     setting: Setting

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.apis.named import TOO_MANY, Named
-from totalog.gateway.coordinators.group import State
-from totalog.gateway.coordinators.offsets import Unreadable
+from totalog.gateway.broker import Unreadable
 from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
@@ -58,6 +57,8 @@ def _refused(version: int, group_id: str) -> Any:
 
 
 def _group(broker: "Broker", version: int, group_id: str, operations: set[int] | None) -> Any:
+    from totalog.gateway.coordinators.group import State
+
     answer = codec.DescribeGroupsResponse.DescribedGroup
     try:
         group = broker.groups.describe(group_id)

@@ -23,12 +23,12 @@ Version notes
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import ELEMENTS_GROUP_MAX, FRAME_SIZE_GROUP_MAX, Api, Request
-from totalog.gateway.coordinators.members import JoinAnswer, JoinRequest
 from totalog.gateway.waiting import Later
 from totalog.gateway.wire import codec
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
+    from totalog.gateway.coordinators.members import JoinAnswer, JoinRequest
 
 MEMBER_ID_FROM = 4
 """First version in which a new member is told its id before it joins."""
@@ -44,7 +44,9 @@ async def handle(broker: "Broker", request: Request, message: Any) -> Any:
     return _answer(version, await broker.groups.answer(group_id, later))
 
 
-def _join_request(request: Request, message: Any) -> JoinRequest:
+def _join_request(request: Request, message: Any) -> "JoinRequest":
+    from totalog.gateway.coordinators.members import JoinRequest
+
     rebalance_timeout_ms = message.rebalance_timeout_ms if request.version >= 1 else -1
     if rebalance_timeout_ms < 0:
         rebalance_timeout_ms = message.session_timeout_ms
@@ -66,7 +68,7 @@ def _join_request(request: Request, message: Any) -> JoinRequest:
     )
 
 
-def _answer(version: int, answer: JoinAnswer) -> Any:
+def _answer(version: int, answer: "JoinAnswer") -> Any:
     response = codec.JoinGroupResponse
     return response(
         version=version,

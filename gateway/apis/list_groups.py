@@ -12,7 +12,7 @@ and a filter for them (KIP-848).
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import ELEMENTS_GROUP_MAX, Api, Request
-from totalog.gateway.coordinators.offsets import Unreadable
+from totalog.gateway.broker import Unreadable
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
 

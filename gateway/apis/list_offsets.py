@@ -33,7 +33,7 @@ from totalog.gateway import waiting
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.replication import PROMISE_S_MAX
 from totalog.gateway.topics import TopicHandle
-from totalog.gateway.wire import codec, records
+from totalog.gateway.wire import codec
 from totalog.gateway.wire._batch import lib
 from totalog.gateway.wire.answer import Buffer
 from totalog.gateway.wire.errors import ErrorCode
@@ -210,6 +210,8 @@ async def _batch_at(engine: "Log", handle: TopicHandle, partition: int, timestam
 
 def _record(batch: memoryview, timestamp: int) -> tuple[int, int] | None:
     """Offset delta and timestamp of the record of this batch that is looked for."""
+    from totalog.gateway.wire import records
+
     try:
         if timestamp == MAX_TIMESTAMP:
             return records.max_timestamp_record(batch)

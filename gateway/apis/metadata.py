@@ -26,10 +26,9 @@ Not implemented: racks, offline replicas; there are none.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from struct import Struct, pack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from totalog.gateway import view
 from totalog.gateway.apis.api import CLUSTER_OPERATIONS, TOPIC_OPERATIONS, VIEW_OPERATIONS, Api, Frame, Request, bits
@@ -58,8 +57,7 @@ NO_ID = bytes(16)
 NOT_ASKED = -(2**31)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A request's body."""
 
     topics: "TopicsAsked | None"

@@ -24,10 +24,10 @@ Not implemented: versions 0 and 1, which Kafka gave up too; member epochs of KIP
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import FRAME_SIZE_GROUP_MAX, Api, Request
-from totalog.gateway.broker import AppendFailed
+from totalog.gateway.broker import AppendFailed, CommitsFull, Unreadable
 from totalog.gateway.coordinators.offset_records import Commit
-from totalog.gateway.coordinators.offsets import BATCH_COUNT_MAX, BATCH_SIZE_MAX, CommitsFull, Unreadable
 from totalog.gateway.lane import Steps
+from totalog.gateway.limits import COMMIT_BATCH_COUNT_MAX, COMMIT_BATCH_SIZE_MAX
 from totalog.gateway.topics import TopicHandle
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
@@ -88,7 +88,7 @@ class Commits:
 
     @property
     def full(self) -> bool:
-        return self._count >= BATCH_COUNT_MAX or self._size >= BATCH_SIZE_MAX
+        return self._count >= COMMIT_BATCH_COUNT_MAX or self._size >= COMMIT_BATCH_SIZE_MAX
 
     def add(self, partition: Any, target: "Rows", handle: TopicHandle | None, unknown: ErrorCode, asked: Any) -> None:
         self._count += 1

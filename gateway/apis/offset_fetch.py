@@ -24,8 +24,8 @@ from uuid import UUID
 
 from totalog.gateway.apis.api import FRAME_SIZE_GROUP_MAX, Api, Request
 from totalog.gateway.apis.named import TOO_MANY, Named
+from totalog.gateway.broker import Unreadable
 from totalog.gateway.coordinators.offset_records import Commit
-from totalog.gateway.coordinators.offsets import Unreadable
 from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode

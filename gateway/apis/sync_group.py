@@ -15,19 +15,21 @@ Version notes: 1: throttle time. 3: instance id. 4: compact lengths, tagged fiel
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import ELEMENTS_GROUP_MAX, FRAME_SIZE_GROUP_MAX, Api, Request
-from totalog.gateway.coordinators.members import SyncAnswer, SyncRequest
 from totalog.gateway.waiting import Later
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
+    from totalog.gateway.coordinators.members import SyncAnswer, SyncRequest
 
 PROTOCOL_FROM = 5
 """First version with the protocol's type and name, which it must give."""
 
 
 async def handle(broker: "Broker", request: Request, message: Any) -> Any:
+    from totalog.gateway.coordinators.members import SyncAnswer
+
     if request.version >= PROTOCOL_FROM and (message.protocol_type is None or message.protocol_name is None):
         return _answer(request.version, SyncAnswer(ErrorCode.INCONSISTENT_GROUP_PROTOCOL))
     later: Later[SyncAnswer] = Later()
@@ -37,7 +39,9 @@ async def handle(broker: "Broker", request: Request, message: Any) -> Any:
     return _answer(version, await broker.groups.answer(group_id, later))
 
 
-def _sync_request(version: int, message: Any) -> SyncRequest:
+def _sync_request(version: int, message: Any) -> "SyncRequest":
+    from totalog.gateway.coordinators.members import SyncRequest
+
     return SyncRequest(
         group_id=message.group_id,
         generation_id=message.generation_id,
@@ -49,7 +53,7 @@ def _sync_request(version: int, message: Any) -> SyncRequest:
     )
 
 
-def _answer(version: int, answer: SyncAnswer) -> Any:
+def _answer(version: int, answer: "SyncAnswer") -> Any:
     return codec.SyncGroupResponse(
         version=version,
         throttle_time_ms=0,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from uuid import uuid4
 
 from totalog.gateway import waiting
-from totalog.gateway.broker import AppendFailed
+from totalog.gateway.broker import AppendFailed, Unreadable
 from totalog.gateway.coordinators.group import Group, State
 from totalog.gateway.coordinators.members import (
     JoinAnswer,
@@ -31,7 +31,6 @@ from totalog.gateway.coordinators.members import (
     SyncReply,
     SyncRequest,
 )
-from totalog.gateway.coordinators.offsets import Unreadable
 from totalog.gateway.coordinators.roster import Roster
 from totalog.gateway.lane import Steps, finish
 from totalog.gateway.waiting import Later

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from totalog.engine import EngineError, OutOfMemory
 from totalog.engine.errors import DirectoryError
-from totalog.gateway.broker import AppendFailed
+from totalog.gateway.broker import AppendFailed, CommitsFull, Unreadable
 from totalog.gateway.coordinators.offset_records import (
     Commit,
     Key,
@@ -27,6 +27,7 @@ from totalog.gateway.coordinators.offset_records import (
     encode_value,
 )
 from totalog.gateway.lane import Steps
+from totalog.gateway.limits import COMMIT_BATCH_COUNT_MAX, COMMIT_BATCH_SIZE_MAX
 from totalog.gateway.topics import Refused, TopicHandle
 from totalog.gateway.wire import records
 from totalog.gateway.wire._batch import lib
@@ -59,25 +60,12 @@ TRIM_COUNT_MIN = 512
 TRIM_SIZE_MIN = 4 << 20
 """Records, or bytes beside the live ones, that the log start moves over at once: moving it is an ordered operation."""
 
-BATCH_COUNT_MAX = 256
-BATCH_SIZE_MAX = 1 << 20
-"""Records, and about as many bytes, in one batch of ours: what is done without a pause. A batch may be larger by what
-is carried on with it, which keeps to the same limits."""
-
 READ_SIZE = 1 << 20
 READ_BATCHES_COUNT = 256
 STATUS_ON_DISK: int = lib.STATUS_ON_DISK
 STATUS_ARCHIVE_FAILED: int = lib.STATUS_ARCHIVE_FAILED
 
 log = logging.getLogger("totalog")
-
-
-class CommitsFull(Exception):
-    """COMMITS_SIZE_MAX is reached; nothing was stored."""
-
-
-class Unreadable(Exception):
-    """What was committed left memory, and no data directory gives it. It may do so when it is asked again."""
 
 
 class _Live(NamedTuple):
@@ -130,8 +118,8 @@ class OffsetStore:
 
     def commit(self, group_id: str, commits: Sequence[tuple[TopicHandle, int, Commit]]) -> None:
         """Store (topic or view, partition, commit) for the group as one batch, all or nothing; of two for one partition
-        the later one counts. Whoever has more of them than BATCH_COUNT_MAX and BATCH_SIZE_MAX calls several times.
-        Raises AppendFailed and CommitsFull."""
+        the later one counts. Whoever has more of them than COMMIT_BATCH_COUNT_MAX and
+        COMMIT_BATCH_SIZE_MAX calls several times. Raises AppendFailed and CommitsFull."""
         self._drop_deleted()
         changes: dict[Key, tuple[Commit, bytes] | None] = {}
         for topic, partition, commit in commits:
@@ -161,7 +149,7 @@ class OffsetStore:
 
     def _remove(self, keys: Iterator[Key]) -> Steps[int]:
         count, left = 0, iter(list(keys))
-        while ended := self._first_of(left, BATCH_COUNT_MAX):
+        while ended := self._first_of(left, COMMIT_BATCH_COUNT_MAX):
             self._append(dict.fromkeys(ended))
             count += len(ended)
             yield
@@ -171,7 +159,7 @@ class OffsetStore:
         """The next of the keys that are of live records, as many as go into one batch."""
         taken: list[Key] = []
         size = 0
-        while len(taken) < count_max and size < BATCH_SIZE_MAX and (key := next(keys, None)) is not None:
+        while len(taken) < count_max and size < COMMIT_BATCH_SIZE_MAX and (key := next(keys, None)) is not None:
             if key in self._live:
                 taken.append(key)
                 size += _size(key, self._live[key].commit)
@@ -202,7 +190,7 @@ class OffsetStore:
         too_many = self._log_end - self._log_start > DEAD_FACTOR * len(self._live) + DEAD_COUNT_MIN
         if not too_many and self._kept(topic) <= DEAD_FACTOR * self.size + DEAD_SIZE_MIN:
             return []
-        oldest = self._first_of(iter(self._live), min(CARRY_FACTOR * len(changes), BATCH_COUNT_MAX))
+        oldest = self._first_of(iter(self._live), min(CARRY_FACTOR * len(changes), COMMIT_BATCH_COUNT_MAX))
         return [key for key in oldest if key not in changes]
 
     def _trim(self, topic: TopicHandle) -> None:

@@ -319,7 +319,8 @@ cli.main(sys.argv[1:])
 NOT_TO_START = {
     *("asyncio", "concurrent.futures", "cramjam", "difflib", "email", "http", "importlib.metadata", "kafka"),
     *("matplotlib", "multiprocessing", "numpy", "totalog.gateway.bench", "totalog.gateway.healthcheck"),
-    *("totalog.gateway.coordinators.groups", "totalog.gateway.wire.guard", "unittest"),
+    *(f"totalog.gateway.coordinators.{name}" for name in ("group", "groups", "members", "offsets")),
+    *("totalog.gateway.wire.guard", "totalog.gateway.wire.records", "unittest"),
 }
 """Slow to import, and for what comes after the first record, or never."""
 

@@ -16,7 +16,7 @@ from totalog.gateway.coordinators.members import (
     SyncRequest,
 )
 from totalog.gateway.coordinators.offset_records import Commit
-from totalog.gateway.limits import ELEMENTS_COUNT_MAX, STRING_SIZE_MAX
+from totalog.gateway.limits import COMMIT_BATCH_SIZE_MAX, ELEMENTS_COUNT_MAX, STRING_SIZE_MAX
 from totalog.gateway.tests.harness import NOW_MS, ask, build
 from totalog.gateway.topics import TopicHandle
 from totalog.gateway.wire import codec
@@ -174,14 +174,14 @@ def test_a_long_group_id_is_not_stored_for_any_number_of_partitions(broker: Brok
     assert batch_sizes == []
     assert ask_to_commit(broker, "g" * 30_000, "many", 1000) == {ErrorCode.NONE}
     assert len(broker.offsets) == 1000
-    assert max(batch_sizes) <= 2 * offsets.BATCH_SIZE_MAX + 64 * 1024
+    assert max(batch_sizes) <= 2 * COMMIT_BATCH_SIZE_MAX + 64 * 1024
 
 
 def test_one_request_may_commit_for_every_partition_of_a_region(broker: Broker, batch_sizes: list[int]) -> None:
     broker.topics.create("n" * 237, partitions=65_000)
     assert ask_to_commit(broker, "g" * 249, "n" * 237, 65_000) == {ErrorCode.NONE}
     assert len(broker.offsets) == 65_000
-    assert max(batch_sizes) <= 2 * offsets.BATCH_SIZE_MAX
+    assert max(batch_sizes) <= 2 * COMMIT_BATCH_SIZE_MAX
 
 
 def test_commits_of_the_longest_texts_leave_the_offsets_topic_short(broker: Broker) -> None:
@@ -215,9 +215,9 @@ def test_what_is_carried_on_and_taken_back_goes_in_batches_of_bounded_size(
     assert ask_to_commit(broker, long_id, "many", 1000) == {ErrorCode.NONE}
     for _ in range(30):  # carries the thousand on
         assert ask_to_commit(broker, "short", "many", 1000) == {ErrorCode.NONE}
-    assert max(batch_sizes) <= 2 * offsets.BATCH_SIZE_MAX + 2 * STRING_SIZE_MAX
+    assert max(batch_sizes) <= 2 * COMMIT_BATCH_SIZE_MAX + 2 * STRING_SIZE_MAX
     batch_sizes.clear()
     answer = ask(broker, "DeleteGroups", 2, groups_names=[long_id])
     assert answer.results[0].error_code == 0
-    assert max(batch_sizes) <= 2 * offsets.BATCH_SIZE_MAX + 2 * STRING_SIZE_MAX
+    assert max(batch_sizes) <= 2 * COMMIT_BATCH_SIZE_MAX + 2 * STRING_SIZE_MAX
     assert broker.offsets.group_ids() == ["short"]

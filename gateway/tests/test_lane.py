@@ -9,8 +9,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from totalog.gateway import apis
 from totalog.gateway.broker import Broker
-from totalog.gateway.coordinators import offsets
 from totalog.gateway.lane import STEPS_AT_ONCE, Lane, Steps, finish, start
+from totalog.gateway.limits import COMMIT_BATCH_COUNT_MAX
 from totalog.gateway.tests.harness import build, make_request
 from totalog.gateway.waiting import Stopped, stop_waiting
 from totalog.gateway.wire import codec
@@ -145,7 +145,7 @@ LONG: dict[str, tuple[str, int, Callable[[], dict[str, Any]], int]] = {
         "OffsetCommit",
         8,
         lambda: {"group_id": "g", "generation_id_or_member_epoch": -1, "topics": partitions(committed_offset=1)},
-        MANY // offsets.BATCH_COUNT_MAX,
+        MANY // COMMIT_BATCH_COUNT_MAX,
     ),
     "fetch offsets": (
         "OffsetFetch",
@@ -216,5 +216,5 @@ async def test_a_topic_that_goes_during_a_commit_takes_its_commits_with_it(broke
     broker.topics.delete(wide)
     answer = codec.OffsetCommitResponse.decode(frame_of(finish(steps))[4:], version=version, header=True)
     codes = [partition.error_code for partition in answer.topics[0].partitions]
-    assert codes == [0] * offsets.BATCH_COUNT_MAX + [3] * (MANY - offsets.BATCH_COUNT_MAX)
+    assert codes == [0] * COMMIT_BATCH_COUNT_MAX + [3] * (MANY - COMMIT_BATCH_COUNT_MAX)
     assert len(broker.offsets) == 0 or broker.offsets.fetch_all("g") == {}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from totalog.engine import Log, Topic
-from totalog.gateway.broker import AppendFailed, Broker
+from totalog.gateway.broker import AppendFailed, Broker, CommitsFull
 from totalog.gateway.coordinators import offsets as module
 from totalog.gateway.coordinators.offset_records import (
     Commit,
@@ -17,7 +17,7 @@ from totalog.gateway.coordinators.offset_records import (
     encode_key,
     encode_value,
 )
-from totalog.gateway.coordinators.offsets import CommitsFull, OffsetStore
+from totalog.gateway.coordinators.offsets import OffsetStore
 from totalog.gateway.lane import finish
 from totalog.gateway.tests.harness import NOW_MS, REGION_SIZE, make_broker
 from totalog.gateway.topics import TopicHandle
@@ -171,7 +171,7 @@ def test_deleted_group(broker: Broker, orders: TopicHandle) -> None:
 
 
 def test_large_group_is_deleted_in_batches(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BATCH_COUNT_MAX", 7)
+    monkeypatch.setattr(module, "COMMIT_BATCH_COUNT_MAX", 7)
     topic = broker.topics.create("wide", partitions=40)
     broker.offsets.commit("g", [(topic, partition, at(1)) for partition in range(40)])
     finish(broker.offsets.delete_group("g"))
