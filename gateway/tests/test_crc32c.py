@@ -15,7 +15,7 @@ from totalog.gateway.tests.batches import (
 from totalog.gateway.wire import batch
 from totalog.gateway.wire._batch import lib
 
-WAYS: Final = [way for way in range(3) if lib.batch_crc32c_ways() >> way & 1]
+WAYS: Final = [way for way in range(4) if lib.batch_crc32c_ways() >> way & 1]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -36,8 +36,8 @@ def test_crc_of_known_vectors(way: int, data: bytes, crc: int) -> None:
 
 
 def sizes_at_boundaries() -> list[int]:
-    """Around the word, the short block (3 x 128), the long block (3 x 4096), and both together."""
-    blocks = (0, 8, 384, 768, 12_288, 12_288 + 384, 3 * 12_288 + 2 * 384 + 8)
+    """Around the word, what is folded (64), the short block (3 x 128), the long block (3 x 4096), and both together."""
+    blocks = (0, 8, 64, 128, 192, 384, 768, 12_288, 12_288 + 384, 3 * 12_288 + 2 * 384 + 8)
     return sorted({max(0, size + more) for size in blocks for more in (-9, -8, -7, -1, 0, 1, 7, 8, 9)})
 
 
@@ -58,6 +58,10 @@ def test_crc_of_any_bytes(data: bytes) -> None:
     assert [lib.batch_crc32c(way, FENCE.before_end(data), len(data)) for way in WAYS] == [expected] * len(WAYS)
 
 
+def test_the_best_way_is_one_that_the_machine_has() -> None:
+    assert lib.batch_crc32c_best_way() in WAYS
+
+
 def test_a_way_that_is_missing_is_answered_by_table() -> None:
     data = b"123456789"
-    assert [lib.batch_crc32c(way, FENCE.before_end(data), 9) for way in (3, 31, 32, 1 << 31)] == [0xE3069283] * 4
+    assert [lib.batch_crc32c(way, FENCE.before_end(data), 9) for way in (4, 31, 32, 1 << 31)] == [0xE3069283] * 4

@@ -8,7 +8,8 @@
 enum {
     CRC32C_TABLE = 0,    /* eight bytes a step, anywhere */
     CRC32C_ONE_LANE = 1, /* the processor's instruction, one chain */
-    CRC32C_LANES = 2     /* three chains side by side: hides the latency of the instruction */
+    CRC32C_LANES = 2,    /* three chains side by side: hides the latency of the instruction */
+    CRC32C_FOLDING = 3   /* multiplications without carry; x86-64 only */
 };
 
 /* One record of an opened batch. */
@@ -44,3 +45,4 @@ int32_t batch_find_max_timestamp(uint64_t records, uint64_t size, int32_t record
                                  struct record_place *place);
 uint32_t batch_crc32c(uint32_t way, uint64_t source, uint64_t size);
 uint32_t batch_crc32c_ways(void);
+uint32_t batch_crc32c_best_way(void);

@@ -107,7 +107,7 @@ def lent_places(capacity: int) -> Any:
 
 _crc32c: Callable[[int, int, int], int] = lib.batch_crc32c
 _address_of = ffi.from_buffer
-_BEST_WAY: Final[int] = lib.batch_crc32c_ways().bit_length() - 1
+_BEST_WAY: Final[int] = lib.batch_crc32c_best_way()
 
 _CODES: Final[dict[int, ErrorCode]] = {
     lib.STATUS_OK: ErrorCode.NONE,

@@ -16,7 +16,7 @@ static void every_way_gives_the_same_crc(void)
     uint32_t ways = batch_crc32c_ways();
     uint8_t zeros[32] = {0};
     CHECK(ways & 1u << CRC32C_TABLE);
-    for (uint32_t way = CRC32C_TABLE; way <= CRC32C_LANES; way++) {
+    for (uint32_t way = CRC32C_TABLE; way <= CRC32C_FOLDING; way++) {
         CHECK(batch_crc32c(way, address("123456789"), 9) == 0xe3069283);    /* the catalogue's check value */
         CHECK(batch_crc32c(way, address(zeros), 32) == 0x8a9136aa);         /* RFC 3720, B.4 */
         for (uint32_t size = 0; size < 40000; size += 1 + size / 7) {
