@@ -30,13 +30,13 @@ def topic_named(name: bytes, partitions: int = 1, **more: object) -> Topic:
 
 def create(world: World, name: bytes, partitions: int = 1, *, by_writer: bool = False, **more: object) -> Topic:
     wanted = topic_named(name, partitions, **more)
-    world.step(lambda host: accept(host.operate("create", wanted)), by_writer=by_writer)
+    world.step(lambda host: accept(host.operate("create", wanted)), by_writer=by_writer, describes=True)
     return world.topic(name)
 
 
 def delete(world: World, topic: Topic, *, by_writer: bool = False) -> None:
     wanted = topic._replace(settings=b"")
-    world.step(lambda host: accept(host.operate("delete", wanted)), by_writer=by_writer)
+    world.step(lambda host: accept(host.operate("delete", wanted)), by_writer=by_writer, describes=True)
 
 
 def accept(status: int) -> None:

@@ -56,6 +56,9 @@ class Step:
     """One step of A while it runs, and what others saw of it."""
 
     before: Contents
+    answered: tuple[tuple[int, ...], int]
+    """Headers of each broker that were answered, and the version of the topics, when it began."""
+    describes: bool
     seen: dict[tuple[bool, int, int, Contents], None] = field(default_factory=dict)
     """(whether a successor, headers published, global positions ordered, contents)."""
     states: int = 0
@@ -251,6 +254,11 @@ class World:
         """Global positions that memory shows as decided."""
         return self.word(self.lib.CONTROL_POSITION, "control", "ordered")
 
+    def answers(self) -> tuple[tuple[int, ...], int]:
+        """(headers of each broker that memory shows as answered, version of the topics there)."""
+        version = self.word(self.lib.CONTROL_POSITION, "control", "topics_version")
+        return tuple(self.completed(broker) for broker in BROKERS), version
+
     def completed(self, broker: int) -> int:
         """Headers of that broker that memory shows as answered."""
         return self.word(broker_position(self, broker), "broker_entry", "completed")
@@ -339,6 +347,7 @@ class World:
         by_writer: bool = False,
         thorough: bool = False,
         trims: bool = False,
+        describes: bool = False,
     ) -> None:
         """Runs the action on A (on its colleague, where it has one), under the adversary, and judges.
 
@@ -348,9 +357,10 @@ class World:
         `by_writer`: A does it itself, while its colleague looks on.
         `thorough`: more states are tried than elsewhere, since one of few lines matters.
         `trims`: it is one trim, which a successor carries out when it is ordered.
+        `describes`: it changes a description: who was answered finds another version of the topics.
         """
         writer, reader, lib = self.writer, self.reader, self.lib
-        step = Step(writer.contents())
+        step = Step(writer.contents(), self.answers(), describes)
         self.prefetch()
         lib.sim_keep_stale()
         published, ordered = self.published(), self.ordered()
@@ -403,6 +413,9 @@ class World:
         for number, _ in enumerate(self.memory_states(storing, limit)):
             step.states += 1
             stands = self.published(), self.ordered()
+            answers, version = self.answers()
+            if step.describes and answers != step.answered[0] and version == step.answered[1]:
+                raise Violation("an operation is answered, and the version of the topics is the old one")
             with self.cache_kept():
                 step.seen.setdefault((False, *stands, self.reader.contents()))
             with self.cache_kept():
