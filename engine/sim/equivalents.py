@@ -7,6 +7,10 @@ STORE_LOAD = (
     "it keeps a store and a later load of another line in order, which the model does not have (wait.c argues it);"
     " what was flushed before it was fenced where it was published"
 )
+ONE_RECORD = (
+    "the rows stand in the record of the trim, all of which was looked at when it was read (handle_operation,"
+    " finish_trim)"
+)
 ONE_KERNEL = "a futex joins processes of one kernel, whose caches are coherent: there is no stale copy to be dropped"
 
 EQUIVALENTS: dict[str, str] = {
@@ -23,6 +27,9 @@ EQUIVALENTS: dict[str, str] = {
     "wait wait_wake_replica fence 1 deleted": STORE_LOAD,
     "wait completed invalidate 1 unfenced": "a wait may end later by that, and not too early: before it sleeps there is"
     " the fence of wait_say, and after that the copy is gone",
+    "retention retention_trim invalidate 1 deleted": ONE_RECORD,
+    "retention retention_trim invalidate 1 redirected": ONE_RECORD,
+    "retention retention_trim invalidate 1 unfenced": ONE_RECORD,
 } | {
     f"listen {function} invalidate {number} {kind}": ONE_KERNEL
     for function, number in (("sum_of_ordered", 1), ("sum_of_ordered", 2), ("sum_of_published", 1))
