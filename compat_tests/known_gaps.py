@@ -36,7 +36,7 @@ GAPS: tuple[Gap, ...] = (
         "a number without end",
     ),
     *_batch(
-        "compressed records are not opened when they are stored, which would cost more than storing them",
+        "compressed records are opened with totalog.compression.validate only: it costs more than storing them",
         "gzip, no gzip",
         "gzip, cut off",
         "gzip, count one more",
@@ -45,7 +45,7 @@ GAPS: tuple[Gap, ...] = (
         "lz4, blocks that need each other",
     ),
     *_batch(
-        "compressed records are not opened when they are stored: the header's largest timestamp counts",
+        "opened with totalog.compression.validate only: otherwise the header's word for the largest timestamp counts",
         "gzip, time far ahead",
         "gzip, max time far ahead",
     ),

@@ -4,14 +4,17 @@ Kafka 4.3.1 answers; where this broker differs on purpose, `known_gaps` says why
 import gzip
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from compat_tests import known_gaps
-from compat_tests.clients.face import Client, ConsumerSettings, Place
-from compat_tests.conftest import MakeTopic
+from compat_tests.clients import CONFLUENT, KINDS
+from compat_tests.clients.face import Client, ConsumerSettings, Place, ProducerSettings, Record
+from compat_tests.clients.process import Clients
+from compat_tests.conftest import BROKERS, Brokers, MakeTopic, unique, wait_for_leaders
 from compat_tests.raw import batch, produce, record, sealed, text, varint
 
 NONE, CORRUPT, UNKNOWN_TOPIC, NOT_LEADER, TOO_LARGE, BAD_ACKS = 0, 2, 3, 6, 10, 21
@@ -59,7 +62,7 @@ def squeeze(codec: int, plain: bytes) -> bytes:
         0: lambda data: data,
         1: lambda data: gzip.compress(data, mtime=0),
         2: lambda data: bytes(cramjam.snappy.compress_raw(data)),
-        3: lambda data: LZ4_HEAD + struct.pack("<I", len(data) | 1 << 31) + data + bytes(4),
+        3: lambda data: LZ4_HEAD + (struct.pack("<I", len(data) | 1 << 31) + data if data else b"") + bytes(4),
         4: lambda data: bytes(cramjam.zstd.compress(data)),
     }
     return squeezers[codec](plain)
@@ -146,7 +149,9 @@ CASES: dict[str, tuple[Callable[[], bytes], int]] = {
     "epoch without id": (lambda: one(producer_epoch=3), NONE),
     "id -2": (lambda: one(producer_id=-2, producer_epoch=0, base_sequence=0), NONE),
     "sequence at its end": (lambda: one(producer_id=4_000_005, producer_epoch=0, base_sequence=2**31 - 1), NONE),
-    # Compressed
+}  # fmt: skip
+
+COMPRESSED: dict[str, tuple[Callable[[], bytes], int]] = {
     "gzip": (lambda: packed(1), NONE),
     "snappy": (lambda: packed(2), NONE),
     "lz4": (lambda: packed(3), NONE),
@@ -161,6 +166,150 @@ CASES: dict[str, tuple[Callable[[], bytes], int]] = {
     "gzip, time far ahead": (lambda: packed(1, record(timestamp_delta=2 * HOUR_MS), 1), BAD_TIMESTAMP),
     "gzip, max time far ahead": (lambda: packed(1, max_timestamp=NOW_MS + 2 * HOUR_MS), NONE),
 }  # fmt: skip
+CASES |= COMPRESSED
+
+
+def stored(codec: int, contents: bytes, count: int = 2) -> bytes:
+    """Contents that are said to be compressed."""
+    return sealed(contents, count, NOW_MS, {"attributes": codec})
+
+
+TWO = record() + record(1)
+
+INSIDE: dict[str, tuple[Callable[[int], bytes], int]] = {
+    "nothing inside": (lambda codec: packed(codec, b""), INVALID),
+    "garbage": (lambda codec: stored(codec, b"no such thing"), UNKNOWN),
+    "not compressed": (lambda codec: stored(codec, TWO), UNKNOWN),
+    "cut off": (lambda codec: stored(codec, squeeze(codec, TWO)[:-1]), UNKNOWN),
+    "cut in half": (lambda codec: stored(codec, squeeze(codec, TWO)[:12]), UNKNOWN),
+    "another codec": (lambda codec: stored(codec, squeeze(codec % 4 + 1, TWO)), UNKNOWN),
+    "count one more": (lambda codec: packed(codec, count=3), INVALID),
+    "count one less": (lambda codec: packed(codec, count=1), INVALID),
+    "spare bytes": (lambda codec: packed(codec, TWO + b"xx"), INVALID),
+    "not in order": (lambda codec: packed(codec, record(1) + record(0)), UNKNOWN),
+    "a gap": (lambda codec: packed(codec, record(0) + record(5)), UNKNOWN),
+    "not from 0": (lambda codec: packed(codec, record(1) + record(2)), UNKNOWN),
+    "time far ahead": (lambda codec: packed(codec, record() + record(1, 2 * HOUR_MS)), BAD_TIMESTAMP),
+    "time far ahead, not in order": (lambda codec: packed(codec, record(1, 2 * HOUR_MS), 1), BAD_TIMESTAMP),
+    "time far ahead, spare bytes": (lambda codec: packed(codec, record(0, 2 * HOUR_MS) + b"x", 1), INVALID),
+    "max time far ahead": (lambda codec: packed(codec, max_timestamp=NOW_MS + 2 * HOUR_MS), NONE),
+    "no time": (lambda codec: packed(codec, base_timestamp=-1, max_timestamp=-1), NONE),
+    "time that wraps": (lambda codec: packed(codec, base_timestamp=-(2**63), max_timestamp=0), BAD_TIMESTAMP),
+    "large": (lambda codec: packed(codec, b"".join(record(at, value=b"%d" % at * 99) for at in range(9)), 9), NONE),
+}  # fmt: skip
+"""For each codec."""
+
+IN_RECORDS: dict[str, tuple[Callable[[], bytes], int]] = {
+    "length 0": (lambda: record(size=varint(0)), NONE),
+    "length negative": (lambda: record(size=varint(-5)), NONE),
+    "length huge": (lambda: record(size=varint(2**31 - 1)), NONE),
+    "length in six bytes": (lambda: record(size=varint(len(record()) - 1, 6)), INVALID),
+    "a number without end": (lambda: record(size=b"\xff" * 30), INVALID),
+    "time in ten bytes": (lambda: record(inside=varint(0, 10) + b"\0" + text(b"k") + text(b"v")), NONE),
+    "time in eleven bytes": (lambda: record(inside=varint(0, 11) + b"\0" + text(b"k") + text(b"v")), INVALID),
+    "key length -2": (lambda: record(inside=b"\0\0" + varint(-2) + text(b"v")), NONE),
+    "key beyond the records": (lambda: record(inside=b"\0\0" + varint(99) + text(b"v")), INVALID),
+    "value length -9": (lambda: record(inside=b"\0\0" + text(b"k") + varint(-9)), NONE),
+    "value huge": (lambda: record(inside=b"\0\0" + text(b"k") + varint(2**31 - 1)), INVALID),
+    "headers": (lambda: record(headers=varint(1) + text(b"h") + text(None)), NONE),
+    "header count -1": (lambda: record(headers=varint(-1)), INVALID),
+    "header count huge": (lambda: record(headers=varint(2**31 - 1) + text(b"h") + text(None)), INVALID),
+    "header key null": (lambda: record(headers=varint(1) + text(None) + text(b"v")), INVALID),
+    "cut in its length": (lambda: b"\x80", INVALID),
+    "cut behind its length": (lambda: varint(9), INVALID),
+    "cut behind its attributes": (lambda: varint(9) + b"\0", INVALID),
+    "cut in its value": (lambda: record()[:-2], INVALID),
+    "cut before its headers": (lambda: record()[:-1], INVALID),
+    "offset -1": (lambda: record(-1), UNKNOWN),
+}  # fmt: skip
+"""Of one record, compressed by gzip: apart from the codecs."""
+
+
+def in_record(make: Callable[[], bytes]) -> bytes:
+    return packed(1, make(), 1)
+
+
+SNAPPY_HEAD = b"\x82SNAPPY\0" + struct.pack(">ii", 1, 1)
+
+
+def snappy_blocks(*parts: bytes) -> bytes:
+    """What the Java client writes."""
+    blocks = [squeeze(2, part) for part in parts]
+    return SNAPPY_HEAD + b"".join(struct.pack(">i", len(block)) + block for block in blocks)
+
+
+def lz4(
+    head: str = "6040 82", blocks: tuple[bytes, ...] = (TWO,), behind: bytes = b"", block_behind: bytes = b""
+) -> bytes:
+    """A frame: flags, block size, its own checksum, and blocks that are not compressed."""
+    frame = bytes.fromhex("04224d18" + head)
+    for block in blocks:
+        frame += struct.pack("<I", len(block) | 1 << 31) + block + block_behind
+    return frame + bytes(4) + behind
+
+
+FORMATS: dict[str, tuple[Callable[[], bytes], int]] = {
+    "gzip, bytes behind": (lambda: stored(1, squeeze(1, TWO) + b"x" * 40), NONE),
+    "gzip, two members": (lambda: stored(1, squeeze(1, record()) + squeeze(1, record(1))), NONE),
+    "gzip, two members, count 1": (lambda: stored(1, squeeze(1, record()) + squeeze(1, record(1)), 1), INVALID),
+    "gzip, second member cut": (lambda: stored(1, squeeze(1, record()) + squeeze(1, record(1))[:-1]), UNKNOWN),
+    "gzip, wrong sum": (lambda: stored(1, squeeze(1, TWO)[:-8] + b"abcd" + squeeze(1, TWO)[-4:]), UNKNOWN),
+    "gzip, wrong size": (lambda: stored(1, squeeze(1, TWO)[:-4] + b"abcd"), UNKNOWN),
+    "gzip, head only": (lambda: stored(1, squeeze(1, TWO)[:10]), UNKNOWN),
+    "gzip, empty": (lambda: stored(1, b""), UNKNOWN),
+    "snappy of Java": (lambda: stored(2, snappy_blocks(TWO)), NONE),
+    "snappy of Java, blocks": (lambda: stored(2, snappy_blocks(TWO[:3], TWO[3:4], TWO[4:])), NONE),
+    "snappy of Java, two streams": (lambda: stored(2, snappy_blocks(record()) + snappy_blocks(record(1))), NONE),
+    "snappy of Java, cut off": (lambda: stored(2, snappy_blocks(TWO)[:-1]), UNKNOWN),
+    "snappy of Java, cut in a length": (lambda: stored(2, snappy_blocks(TWO) + b"\0\0"), NONE),
+    "snappy of Java, length 0": (lambda: stored(2, snappy_blocks(TWO) + bytes(4)), UNKNOWN),
+    "snappy of Java, length negative": (lambda: stored(2, snappy_blocks(TWO) + b"\xff\xff\xff\xfb"), UNKNOWN),
+    "snappy of Java, length huge": (lambda: stored(2, snappy_blocks(TWO) + b"\x7f\xff\xff\xff"), UNKNOWN),
+    "snappy of Java, garbage": (lambda: stored(2, snappy_blocks(TWO) + b"\0\0\0\4zzzz"), UNKNOWN),
+    "snappy of Java, head only": (lambda: stored(2, SNAPPY_HEAD), INVALID),
+    "snappy of Java, head cut": (lambda: stored(2, SNAPPY_HEAD[:12]), UNKNOWN),
+    "snappy, size huge": (lambda: stored(2, b"\xff\xff\xff\xff\x07" + squeeze(2, TWO)[1:]), UNKNOWN),
+    "snappy, empty": (lambda: stored(2, b""), UNKNOWN),
+    "lz4, two blocks": (lambda: stored(3, lz4(blocks=(TWO[:5], TWO[5:]))), NONE),
+    "lz4, wrong head": (lambda: stored(3, lz4("6040 83")), UNKNOWN),
+    "lz4, head only": (lambda: stored(3, lz4()[:7]), UNKNOWN),
+    "lz4, no blocks": (lambda: stored(3, lz4(blocks=())), INVALID),
+    "lz4, no end": (lambda: stored(3, lz4()[:-4]), UNKNOWN),
+    "lz4, bytes behind": (lambda: stored(3, lz4() + b"xxxx"), NONE),
+    "lz4, two frames": (lambda: stored(3, lz4(blocks=(record(),)) + lz4(blocks=(record(1),))), INVALID),
+    "lz4, two frames, count 1": (lambda: stored(3, lz4(blocks=(record(),)) + lz4(blocks=(record(1),)), 1), NONE),
+    "lz4, something skippable before": (lambda: stored(3, bytes.fromhex("502a4d18 00000000") + lz4()), UNKNOWN),
+    "lz4, the old format": (lambda: stored(3, bytes.fromhex("02214c18") + lz4()[7:]), UNKNOWN),
+    "lz4, wrong sum of a block": (lambda: stored(3, lz4("7040 ad", block_behind=b"abcd")), UNKNOWN),
+    "lz4, sum of the contents cut off": (lambda: stored(3, lz4("6440 a7", behind=b"ab")), UNKNOWN),
+    "lz4, garbage in a block": (lambda: stored(3, LZ4_HEAD + b"\x0a\0\0\0" + b"\xff" * 10 + bytes(4)), UNKNOWN),
+    "lz4, empty": (lambda: stored(3, b""), UNKNOWN),
+    "zstd, two frames": (lambda: stored(4, squeeze(4, record()) + squeeze(4, record(1))), NONE),
+    "zstd, two frames, count 1": (lambda: stored(4, squeeze(4, record()) + squeeze(4, record(1)), 1), INVALID),
+    "zstd, bytes behind": (lambda: stored(4, squeeze(4, TWO) + b"xxxx"), UNKNOWN),
+    "zstd, a window of 128 MiB": (lambda: stored(4, zstd_frame(27)), NONE),
+    "zstd, a window of 256 MiB": (lambda: stored(4, zstd_frame(28)), UNKNOWN),
+    "zstd, empty": (lambda: stored(4, b""), INVALID),
+}  # fmt: skip
+
+
+def zstd_frame(window_bits: int) -> bytes:
+    """One block that is not compressed, in a frame that does not say how long it is."""
+    return bytes.fromhex("28b52ffd00") + bytes([window_bits - 10 << 3]) + struct.pack("<I", len(TWO) << 3 | 1)[:3] + TWO
+
+
+CODECS = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+OPENED: dict[str, tuple[Callable[[], bytes], int]] = {
+    **COMPRESSED,
+    **{
+        f"{name}: {case}": (partial(make, codec), code)
+        for name, codec in CODECS.items()
+        for case, (make, code) in INSIDE.items()
+    },
+    **{f"record: {case}": (partial(in_record, make), code) for case, (make, code) in IN_RECORDS.items()},
+    **FORMATS,
+}
+"""Of a broker that opens compressed batches: as Apache Kafka does, and this one where it is told to."""
 
 
 REFUSED = [case for case, (_, code) in CASES.items() if code != NONE]
@@ -171,9 +320,6 @@ OUR_REFUSED = [case for case in REFUSED if known_gaps.reason_for(f"test_validati
 @pytest.fixture(scope="module")
 def asked_topic(address: str, shared_clients: Any) -> Any:
     """One topic for all cases: what is accepted just stands behind what was accepted before."""
-    from compat_tests.clients import CONFLUENT
-    from compat_tests.conftest import unique, wait_for_leaders
-
     admin, name = shared_clients[CONFLUENT], unique("validation")
     admin.create_topic(name, 8, {"max.message.bytes": "5000", "retention.ms": "-1"})
     wait_for_leaders(admin, name, 8)
@@ -190,6 +336,63 @@ def test_a_batch(address: str, asked_topic: str, case: str) -> None:
     assert answers is not None
     assert answers[0].code == code
     assert (answers[0].base_offset >= 0) == (code == NONE)
+
+
+@pytest.fixture(scope="module")
+def opening_address(request: pytest.FixtureRequest, address: str) -> Iterator[str]:
+    """A broker that opens compressed batches: the one that is asked, or one of ours that is told to."""
+    if request.config.getoption("broker") is not None:
+        yield address
+        return
+    brokers = Brokers(request.config.stash[BROKERS])
+    yield brokers.start(memory="256m", settings={"totalog.compression.validate": "true"}).address
+    brokers.end()
+
+
+@pytest.fixture(scope="module")
+def opening_clients(opening_address: str, address: str, shared_clients: Clients) -> Iterator[Clients]:
+    if opening_address == address:
+        yield shared_clients
+        return
+    clients = Clients(opening_address)
+    yield clients
+    clients.close()
+
+
+@pytest.fixture(scope="module")
+def opened_topic(opening_clients: Clients) -> Iterator[str]:
+    admin, name = opening_clients[CONFLUENT], unique("opened")
+    admin.create_topic(name, 1, {"retention.ms": "-1"})
+    wait_for_leaders(admin, name, 1)
+    yield name
+    admin.delete_topic(name)
+
+
+@pytest.mark.parametrize("case", OPENED)
+def test_a_compressed_batch(opening_address: str, opened_topic: str, case: str) -> None:
+    make, code = OPENED[case]
+    answers = produce(opening_address, opened_topic, [(0, make())])
+    assert answers is not None
+    assert answers[0].code == code
+    assert (answers[0].base_offset >= 0) == (code == NONE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_stock_clients_compress_is_taken(opening_clients: Clients, opened_topic: str, kind: str) -> None:
+    """A few small batches, and one that is large when opened."""
+    client = opening_clients[kind]
+    consumer, place = client.open_consumer(ConsumerSettings()), Place(opened_topic, 0)
+    for codec in CODECS:
+        before = client.bounds(consumer, [place])[place][1]
+        records = [Record(b"%06d " % number * 40, key=b"%d" % number, partition=0) for number in range(100)]
+        records.append(Record(codec.encode() * 100_000, partition=0))
+        producer = client.open_producer(ProducerSettings(compression=codec, linger_ms=20))
+        told = client.send(producer, opened_topic, records)
+        client.close_producer(producer)
+        assert [(delivery.code, delivery.offset - before) for delivery in told] == [(0, at) for at in range(101)]
+        client.assign(consumer, {place: before})
+        assert [read.value for read in client.read(consumer, 101)] == [sent.value for sent in records]
+    client.close_consumer(consumer)
 
 
 @pytest.mark.parametrize("version", range(3, 8))

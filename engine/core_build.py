@@ -101,15 +101,17 @@ CORE_DECLARATIONS = (
     "engine/core/journal_format.h",
     "engine/core/store.h",
 )
+BATCH_DECLARATIONS = (
+    "engine/core/shared.h",
+    "gateway/wire/batch.h",
+    "gateway/wire/alike.h",
+    "gateway/wire/lz4.h",
+)
 MODULES = (
     Module("totalog.engine._core", "engine/core/*.c", CORE_DECLARATIONS, keeps_gil=True),
     Module("totalog.engine._core_long", "engine/core/*.c", CORE_DECLARATIONS, keeps_gil=False),
-    Module(
-        "totalog.gateway.wire._batch",
-        "gateway/wire/*.c",
-        ("engine/core/shared.h", "gateway/wire/batch.h", "gateway/wire/alike.h"),
-        keeps_gil=True,
-    ),
+    Module("totalog.gateway.wire._batch", "gateway/wire/*.c", BATCH_DECLARATIONS, keeps_gil=True),
+    Module("totalog.gateway.wire._batch_long", "gateway/wire/*.c", BATCH_DECLARATIONS, keeps_gil=False),
 )
 
 

@@ -100,9 +100,9 @@ class Service:
     broker: "Broker"
     dispatch: "Callable[[Broker, Request], Answered | Awaitable[Answered]]"
     """Answers one request, at once or later (`apis.dispatch`)."""
-    produce: "Callable[[Broker, Sequence[Request]], Iterable[Answered | Awaitable[Answered]]]"
+    produce: "Callable[..., Iterable[Answered | Awaitable[Answered]]]"
     """Answers the first of a group of Produce requests (`apis.produce.handle_group`). When one of them breaks the
-    protocol, the answers to those before it come first."""
+    protocol, the answers to those before it come first. Where there is `open`, it takes what that gave of each."""
     formats: Mapping[int, Format]
     """The APIs by key."""
     limits: Limits
@@ -115,6 +115,8 @@ class Service:
     buffers: ReceiveBuffers
     runs: Mapping[int, Runs] = field(default_factory=dict)
     """Answer requests that are alike, by API key."""
+    open: "Callable[[Broker, Sequence[Request]], Awaitable[Sequence[Any]]] | None" = None
+    """Opens the compressed batches of a group of Produce requests first (`apis.produce_opened`)."""
     counters: Counters = field(default_factory=Counters)
     stopping: bool = False
 
@@ -344,18 +346,24 @@ class Connection:
         if self._unsent.full:
             await self._room()
         self._count(len(group))
-        done = await self._answer_some(group)
+        read: Sequence[Any] | None = None
+        if self.service.open is not None:
+            await self._flush()
+            self._begin(Phase.HANDLER)
+            read = await self.service.open(self.service.broker, group)
+        done = await self._answer_some(group, read)
         while done < len(group):
             await yield_once()
             if self._unsent.full:
                 await self._room()
-            done += await self._answer_some(group[done:])
+            done += await self._answer_some(group[done:], read and read[done:])
         self._learn(group[-1])
 
-    async def _answer_some(self, group: list[Request]) -> int:
+    async def _answer_some(self, group: list[Request], read: Sequence[Any] | None) -> int:
         """Have the first of some Produce requests answered: how many."""
         done = 0
-        answers = self.service.produce(self.service.broker, group)
+        produce, broker = self.service.produce, self.service.broker
+        answers = produce(broker, group) if read is None else produce(broker, group, read)
         for request, answer in zip(group, answers, strict=False):
             if type(answer) is not bytes and isinstance(answer, Awaitable):  # nearly all are, and are told apart fast
                 await self._flush()

@@ -5,8 +5,9 @@ import logging
 import resource
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 from totalog.gateway import apis
 from totalog.gateway.apis import fetch_repeats, produce, produce_runs
@@ -73,6 +74,7 @@ def service(broker: Broker, limits: Limits) -> Service:
         broker=broker,
         dispatch=apis.dispatch,
         produce=produce.handle_group,
+        open=_opener() if broker.appender.opens else None,
         runs={PRODUCE: produce_runs, FETCH: fetch_repeats},
         formats={
             api.key: Format(
@@ -89,6 +91,18 @@ def service(broker: Broker, limits: Limits) -> Service:
         budget_others=Budget(limits.inflight_others_size_max),
         buffers=ReceiveBuffers(limits.receive_buffer_size),
     )
+
+
+def _opener() -> Callable[..., Awaitable[Any]]:
+    """Opens compressed batches. Raises CannotStart without the library for it."""
+    from totalog.gateway.apis.produce_opened import Opener
+    from totalog.gateway.wire import compression
+
+    try:
+        compression.load()
+    except ImportError as fault:
+        raise CannotStart(f"totalog.compression.validate needs the package cramjam: {fault}") from None
+    return Opener().open
 
 
 def _warm() -> None:

@@ -28,6 +28,9 @@ T = TypeVar("T")
 DISK_THREADS_COUNT = 8
 """Threads that wait for a disk at once; who comes later waits for one of them."""
 
+OPENING_THREADS_COUNT = 2
+"""Threads that decompress at once. Each may take memory of its own, and a core."""
+
 
 class Stopped(Exception):
     """The gateway is stopping; what was waited for will not come any more. The connection ends without an answer."""
@@ -402,16 +405,23 @@ async def yield_once() -> None:
 async def in_thread(call: Callable[[], T]) -> T:
     """What `call` returns, from a thread: for what waits for a disk. It is waited for to its end, also when the waiting
     task is cancelled meanwhile, so that what it writes to stays where it is."""
-    return await trio.to_thread.run_sync(call, limiter=_disk_threads())
+    return await trio.to_thread.run_sync(call, limiter=_threads(_disk_threads_of_run, DISK_THREADS_COUNT))
 
 
-_disk_threads_of_run: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("totalog.disk_threads")
+async def in_opening_thread(call: Callable[[], T]) -> T:
+    """The same for what decompresses."""
+    return await trio.to_thread.run_sync(call, limiter=_threads(_opening_threads_of_run, OPENING_THREADS_COUNT))
 
 
-def _disk_threads() -> trio.CapacityLimiter:
+_Limiter = trio.lowlevel.RunVar[trio.CapacityLimiter]
+_disk_threads_of_run: _Limiter = trio.lowlevel.RunVar("totalog.disk_threads")
+_opening_threads_of_run: _Limiter = trio.lowlevel.RunVar("totalog.opening_threads")
+
+
+def _threads(of_run: _Limiter, count: int) -> trio.CapacityLimiter:
     try:
-        return _disk_threads_of_run.get()
+        return of_run.get()
     except LookupError:
-        limiter = trio.CapacityLimiter(DISK_THREADS_COUNT)
-        _disk_threads_of_run.set(limiter)
+        limiter = trio.CapacityLimiter(count)
+        of_run.set(limiter)
         return limiter

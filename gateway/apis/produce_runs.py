@@ -46,11 +46,14 @@ def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
     message = wire.parse(request.version, request.frame, request.body_at)
     if message is None or len(message.partitions) != 1 or message.acks not in (1, produce.ACKS_ALL):
         return None
-    topic = message.partitions[0][0]
+    topic, _, at, size = message.partitions[0]
+    if broker.appender.opens and produce.is_compressed(request, at, size):
+        return None
     target = broker.appender.target(broker, topic)
     if target.partitions == 0 or not target.plain:
         return None
-    destination = Destination(target.slot, target.generation, target.partitions, target.size_max)
+    compressed = not broker.appender.opens
+    destination = Destination(target.slot, target.generation, target.partitions, target.size_max, compressed)
     pattern = Pattern.of(request.version, request.frame, message, destination, RUN_COUNT_MAX)
     if pattern is None:
         return None

@@ -115,8 +115,8 @@ def test_the_program_in_c_says_what_does_not_hold(tmp_path: Path) -> None:
     (tmp_path / "batch.c").write_text(broken.replace('"../../', f'"{ROOT}/'))
     for name in ("batch.h", "big_endian.h"):
         (tmp_path / name).write_text((ROOT / "gateway/wire" / name).read_text())
-    harness, _, alike = native.SOURCES
-    program = native.compiled("planted", ["cc"], ["-DREPLAY"], [harness, str(tmp_path / "batch.c"), alike])
+    harness, _, *others = native.SOURCES
+    program = native.compiled("planted", ["cc"], ["-DREPLAY"], [harness, str(tmp_path / "batch.c"), *others])
     assert program is not None
     (tmp_path / "input").write_bytes(bytes([native.BATCH, 0]) + bytes(100))
     done = subprocess.run([program, tmp_path / "input"], capture_output=True, text=True, check=False)

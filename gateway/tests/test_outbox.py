@@ -46,7 +46,7 @@ class Lender(Toys):
 
         def produce(broker: object, requests: Sequence[object]) -> list[Answered | Awaitable[Answered]]:
             answers: list[Answered | Awaitable[Answered]] = []
-            for one, echo in zip(requests, at_once(broker, requests), strict=True):  # type: ignore[arg-type]
+            for one, echo in zip(requests, at_once(broker, requests), strict=True):
                 if bytes(one.body).startswith(b"later"):  # type: ignore[attr-defined]
                     self.debts.append(Debt(bytes(one.body)))  # type: ignore[attr-defined]
                     answers.append(self.debts[-1])

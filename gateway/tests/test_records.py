@@ -34,7 +34,7 @@ from totalog.gateway.tests.batches import (
     sealed,
     zigzag,
 )
-from totalog.gateway.wire import records
+from totalog.gateway.wire import compression, records
 from totalog.gateway.wire._batch import ffi, lib
 from totalog.gateway.wire.records import CorruptBatch, Record
 
@@ -293,7 +293,7 @@ def bomb(codec: str, size: int) -> bytes:
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "snappy stream", "lz4", "zstd"])
 def test_a_batch_may_open_to_the_limit_and_no_further(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "OPENED_SIZE_MAX", 3 << 20)
+    monkeypatch.setattr(compression, "OPENED_SIZE_MAX", 3 << 20)
     assert records.max_timestamp_record(bomb(codec, 3 << 20)) == (0, NOW_MS)
     with pytest.raises(CorruptBatch, match="decompressed"):
         records.max_timestamp_record(bomb(codec, (3 << 20) + 1))
@@ -301,13 +301,13 @@ def test_a_batch_may_open_to_the_limit_and_no_further(codec: str, monkeypatch: p
 
 MEMORY_OF_A_BOMB: Final = """
 import resource, sys
-from totalog.gateway.wire import records
+from totalog.gateway.wire import compression, records
 
 def peak_and_resident():
     resident_pages = int(open("/proc/self/statm").read().split()[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, resident_pages * resource.getpagesize() >> 20
 
-records.OPENED_SIZE_MAX = 16 << 20
+compression.OPENED_SIZE_MAX = 16 << 20
 small_size = int(sys.argv[1])
 data = sys.stdin.buffer.read()
 records.read_records(data[:small_size])

@@ -35,6 +35,8 @@ class Destination(NamedTuple):
     partitions: int
     size_max: int
     """Bytes of a batch."""
+    compressed: bool = True
+    """Compressed batches may go there as they are; else they are left to others."""
 
 
 class Pattern:
@@ -48,7 +50,8 @@ class Pattern:
         self._alike.head, self._alike.head_size = int(ffi.cast("uintptr_t", self._head)), len(head)
         self._alike.flexible = version >= produce.FLEXIBLE_VERSION
         self._alike.attributes_max = ATTRIBUTES_MAX
-        self._alike.codec_max = CODEC_ZSTD if version >= ZSTD_VERSION else CODEC_LZ4
+        codec_max = CODEC_ZSTD if version >= ZSTD_VERSION else CODEC_LZ4
+        self._alike.codec_max = codec_max if destination.compressed else 0
         self._alike.size_max, self._alike.partitions = destination.size_max, destination.partitions
         self._alike.topic_slot, self._alike.topic_generation = destination.slot, destination.generation
         self._answer = answer

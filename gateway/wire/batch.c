@@ -167,20 +167,36 @@ static bool skip_headers(struct cursor *cursor, int32_t count)
     return true;
 }
 
+/* Reads what stands in a record behind its attributes, which have no meaning yet. */
+static inline bool read_fields(struct cursor *body, struct record *record)
+{
+    int32_t header_count;
+    if (!read_varlong(body, &record->timestamp_delta) || !read_varint(body, &record->offset_delta))
+        return false;
+    record->has_key = body->at != body->end && (*body->at & 1) == 0;  /* the lowest bit of a zigzag number is its sign */
+    return skip_bytes(body, true) && skip_bytes(body, true)  /* key, value */
+           && read_varint(body, &header_count) && header_count >= 0 && skip_headers(body, header_count);
+}
+
 /* Reads one record and moves behind it; false when its bytes do not add up to exactly its length. */
 static inline bool read_record(struct cursor *cursor, struct record *record)
 {
-    int32_t size, header_count;
+    int32_t size;
     if (!read_varint(cursor, &size) || size < 1 || size > cursor->end - cursor->at)
         return false;
-    struct cursor body = {cursor->at + 1, cursor->at + size};  /* the record's attributes have no meaning yet */
+    struct cursor body = {cursor->at + 1, cursor->at + size};
     cursor->at = body.end;
-    if (!read_varlong(&body, &record->timestamp_delta) || !read_varint(&body, &record->offset_delta))
+    return read_fields(&body, record) && body.at == body.end;
+}
+
+/* The same as Apache Kafka reads what it has decompressed: one field after the other, whatever the record's length says. */
+static bool read_streamed_record(struct cursor *cursor, struct record *record)
+{
+    int32_t size;
+    if (!read_varint(cursor, &size) || cursor->at == cursor->end)
         return false;
-    record->has_key = body.at != body.end && (*body.at & 1) == 0;  /* the lowest bit of a zigzag number is its sign */
-    return skip_bytes(&body, true) && skip_bytes(&body, true)  /* key, value */
-           && read_varint(&body, &header_count) && header_count >= 0 && skip_headers(&body, header_count)
-           && body.at == body.end;
+    cursor->at++;
+    return read_fields(cursor, record);
 }
 
 /* Java's arithmetic: it wraps. */
@@ -409,6 +425,37 @@ uint32_t batch_faults(uint64_t group, uint32_t index, const struct record_rules 
             numbers[(*numbered)++] = number;
     }
     return count;
+}
+
+/* Checks the records of a batch that were compressed, and fills `opened`; the numbers of the first `faults_max` that break
+ * the rules stand at address `faults`. STATUS_INVALID_RECORD: they are not `record_count` records and nothing else.
+ * STATUS_BAD_TIMESTAMP: records break the rules, and one of them at least for nothing but its timestamp; with any other
+ * fault of theirs (`opened->faults`), or with gaps in the offsets, it is STATUS_OK, and the caller's to judge. */
+int32_t batch_check_opened(uint64_t records, uint64_t size, uint32_t record_count, int64_t base_timestamp,
+                           const struct record_rules *rules, struct opened_records *opened, uint64_t faults,
+                           uint32_t faults_max)
+{
+    const uint8_t *at = (const uint8_t *)(uintptr_t)records;
+    uint32_t *numbers = (uint32_t *)(uintptr_t)faults;
+    struct cursor cursor = {at, at + size};
+    struct record record;
+    int32_t status = STATUS_OK;
+    *opened = (struct opened_records){.max_timestamp = NO_TIMESTAMP, .dense = 1};
+    for (uint32_t number = 0; number < record_count; number++) {
+        if (!read_streamed_record(&cursor, &record))
+            return STATUS_INVALID_RECORD;
+        int64_t timestamp = add_wrapping(base_timestamp, record.timestamp_delta);
+        if (timestamp > opened->max_timestamp)
+            opened->max_timestamp = timestamp;
+        opened->dense &= record.offset_delta == (int32_t)number;
+        if (is_taken(&record, base_timestamp, rules))
+            continue;
+        if (!rules->needs_key || record.has_key)
+            status = STATUS_BAD_TIMESTAMP;
+        if (opened->faults++ < faults_max)
+            numbers[opened->numbered++] = number;
+    }
+    return cursor.at == cursor.end ? status : STATUS_INVALID_RECORD;
 }
 
 /* ---- Stamp ---- */

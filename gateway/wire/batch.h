@@ -27,6 +27,15 @@ struct record_rules {
     uint32_t padding0;
 };
 
+/* What the records of a compressed batch are found to be: see `batch_check_opened`. */
+struct opened_records {
+    int64_t max_timestamp; /* milliseconds since 1970; -1: no record has one */
+    uint32_t faults;       /* records that break the topic's rules */
+    uint32_t numbered;     /* of these, those whose numbers were told */
+    uint32_t dense;        /* 1: the offsets count up from 0 */
+    uint32_t padding0;
+};
+
 /* Where what a read has lent belongs: see `batch_stamp`. */
 struct lent_place {
     uint32_t index; /* of the batch */
@@ -37,6 +46,9 @@ int32_t batch_check(uint64_t group, uint32_t index, uint64_t source, uint32_t si
                     uint32_t topic_slot, uint32_t topic_generation, uint32_t partition, int64_t timestamp_max);
 uint32_t batch_faults(uint64_t group, uint32_t index, const struct record_rules *rules, uint64_t faults,
                       uint32_t faults_max, uint32_t *numbered);
+int32_t batch_check_opened(uint64_t records, uint64_t size, uint32_t record_count, int64_t base_timestamp,
+                           const struct record_rules *rules, struct opened_records *opened, uint64_t faults,
+                           uint32_t faults_max);
 void batch_stamp_append_time(uint64_t group, uint32_t index, int64_t now);
 uint32_t batch_stamp(uint64_t target, uint64_t batches, uint32_t count, struct lent_place *places, uint32_t places_max);
 int32_t batch_find_timestamp(uint64_t records, uint64_t size, int32_t record_count, int64_t base_timestamp,

@@ -11,7 +11,7 @@ Sources: Kafka's "Record Batch" page and KIP-98; the answers are those that Apac
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from totalog.gateway.wire._batch import ffi, lib
 from totalog.gateway.wire.errors import ErrorCode
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 __all__ = [
     "BATCH_OVERHEAD",
     "TIMESTAMP_UNCHECKED",
+    "OpenedRecords",
+    "Rules",
     "check",
+    "check_opened",
     "crc32c",
     "error_code",
     "faults",
@@ -88,6 +91,47 @@ def faults(
 
 def _address_as_int(pointer: object) -> int:
     return int(ffi.cast("uintptr_t", pointer))
+
+
+class Rules(NamedTuple):
+    """What a topic asks of its records."""
+
+    timestamp_min: int
+    timestamp_max: int
+    """Milliseconds since 1970; TIMESTAMP_UNCHECKED: no bound."""
+    needs_key: bool
+
+
+class OpenedRecords(NamedTuple):
+    """What the records of a compressed batch were found to be."""
+
+    status: int
+    """STATUS_OK, STATUS_INVALID_RECORD: they are no records, or not as many as they should be, STATUS_BAD_TIMESTAMP:
+    some break the rules by their timestamps."""
+    max_timestamp: int
+    dense: bool
+    """Their offsets count up from 0."""
+    fault_count: int
+    """Of records that break the rules."""
+    fault_numbers: tuple[int, ...]
+    """Of the first FAULTS_MAX."""
+
+
+def check_opened(
+    address: int, size: int, record_count: int, base_timestamp: int, rules: Rules, native: tuple[Any, Any] = (ffi, lib)
+) -> OpenedRecords:
+    """Walks the records of a compressed batch that were opened to `size` bytes at `address`, as Apache Kafka does.
+    `native`: in a thread, ffi and lib of `_batch_long`, which let others run meanwhile."""
+    of_thread, call = native[0], native[1].batch_check_opened
+    asked, found = of_thread.new("struct record_rules *", rules), of_thread.new("struct opened_records *")
+    arguments = address, size, record_count, base_timestamp, asked, found
+    status = call(*arguments, 0, 0)
+    numbers: tuple[int, ...] = ()
+    if found.faults and status != lib.STATUS_INVALID_RECORD:
+        room = ffi.new("uint32_t[]", FAULTS_MAX)
+        call(*arguments, _address_as_int(room), FAULTS_MAX)
+        numbers = tuple(room[0 : found.numbered])
+    return OpenedRecords(status, found.max_timestamp, bool(found.dense), found.faults, numbers)
 
 
 stamp_append_time: Callable[[int, int, int], None] = lib.batch_stamp_append_time

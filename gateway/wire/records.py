@@ -2,19 +2,19 @@
 
 Nothing on the way of a produce or a fetch comes here: a look-up by time opens one batch, an internal topic is folded at
 start. Batches come from the log, so the CRC and the header were checked when they were stored; what lies inside a
-compressed one was not, and is treated as hostile. Decompression is bounded, and a batch that cannot be opened raises
-CorruptBatch, which is a CORRUPT_MESSAGE to a client.
+compressed one mostly was not, and is treated as hostile. Decompression is bounded, and a batch that cannot be opened
+raises CorruptBatch, which is a CORRUPT_MESSAGE to a client.
 
-Source: Kafka's "Record Batch" and "Record" pages; KIP-98, KIP-110 (zstd); snappy-java's stream format.
+Source: Kafka's "Record Batch" and "Record" pages; KIP-98, KIP-110 (zstd).
 """
 
 from __future__ import annotations
 
-import mmap
 import struct
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from totalog.gateway.wire import compression
 from totalog.gateway.wire._batch import ffi, lib
 from totalog.gateway.wire.batch import BATCH_OVERHEAD, crc32c
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Bytes = bytes | bytearray | memoryview
 
 __all__ = [
-    "OPENED_SIZE_MAX",
     "CorruptBatch",
     "Record",
     "build_batch",
@@ -32,9 +31,6 @@ __all__ = [
     "max_timestamp_record",
     "read_records",
 ]
-
-OPENED_SIZE_MAX: Final = 64 << 20
-"""Bytes that the records of one compressed batch may take when opened."""
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 _ATTRIBUTES_AT: Final = 21
@@ -44,12 +40,10 @@ _APPEND_TIME_BIT: Final = 0x08
 _TIMESTAMP_MIN: Final = -(1 << 63)
 _MASK_32: Final = (1 << 32) - 1
 _MASK_64: Final = (1 << 64) - 1
-_SNAPPY_STREAM: Final = b"\x82SNAPPY\x00"
-_SNAPPY_STREAM_OVERHEAD: Final = 16  # the magic, then the version and the oldest compatible version
 
 
 class CorruptBatch(Exception):
-    """The batch's records cannot be opened: they are damaged, or larger than OPENED_SIZE_MAX."""
+    """The batch's records cannot be opened: they are damaged, or larger than `compression.OPENED_SIZE_MAX`."""
 
 
 class Record(NamedTuple):
@@ -86,7 +80,7 @@ def find_offset_by_timestamp(batch: Bytes, timestamp: int) -> tuple[int, int] | 
         place = ffi.new("struct record_place *")
         wanted = _TIMESTAMP_MIN if append_time else timestamp
         found = lib.batch_find_timestamp(
-            _address_of(records), len(records), header.record_count, header.base_timestamp, wanted, place
+            compression.address_of(records), len(records), header.record_count, header.base_timestamp, wanted, place
         )
         if found < 0:
             raise CorruptBatch("a record's bytes do not add up")
@@ -169,51 +163,20 @@ def _opened(batch: Bytes) -> Iterator[tuple[_Header, memoryview]]:
         if codec == 0:
             yield header, stored
             return
-        # Pages of the mapping cost memory only once written, and go back at the end, which a heap need not do.
-        memory = mmap.mmap(-1, OPENED_SIZE_MAX, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with memory, memoryview(memory) as target, target[: _decompress(codec, stored, target)] as records:
+        with _decompressed(codec, stored) as records:
             yield header, records
 
 
-def _decompress(codec: int, stored: memoryview, target: memoryview) -> int:
-    """Opens `stored` into `target` and returns how many bytes that gave; CorruptBatch when damaged or too many."""
-    import cramjam  # here, because a broker without look-ups into compressed batches never needs it
-
-    try:
-        match codec:
-            case 1:
-                size = cramjam.gzip.decompress_into(stored, target)
-            case 2:
-                size = _decompress_snappy(stored, target)
-            case 3:
-                size = cramjam.lz4.decompress_into(stored, target)
-            case 4:
-                size = cramjam.zstd.decompress_into(stored, target)
-            case _:
-                raise CorruptBatch(f"the batch is compressed with an unknown codec ({codec})")
-    except cramjam.DecompressionError as error:
-        raise CorruptBatch(f"the records cannot be decompressed: {error}") from error
-    return int(size)
-
-
-def _decompress_snappy(stored: memoryview, target: memoryview) -> int:
-    """Either one raw block (librdkafka and others) or the stream of blocks that snappy-java writes."""
-    import cramjam
-
-    if bytes(stored[: len(_SNAPPY_STREAM)]) != _SNAPPY_STREAM:
-        return int(cramjam.snappy.decompress_raw_into(stored, target))
-    size = 0
-    position = _SNAPPY_STREAM_OVERHEAD
-    while position < len(stored):
-        if len(stored) - position < 4:
-            raise CorruptBatch("a snappy stream ends inside of a block's length")
-        (block_size,) = struct.unpack_from(">i", stored, position)
-        position += 4
-        if not 0 <= block_size <= len(stored) - position:
-            raise CorruptBatch("a snappy block is longer than its stream")
-        size += int(cramjam.snappy.decompress_raw_into(stored[position : position + block_size], target[size:]))
-        position += block_size
-    return size
+@contextmanager
+def _decompressed(codec: int, stored: memoryview) -> Iterator[memoryview]:
+    with ExitStack() as held:
+        try:
+            records = held.enter_context(compression.opened(codec, stored))
+        except compression.Damaged as fault:
+            raise CorruptBatch(f"the records cannot be decompressed: {fault}") from fault
+        except compression.TooLarge:
+            raise CorruptBatch(f"the records take more than {compression.OPENED_SIZE_MAX} bytes decompressed") from None
+        yield records
 
 
 class _Place(NamedTuple):
@@ -225,15 +188,12 @@ def _walk(header: _Header, records: memoryview, *, first_only: bool = False) -> 
     """Checks the bytes of all records (or of the first); gives the place of the first with the largest timestamp."""
     place = ffi.new("struct record_place *")
     count = min(header.record_count, 1) if first_only else header.record_count
-    found = lib.batch_find_max_timestamp(_address_of(records), len(records), count, header.base_timestamp, place)
+    found = lib.batch_find_max_timestamp(
+        compression.address_of(records), len(records), count, header.base_timestamp, place
+    )
     if found <= 0:
         raise CorruptBatch("a record's bytes do not add up" if found < 0 else "the batch holds no record")
     return _Place(place.offset_delta, place.timestamp)
-
-
-def _address_of(view: memoryview) -> int:
-    with ffi.from_buffer(view) as data:
-        return int(ffi.cast("uintptr_t", data))
 
 
 def _read_varint(data: memoryview, position: int, mask: int = _MASK_32) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-/* batch.c and alike.c under bytes from strangers: one function that takes an input, as libFuzzer calls it. Built without
+/* batch.c, alike.c and lz4.c under bytes from strangers: one function that takes an input, as libFuzzer calls it. Built without
  * it, the program runs every file that it is given, so that what was found stays mended (`native.py` builds both).
  *
  * Byte 0 chooses what is called, byte 1 how; the rest is what a client sent. A CRC stands in the way of every search,
@@ -16,6 +16,8 @@
 #include "../../wire/batch.h"
 
 #include "../../wire/alike.h"
+
+#include "../../wire/lz4.h"
 
 #include "../../wire/big_endian.h"
 
@@ -123,6 +125,14 @@ static void try_records(uint8_t how, const uint8_t *data, size_t size)
     uint8_t *source = block_of(data, size);
     look_at_records(source, size, how & 0x3f, NOW);
     look_at_records(source, size, INT32_MAX, -1);
+    struct record_rules rules = {.timestamp_min = NOW - 1000, .timestamp_max = NOW, .needs_key = how & 1};
+    struct opened_records opened;
+    uint32_t numbers[4], count = how & 0x3f;
+    int32_t status = batch_check_opened(address_of(source), size, count, NOW, &rules, &opened, address_of(numbers), 4);
+    HOLDS(status == STATUS_OK || status == STATUS_BAD_TIMESTAMP || status == STATUS_INVALID_RECORD);
+    HOLDS(opened.numbered <= opened.faults && opened.numbered <= 4 && opened.faults <= count);
+    HOLDS(status != STATUS_BAD_TIMESTAMP || opened.faults > 0);
+    HOLDS(lz4_frame_size(address_of(source), (uint32_t)size) <= size);
     free(source);
 }
 

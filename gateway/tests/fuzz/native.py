@@ -1,4 +1,4 @@
-"""The C that reads what clients send (batch.c, alike.c) under native.c: searched by libFuzzer where clang is installed,
+"""The C that reads what clients send (batch.c, alike.c, lz4.c) under native.c: searched by libFuzzer where clang is,
 and everything that is kept run again by a program of the ordinary compiler, under its sanitizers where it has them."""
 
 import os
@@ -15,7 +15,7 @@ from totalog.engine.core_build import ROOT
 from totalog.gateway.tests.fuzz.mutate import mutated
 from totalog.gateway.tests.fuzz.targets import batch_seeds
 
-SOURCES = ("gateway/tests/fuzz/native.c", "gateway/wire/batch.c", "gateway/wire/alike.c")
+SOURCES = ("gateway/tests/fuzz/native.c", "gateway/wire/batch.c", "gateway/wire/alike.c", "gateway/wire/lz4.c")
 FLAGS = ("-std=gnu11", "-O1", "-g", "-Wall", "-Wextra")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 SEARCH = ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
