@@ -118,14 +118,15 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", log: BinaryIO) -> tupl
     """Where the broker listens, once it says that it is ready."""
     assert process.stdout is not None
     said = b""
+    waiting = select.poll()  # select() takes no descriptor from 1,024 on
+    waiting.register(process.stdout, select.POLLIN)
     deadline = time.monotonic() + START_S_MAX
     while True:
         for line in said.split(b"\n")[:-1]:
             if line.startswith(b"ready at "):
                 host, _, port = line.split()[2].rstrip(b",").decode().rpartition(":")  # ready at HOST:PORT
                 return host.strip("[]"), int(port)
-        left = deadline - time.monotonic()
-        readable, _, _ = select.select([process.stdout], [], [], max(left, 0))
+        readable = waiting.poll(max(deadline - time.monotonic(), 0) * 1000)
         more = os.read(process.stdout.fileno(), 65536) if readable else b""
         if not more:
             break
