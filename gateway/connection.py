@@ -297,7 +297,7 @@ class Connection:
 
     async def _answer_received(self) -> None:
         """Have all complete requests of the receive buffer answered."""
-        violation: ProtocolViolation | None = None
+        violation: str | None = None  # not the exception: it and this frame would hold each other, and the requests
         group: list[Request] = []
         while True:
             if self._repeat is not None and not group and self._reader.unfinished:
@@ -316,7 +316,7 @@ class Connection:
             try:
                 event = self._reader.next()
             except ProtocolViolation as fault:
-                event, violation = None, fault  # what came before it is answered first
+                event, violation = None, str(fault)  # what came before it is answered first
             if isinstance(event, Request) and event.key == PRODUCE and len(group) < self.service.limits.group_count_max:
                 group.append(event)
                 continue
@@ -334,7 +334,7 @@ class Connection:
                 if self._reader.unfinished:  # a buffer full of requests must not keep all other connections waiting
                     await yield_once()
         if violation is not None:
-            raise violation
+            raise ProtocolViolation(violation)
 
     async def _room(self) -> None:
         """Wait while the clients of all connections have too much to take."""

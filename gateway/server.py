@@ -68,6 +68,7 @@ class SocketTransport:
     ) -> int:
         if self._at_once > RECEIVES_AT_ONCE:
             self._at_once = 0
+            rest()  # else each of many busy connections would keep a buffer of its own
             await trio.lowlevel.checkpoint()
         while True:
             try:

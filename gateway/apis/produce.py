@@ -200,7 +200,7 @@ class Appender:
                 if left <= 0:
                     break
         except ProtocolViolation as fault:
-            violation = fault  # what came before it is stored and answered
+            violation = str(fault)  # what came before it is stored and answered
         group.order()
         return group.answers(violation)
 
@@ -416,7 +416,7 @@ class Group:
         for slot, (level, first, last) in hidden.items():
             self._broker.replication.hide(slot, level, first, last)
 
-    def answers(self, violation: ProtocolViolation | None) -> Iterator[Answered]:
+    def answers(self, violation: str | None) -> Iterator[Answered]:
         for request, message, rows, debts in self._requests:
             if message.acks == 0:
                 no_errors(rows)
@@ -426,7 +426,7 @@ class Group:
             else:
                 yield wire.encode(request.version, request.correlation_id, rows)
         if violation is not None:
-            raise violation
+            raise ProtocolViolation(violation)
 
 
 class OwedAnswer(Owed):

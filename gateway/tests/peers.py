@@ -1,6 +1,7 @@
 """What tests of connections and of the server share: a client's frames, a transport of memory, a service of toys."""
 
 import struct
+import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -244,3 +245,10 @@ async def receive_answer(stream: trio.abc.ReceiveStream) -> bytes:
     """The body of the next answer."""
     (size,) = struct.unpack(">i", await receive_exactly(stream, 4))
     return await receive_exactly(stream, size)
+
+
+def holders(fault: BaseException) -> list[str]:
+    """The functions that `fault` passed through and whose frames hold it still: such a cycle keeps all that they hold,
+    until Python's collector finds it."""
+    frames = [frame for frame, _ in traceback.walk_tb(fault.__traceback__)]
+    return [frame.f_code.co_name for frame in frames if any(value is fault for value in frame.f_locals.values())]

@@ -15,6 +15,7 @@ from totalog.gateway.apis import produce
 from totalog.gateway.apis.api import Request
 from totalog.gateway.broker import Broker
 from totalog.gateway.tests.harness import NOW_MS, build, encode_request, make_broker
+from totalog.gateway.tests.peers import holders
 from totalog.gateway.wire import codec
 from totalog.gateway.wire._batch import ffi
 from totalog.gateway.wire.batch import check
@@ -230,8 +231,10 @@ def test_a_request_that_does_not_parse_ends_the_connection_behind_the_answers_be
     cut.frame = cut.frame[:-40]
     answers = produce.handle_group(broker, [good, cut, request(broker, 9, [("orders", [(2, batch(1))])])])
     assert decoded(9, next(answers)) == [(0, 0, 0, 0, None)]
-    with pytest.raises(ProtocolViolation):
+    with pytest.raises(ProtocolViolation) as caught:
         next(answers)
+    holding = holders(caught.value)
+    assert holding == []
     assert ends(broker, "orders") == [1, 0, 0, 0]
 
 

@@ -311,9 +311,9 @@ def test_a_second_signal_stops_at_once() -> None:
 
 
 LOADED_WHEN_READY = """
-import sys
+import gc, sys
 from totalog.gateway import cli, start
-start.run_until_signal = lambda *_: print(*sys.modules)
+start.run_until_signal = lambda server, ready, afterwards: (ready(), print(gc.get_threshold()[0], *sys.modules))
 cli.main(sys.argv[1:])
 """
 NOT_TO_START = {
@@ -329,7 +329,10 @@ NOT_TO_START = {
 def test_what_the_start_does_not_need_is_not_loaded_for_it(tmp_path: Path, kept: bool) -> None:
     where = ["--data-dir", str(tmp_path)] if kept else ["--ephemeral"]
     command = [sys.executable, "-c", LOADED_WHEN_READY, "serve", "--port", "0", "--memory", "64m", *where]
-    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split())
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    threshold, *modules = said.splitlines()[-1].split()
+    assert int(threshold) == start.GARBAGE_COUNT
+    loaded = set(modules)
     assert "totalog.gateway.server" in loaded
     assert "totalog.engine.durable" in loaded or not kept
     assert loaded & (NOT_TO_START if kept else NOT_TO_START | {"json", "totalog.engine.durable"}) == set()

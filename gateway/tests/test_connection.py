@@ -19,6 +19,7 @@ from totalog.gateway.tests.peers import (
     MemoryTransport,
     Toys,
     answer,
+    holders,
     receive_answer,
     request,
 )
@@ -291,7 +292,9 @@ BAD_FRAMES = [b"\0\0\0\0", b"\xff\xff\xff\xff", b"GET / HTTP/1.1", request(4711)
 async def test_what_came_before_bad_bytes_is_answered(bad: bytes) -> None:
     async with connected() as peer:
         await peer.stream.send_all(request(PRODUCE, b"a") + request(PRODUCE, b"b") + bad + request(ECHO, b"never"))
-        assert isinstance(await peer.end(), ProtocolViolation)
+        fault = await peer.end()
+        assert isinstance(fault, ProtocolViolation)
+        assert holders(fault) == []
         assert await peer.answers(2) == [b"a", b"b"]
         assert await peer.stream.receive_some() == b""
 

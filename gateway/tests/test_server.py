@@ -164,19 +164,29 @@ async def test_a_connection_with_much_to_receive_lets_others_run(
     sockets: tuple[trio.SocketStream, SocketTransport],
 ) -> None:
     theirs, ours = sockets
-    turns = 0
+    turns, holds = 0, False
 
     async def other() -> None:
         nonlocal turns
         while True:
+            assert not holds, "who lets others run has given its buffer back"
             turns += 1
             await trio.lowlevel.checkpoint()
+
+    def space() -> memoryview:
+        nonlocal holds
+        holds = True
+        return memoryview(bytearray(1))
+
+    def rest() -> None:
+        nonlocal holds
+        holds = False
 
     await theirs.send_all(bytes(1000))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
         for _ in range(1000):
-            assert await ours.receive_into(memoryview(bytearray(1))) == 1
+            assert await ours.receive(space, rest) == 1
         nursery.cancel_scope.cancel()
     assert turns >= 100
 
