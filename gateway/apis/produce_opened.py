@@ -11,9 +11,8 @@ Behaviour
   record's own length is not looked at, nor is the largest timestamp in the header: the records' own counts.
 - Apache Kafka opens a stream of any length. Here a batch whose records take more than `compression.OPENED_SIZE_MAX` is
   MESSAGE_TOO_LARGE: that is what a look-up by time opens, and a client that can splits such a batch and sends it again.
-- Other differences: of two faults, damage is told before any fault of the records; of an lz4 frame, its content's size
-  and checksum have to be right, which Apache Kafka does not look at.
-
+- Other differences: of two faults, damage is told before any fault of the records; the size and the checksum of an lz4
+  frame's content, and the reserved flags of gzip, have to be right, which Apache Kafka does not look at.
 - Where a topic is made or altered while batches are opened for it, they are NOT_LEADER_OR_FOLLOWER, which is retriable.
 
 Cost
@@ -49,14 +48,17 @@ AT_ONCE_OPENED_SIZE_MAX: Final = 128 * 1024
 """Bytes of a batch that is opened on the event loop: it takes a millisecond or two at most."""
 
 TURN_SIZE: Final = 256 * 1024
-"""Bytes opened on the event loop, after which all others get their turn."""
+"""Bytes opened on the event loop, after which all others get their turn: a few milliseconds. Those that were stored
+count more, since they may open to nothing, in many small parts, and so does each batch."""
+STORED_WEIGHT: Final = 32
+BATCH_WEIGHT: Final = 4 * 1024
 
 HEADER: Final = struct.Struct(">8xi4xB4xH4xq22xi")
 """Of a batch: length, magic, attributes, base timestamp, record count."""
 LENGTH_BASE: Final = 12
 MAGIC: Final = 2
 
-NOT_OPENED: Final = "the records do not decompress"
+DAMAGED: Final = "the records do not decompress"
 NOT_RECORDS: Final = "the decompressed bytes are not the records that the header says"
 NOT_DENSE: Final = "the offsets of compressed records do not count up from 0"
 OPENED_TOO_LARGE: Final = f"decompressed, the records take more than {compression.OPENED_SIZE_MAX} bytes"
@@ -144,11 +146,11 @@ class Opener:
             size = compression.open_into(batch.codec, _read_by_kafka(batch), self._room)
             return _judged(batch, self._address, size)
         except compression.Damaged:
-            return _refused(batch, ErrorCode.UNKNOWN_SERVER_ERROR, NOT_OPENED)
+            return _refused(batch, ErrorCode.UNKNOWN_SERVER_ERROR, DAMAGED)
         except compression.TooLarge:
             return None
         finally:
-            self._turn_size += size
+            self._turn_size += size + STORED_WEIGHT * len(batch.stored) + BATCH_WEIGHT
 
 
 def open_in_thread(batch: Batch) -> Opened:
@@ -159,7 +161,7 @@ def open_in_thread(batch: Batch) -> Opened:
         with compression.opened(batch.codec, _read_by_kafka(batch)) as records:
             return _judged(batch, compression.address_of(records), len(records), (ffi, lib))
     except compression.Damaged:
-        return _refused(batch, ErrorCode.UNKNOWN_SERVER_ERROR, NOT_OPENED)
+        return _refused(batch, ErrorCode.UNKNOWN_SERVER_ERROR, DAMAGED)
     except compression.TooLarge:
         return _refused(batch, ErrorCode.MESSAGE_TOO_LARGE, OPENED_TOO_LARGE)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from totalog.engine import Log
-from totalog.gateway import start
+from totalog.gateway import start, waiting
 from totalog.gateway.apis import produce, produce_opened, produce_runs
 from totalog.gateway.broker import Broker
 from totalog.gateway.connection import Connection
@@ -403,6 +403,24 @@ def test_a_bomb_of_nothing_takes_a_time_that_grows_with_its_size(world: World) -
         assert row.error_code == (INVALID if name == "snappy" else NONE), name
 
 
+def test_others_get_their_turn_while_small_batches_are_opened(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    yield_once = waiting.yield_once
+
+    async def counted() -> None:
+        turns.append(0)
+        await yield_once()
+
+    monkeypatch.setattr(waiting, "yield_once", counted)
+    small = compressed(batch(), "snappy")
+    nothing = with_stored(batch(), b"\x82SNAPPY\0" + struct.pack(">ii", 1, 1) + b"\0\0\0\1\0" * 3_000, "snappy")
+    for data, count, turns_min in [(small, 200, 3), (nothing, 10, 9)]:
+        turns.clear()
+        got, _ = world.serve(frame(data) * count)
+        assert len(got) == count
+        assert len(turns) >= turns_min
+
+
 # Bytes from strangers
 
 
@@ -415,7 +433,7 @@ def one_world() -> World:
 @settings(deadline=None, max_examples=60)
 @given(st.data(), st.sampled_from(["gzip", "snappy", "lz4", "zstd"]))
 def test_mutated_payloads_are_taken_or_refused(data: st.DataObject, codec_name: str) -> None:
-    """Only with what a client can be told, and what is taken opens in the end."""
+    """With what a client can be told; nothing of what is refused is stored."""
     sound = compressed(batches.build(data.draw(batches.any_records)), codec_name)
     stored = bytearray(sound[HEADER_SIZE:])
     for _ in range(data.draw(st.integers(0, 3))):
