@@ -65,7 +65,8 @@ class Limits(NamedTuple):
 
     inflight_others_size_max: int = 16 * 1024 * 1024
     """Of all other large requests, from before their body is read until they are answered, because what is made of them
-    may take several times as much. Apart from those of Produce, so that nobody's long poll keeps a producer waiting."""
+    may take four times as much, a MiB, and the answer. Apart from those of Produce, so that nobody's long poll keeps a
+    producer waiting."""
 
     # Answering
 

@@ -29,7 +29,7 @@ from totalog.gateway.config import BROKER, TOPIC, Config, Setting, Type, as_text
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, check_name
 from totalog.gateway.wire import codec
-from totalog.gateway.wire.encode import count, frame, string, tags
+from totalog.gateway.wire.encode import count, frame_around, string, tags
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
@@ -118,9 +118,8 @@ def handle(broker: "Broker", request: Request) -> Steps[Frame]:
         if results_count % RESOURCES_A_STEP == 0 or told.made >= CONFIGS_A_STEP:
             told.made = 0
             yield
-    return frame(
-        request.correlation_id, flexible, [NO_THROTTLE, count(results_count, flexible), results, tags(flexible)]
-    )
+    before = [NO_THROTTLE, count(results_count, flexible)]
+    return frame_around(request.correlation_id, flexible, before, results, [tags(flexible)])
 
 
 def _result(broker: "Broker", resource: Any, told: "Told", flexible: bool, times: int) -> Steps[bytes]:

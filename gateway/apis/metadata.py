@@ -38,7 +38,7 @@ from totalog.gateway.limits import ELEMENTS_COUNT_MAX
 from totalog.gateway.topics import Refused, TopicHandle, check_name, is_hidden, is_reserved
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.cursor import Cursor
-from totalog.gateway.wire.encode import count, frame, string, tags
+from totalog.gateway.wire.encode import count, frame_around, string, tags
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
 if TYPE_CHECKING:
@@ -89,22 +89,23 @@ def handle(broker: "Broker", request: Request) -> Steps[Frame]:
     version, flexible = request.version, request.version >= FLEXIBLE_FROM
     asked = yield from parse(request)
     topics_count, topics = yield from (_all if asked.topics is None else _named)(broker, version, asked)
-    parts: list[bytes | bytearray] = [pack(">i", 0)] if version >= 3 else []
-    parts += [count(1, flexible), pack(">i", broker.node_id), string(broker.host, flexible), pack(">i", broker.port)]
+    before = [pack(">i", 0)] if version >= 3 else []
+    before += [count(1, flexible), pack(">i", broker.node_id), string(broker.host, flexible), pack(">i", broker.port)]
     if version >= 1:
-        parts.append(string(None, flexible))  # rack
-    parts.append(tags(flexible))
+        before.append(string(None, flexible))  # rack
+    before.append(tags(flexible))
     if version >= 2:
-        parts.append(string(broker.cluster_id, flexible))
+        before.append(string(broker.cluster_id, flexible))
     if version >= 1:
-        parts.append(pack(">i", broker.node_id))  # controller
-    parts += [count(topics_count, flexible), topics]
+        before.append(pack(">i", broker.node_id))  # controller
+    before.append(count(topics_count, flexible))
+    behind = []
     if 8 <= version <= 10:
-        parts.append(pack(">i", bits(CLUSTER_OPERATIONS) if asked.cluster_operations else NOT_ASKED))
+        behind.append(pack(">i", bits(CLUSTER_OPERATIONS) if asked.cluster_operations else NOT_ASKED))
     if version >= 13:
-        parts.append(pack(">h", ErrorCode.NONE))
-    parts.append(tags(flexible))
-    return frame(request.correlation_id, flexible, parts)
+        behind.append(pack(">h", ErrorCode.NONE))
+    behind.append(tags(flexible))
+    return frame_around(request.correlation_id, flexible, before, topics, behind)
 
 
 def parse(request: Request) -> Steps[Asked]:
@@ -149,7 +150,7 @@ def _all(broker: "Broker", version: int, asked: Asked) -> Steps[tuple[int, bytea
     for handle in broker.topics.all():
         entry = yield from entries.topic(handle)
         if entry is not None:
-            answers += entry
+            answers = _behind(answers, entry)
             answers_count += 1
     return answers_count, answers
 
@@ -176,11 +177,19 @@ def _named(broker: "Broker", version: int, asked: Asked) -> Steps[tuple[int, byt
         if entry is None:
             gone = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if topic_id == NO_ID else ErrorCode.UNKNOWN_TOPIC_ID
             entry = _error(version, found if isinstance(found, ErrorCode) else gone, topic_id, name)
-        answers += entry
+        answers = _behind(answers, entry)
         answers_count += 1
         created = broker.log.topics_version != topics_version
         yield from entries.count(CREATION_COST if created else 1)
     return answers_count, answers
+
+
+def _behind(entries: bytearray, entry: bytearray) -> bytearray:
+    """Both, one behind the other: the first entry, which may be large, is not copied."""
+    if not entries:
+        return entry
+    entries += entry
+    return entries
 
 
 def _find_or_create(broker: "Broker", asked: Asked, name: str) -> TopicHandle | ErrorCode:
@@ -198,12 +207,12 @@ def _find_or_create(broker: "Broker", asked: Asked, name: str) -> TopicHandle | 
         return ErrorCode.LEADER_NOT_AVAILABLE if refused.code is ErrorCode.NOT_ENOUGH_REPLICAS else refused.code
 
 
-def _error(version: int, code: ErrorCode, topic_id: bytes, name: str | None) -> bytes:
+def _error(version: int, code: ErrorCode, topic_id: bytes, name: str | None) -> bytearray:
     """The entry of a topic that there is not. A topic asked for by name has one, and before version 12 all others
     too."""
     if name is None and (version < 12 or topic_id == NO_ID):
         name = ""
-    return _entry(version, code, name, topic_id, False, [], NOT_ASKED)
+    return _entry(version, code, name, topic_id, False, 0, bytearray(), NOT_ASKED)
 
 
 class Entries:
@@ -221,31 +230,33 @@ class Entries:
             self._cost = 0
             yield
 
-    def topic(self, handle: TopicHandle) -> Steps[bytes | None]:
+    def topic(self, handle: TopicHandle) -> Steps[bytearray | None]:
         """None when the topic is gone before its entry is complete."""
         found: TopicHandle | None = handle
-        partitions: list[bytes] = []
+        partitions = bytearray()
         for start in range(0, handle.partitions, COST_A_STEP):
             yield from self.count(min(handle.partitions - start, COST_A_STEP))
             found = self._broker.topics.find_id(handle.id)
             if found is None:
                 return None
-            partitions += self._partitions(found, range(start, min(handle.partitions, start + COST_A_STEP)))
+            self._add(partitions, found, range(start, min(handle.partitions, start + COST_A_STEP)))
         operations = NOT_ASKED
         if self._operations:
             operations = bits(VIEW_OPERATIONS if handle.is_view else TOPIC_OPERATIONS)
         internal = handle.topic.internal
-        return _entry(self._version, ErrorCode.NONE, handle.name, handle.id, internal, partitions, operations)
+        named = handle.name, handle.id, internal
+        return _entry(self._version, ErrorCode.NONE, *named, handle.partitions, partitions, operations)
 
-    def _partitions(self, handle: TopicHandle, numbers: range) -> list[bytes]:
+    def _add(self, partitions: bytearray, handle: TopicHandle, numbers: range) -> None:
         node_id, topic, bounds = self._broker.node_id, handle.topic, self._broker.log.bounds
         layout, tail = _partition_layout(self._version, node_id)
         if self._version < LEADER_EPOCH_FROM:
-            return [layout.pack(0, index, node_id, *tail) for index in numbers]
-        return [
-            layout.pack(0, index, node_id, bounds(topic, handle.read_partition(index)).leader_epoch, *tail)
-            for index in numbers
-        ]
+            for index in numbers:
+                partitions += layout.pack(0, index, node_id, *tail)
+            return
+        for index in numbers:
+            leader_epoch = bounds(topic, handle.read_partition(index)).leader_epoch
+            partitions += layout.pack(0, index, node_id, leader_epoch, *tail)
 
 
 def _entry(
@@ -254,20 +265,22 @@ def _entry(
     name: str | None,
     topic_id: bytes,
     internal: bool,
-    partitions: list[bytes],
+    partition_count: int,
+    partitions: bytearray,
     operations: int,
-) -> bytes:
+) -> bytearray:
+    """The entry around its partitions, which become part of it."""
     flexible = version >= FLEXIBLE_FROM
-    parts = [pack(">h", code), string(name, flexible)]
+    head = pack(">h", code) + string(name, flexible)
     if version >= TOPIC_IDS_FROM:
-        parts.append(topic_id)
+        head += topic_id
     if version >= 1:
-        parts.append(pack(">?", internal))
-    parts += [count(len(partitions), flexible), *partitions]
+        head += pack(">?", internal)
+    partitions[:0] = head + count(partition_count, flexible)
     if version >= 8:
-        parts.append(pack(">i", operations))
-    parts.append(tags(flexible))
-    return b"".join(parts)
+        partitions += pack(">i", operations)
+    partitions += tags(flexible)
+    return partitions
 
 
 @cache

@@ -31,3 +31,13 @@ def frame(correlation_id: int, flexible: bool, parts: Sequence[bytes | bytearray
     head = pack(">i", correlation_id) + tags(flexible)
     size = len(head) + sum(map(len, parts))
     return b"".join((pack(">i", size), head, *parts))
+
+
+def frame_around(
+    correlation_id: int, flexible: bool, before: Sequence[bytes], rows: bytearray, behind: Sequence[bytes]
+) -> bytearray:
+    """The same of a body that is large because of `rows`: they become the frame, and are not there a second time."""
+    head = b"".join((pack(">i", correlation_id), tags(flexible), *before))
+    rows += b"".join(behind)
+    rows[:0] = pack(">i", len(head) + len(rows)) + head
+    return rows

@@ -54,7 +54,11 @@ class Rows:
         if self._struct is not row._struct:
             self._learn(row)
         if self._inner and any(type(getattr(row, name)) is Rows for name in self._inner):
-            self.data += _around(row, self._flexible, self._out)
+            whole = _around(row, self._flexible, self._out)
+            if self.data:
+                self.data += whole
+            else:
+                self.data = whole
         else:
             self._encode(row, self._out)
             self.data += self._out.take()
