@@ -200,7 +200,9 @@ class Connection:
             more = True
             while more and not self.service.stopping:
                 more = await self._receive()
-                await self._answer_received()
+                run = self._answer_alike()
+                if run is None or self._reader.unfinished:
+                    await self._answer_received(run)
                 await self._flush()
             if self._reader.unfinished and not self.service.stopping:
                 raise Disconnected("it left in the middle of a request")
@@ -295,24 +297,26 @@ class Connection:
 
     # Answering
 
-    async def _answer_received(self) -> None:
-        """Have all complete requests of the receive buffer answered."""
+    def _answer_alike(self) -> Run | None:
+        """Have what comes next answered, if it is like an earlier request, and nothing has to be waited for."""
+        if self._repeat is None or self._unsent.full or not self._reader.unfinished:
+            return None
+        run = self._answer_run(self._reader.held)
+        if run is not None:
+            self._reader.skip(run.size)
+        return run
+
+    async def _answer_received(self, run: Run | None) -> None:
+        """Have all complete requests of the receive buffer answered; `run` was just now."""
         violation: str | None = None  # not the exception: it and this frame would hold each other, and the requests
         group: list[Request] = []
         while True:
-            if self._repeat is not None and not group and self._reader.unfinished:
-                if self._unsent.full:
-                    await self._room()
-                run = self._answer_run(self._reader.held)
-                if run is not None:
-                    self._reader.skip(run.size)
-                    if self._outbox.full:
-                        await self._flush()
-                    if not self._reader.unfinished:
-                        break
-                    if isinstance(run.answer, Answer):  # as after any other request
-                        await yield_once()
-                    continue
+            while run is not None:
+                if self._outbox.full:
+                    await self._flush()
+                if isinstance(run.answer, Answer) and self._reader.unfinished:  # as after any other request
+                    await yield_once()
+                run = self._answer_alike()
             try:
                 event = self._reader.next()
             except ProtocolViolation as fault:
@@ -329,10 +333,12 @@ class Connection:
                 break
             elif event.key == PRODUCE:
                 group.append(event)
+                continue
             else:
                 await self._answer_one(event)
                 if self._reader.unfinished:  # a buffer full of requests must not keep all other connections waiting
                     await yield_once()
+            run = self._answer_alike()
         if violation is not None:
             raise ProtocolViolation(violation)
 
@@ -520,7 +526,8 @@ class Connection:
         outbox = self._outbox
         if outbox.gathered:
             self._begin(Phase.SEND)
-        elif outbox.busy and outbox.full:
+            return outbox.send()
+        if outbox.busy and outbox.full:
             self._begin(Phase.HANDLER)
         return outbox.flush()
 

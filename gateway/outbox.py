@@ -142,19 +142,17 @@ class Outbox:
 
     async def flush(self) -> None:
         """Send what is gathered, or wait while the helper has too much to send. Raises Disconnected."""
-        if not self.busy:
-            if self._parts:
-                await self._send()
-        else:
-            while self.busy and self.full:
-                await self._moved.wait()
+        if self.gathered:
+            await self.send()
+        while self.busy and self.full:
+            await self._moved.wait()
         if self._fault is not None:
             raise self._fault
 
     async def drain(self) -> None:
         """Wait until everything has left, also what is owed. Raises Disconnected."""
         if not self.busy:
-            await self._send()
+            await self.send()
         while self.busy:
             await self._moved.wait()
         if self._fault is not None:
@@ -203,7 +201,7 @@ class Outbox:
                 self._queued_size -= _size(answer)
             self._gather(answer)
         self.sending = True
-        await self._send()
+        await self.send()
         self.sending = False
         self._moved.give()
 
@@ -225,7 +223,8 @@ class Outbox:
         self._parts_size += _size(answer)
         self._held += _held(answer)
 
-    async def _send(self) -> None:
+    async def send(self) -> None:
+        """Send what is gathered. Raises Disconnected."""
         if self._parts:
             self.sends += 1
             try:

@@ -38,6 +38,10 @@ RECEIVES_AT_ONCE = 8
 """Receives of one connection that found bytes at once, after which the other tasks get their turn; one of a MiB counts
 double."""
 
+IN_VAIN_MAX = 8
+"""Receives of one connection in a row that found nothing at once, after which it waits before it receives, as that is
+what a peer does that sends one request at a time; but every so many, it tries."""
+
 UPKEEP_S = 1.0
 """Seconds between two rounds of what the log needs besides retention by age, which has a setting."""
 
@@ -57,6 +61,7 @@ class SocketTransport:
         self.host, self.peer = _names(sock)
         self.moved = 0
         self._at_once = 0
+        self._in_vain = 0
         self._waiting = array("i", [0])
         self._ended = False
 
@@ -70,18 +75,24 @@ class SocketTransport:
             self._at_once = 0
             rest()  # else each of many busy connections would keep a buffer of its own
             await trio.lowlevel.checkpoint()
+        waits = self._in_vain > IN_VAIN_MAX and self._in_vain % IN_VAIN_MAX != 0
         while True:
+            if waits:
+                self._at_once = 0
+                self._in_vain += 1
+                rest()
+                await trio.lowlevel.wait_readable(self._socket)
             try:
                 count = self._socket.recvmsg_into((space(), beyond))[0] if beyond else self._socket.recv_into(space())
             except BlockingIOError:
                 if self._ended:
                     return 0
-                self._at_once = 0
-                rest()
-                await trio.lowlevel.wait_readable(self._socket)
+                waits = True
             except OSError as fault:
                 raise Disconnected(f"receiving failed: {fault}") from None
             else:
+                if not waits:
+                    self._in_vain = 0
                 self.moved += count
                 self._at_once += 1 + count // MIB
                 return count

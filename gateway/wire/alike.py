@@ -26,6 +26,8 @@ CODEC_LZ4, CODEC_ZSTD = 3, 4
 ATTRIBUTES_MAX: Final = 0x07
 """Codec bits alone: not transactional, not the broker's clock, nothing unknown."""
 
+_BYTES: Final = ffi.typeof("uint8_t[]")
+
 
 class Destination(NamedTuple):
     """Where the batches of one topic go, and what they must keep to."""
@@ -96,7 +98,7 @@ class Pattern:
         fills the group at `group_address` (`capacity` elements): how many, and their size in bytes. `segment`: where
         the frames lie and may stay; 0: their batches are copied."""
         self._alike.timestamp_max, self._alike.segment = timestamp_max, segment
-        source = ffi.from_buffer("uint8_t[]", held)
+        source = ffi.from_buffer(_BYTES, held)
         count = lib.alike_take(
             self._alike, source, len(held), group_address, self.capacity, self._correlation_ids, self._used
         )
@@ -107,7 +109,7 @@ class Pattern:
         other, up to the first that is not stored; how many these are; and their largest global position (-1: none)."""
         answer = self._answer
         target = bytearray(count * answer.size)
-        into = ffi.from_buffer("uint8_t[]", target)
+        into = ffi.from_buffer(_BYTES, target)
         stored = lib.alike_answer_all(
             answer.described, group_address, self._correlation_ids, count, into, self._position
         )
