@@ -6,6 +6,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Protocol
 
 from totalog.engine import AppendGroup, Log
+from totalog.gateway import waiting
 from totalog.gateway.complaints import Complaints
 from totalog.gateway.config import Config
 from totalog.gateway.lane import Lane
@@ -29,6 +30,9 @@ STATUS_OK: int = lib.STATUS_OK
 NODE_ID = 0
 STATE_TOPIC = "__totalog_state"
 """Internal topic of one partition. Its id names the cluster; appending to it makes numbers that no one else gets."""
+
+READ_AGAIN_S = 1.0
+"""Between two attempts to read what was committed, where a data directory fails."""
 
 
 class Clock(Protocol):
@@ -92,6 +96,9 @@ class Broker:
         """What is logged about clients."""
         self.timers = Timers()
         """Run by the server."""
+        self._unreadable = ""
+        """Why committed offsets could not be read, if so, and until when nobody tries again."""
+        self._read_again_at = 0.0
 
     @cached_property
     def appender(self) -> "Appender":
@@ -113,10 +120,18 @@ class Broker:
 
     @cached_property
     def offsets(self) -> "OffsetStore":
-        """Raises Unreadable, until they can be read."""
+        """Raises Unreadable, until they can be read: all of them are read, so that is tried now and then, whoever asks
+        how often."""
         from totalog.gateway.coordinators.offsets import OffsetStore
 
-        return OffsetStore(self)
+        if self._unreadable and waiting.now() < self._read_again_at:
+            raise Unreadable(self._unreadable)
+        try:
+            return OffsetStore(self)
+        except Unreadable as fault:
+            self._unreadable = str(fault)
+            self._read_again_at = waiting.now() + READ_AGAIN_S
+            raise
 
     @cached_property
     def cluster_id(self) -> str:

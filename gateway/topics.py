@@ -9,9 +9,11 @@ and values in turn, each ended by a zero byte.
 
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 from totalog.engine import VIEW, LimitReached, Log, OutOfMemory, Topic, TopicExists, UnknownTopic
 from totalog.engine.errors import DirectoryError
@@ -36,6 +38,9 @@ topics shall not keep every group from committing."""
 MESSAGE_LENGTH_MAX = 1000
 """Characters of a message to a client, which may quote what the client sent: that can be as long as any string, and
 with a word more it would be too long for an answer."""
+
+
+GONE_COUNT_MAX = 1024
 
 
 class Refused(Exception):
@@ -153,6 +158,10 @@ class Topics:
         self._by_collision_key: dict[str, str] = {}
         self._count = self._partitions_count = 0
         """Topics that clients made, and their partitions."""
+        self._gone: deque[str] = deque(maxlen=GONE_COUNT_MAX)
+        """The last names that topics and views have lost by deletions made here."""
+        self._gone_count = 0
+        """Of all such names ever, and more where the whole table was read."""
 
     def find(self, name: str) -> TopicHandle | None:
         self._refresh()
@@ -161,6 +170,15 @@ class Topics:
     def find_id(self, topic_id: bytes) -> TopicHandle | None:
         self._refresh()
         return self._by_id.get(topic_id)
+
+    def gone_since(self, count: int) -> tuple[int, list[str] | None]:
+        """Names that topics and views have lost since this said `count`, and what to say the next time. None: it may be
+        any. A name may be another one's by now."""
+        self._refresh()
+        new = self._gone_count - count
+        if new > len(self._gone):
+            return self._gone_count, None
+        return self._gone_count, list(islice(reversed(self._gone), new))
 
     def all(self) -> list[TopicHandle]:
         """Every topic that clients are told of, internal ones too; no views."""
@@ -281,6 +299,8 @@ class Topics:
         for topic in self._log.topics():
             self._learn(topic)
         self._version = version
+        self._gone.clear()
+        self._gone_count += 1
 
     def _check_directories(self, name: str) -> None:
         if self._replication.lost:
@@ -297,6 +317,9 @@ class Topics:
         self._promise(0 if new is None else new.replication)
         if old is not None:
             self._forget(old)
+        if new is None and old is not None:
+            self._gone += old.name, view.view_name(old.name)
+            self._gone_count += 2
         if new is not None:
             self._learn(new)
         if self._log.topics_version == self._version + 1:

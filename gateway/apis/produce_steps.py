@@ -68,7 +68,8 @@ class _Answering:
         self._partitions: list[wire.PartitionRecords] = []
         """They wait to be ordered."""
         self._debts = Debts()
-        self._violation: ProtocolViolation | None = None
+        self._violation = ""
+        """The text of the first one, since an exception that is kept would hold this."""
 
     def topic(self, topic: wire.TopicKey, partition_count: int) -> None:
         self._topics.append((len(self._partitions), topic, partition_count))
@@ -107,11 +108,11 @@ class _Answering:
         try:
             produce.no_errors(rows)
         except ProtocolViolation as fault:
-            self._violation = self._violation or fault
+            self._violation = self._violation or str(fault)
 
     def finish(self) -> "bytearray | Owed | None":
-        if self._violation is not None:
-            raise self._violation
+        if self._violation:
+            raise ProtocolViolation(self._violation)
         if self._message.acks == 0:
             return None
         frame = self._writer.finish()

@@ -81,9 +81,12 @@ class OffsetStore:
         self._broker = broker
         self._live: dict[Key, _Live] = {}
         self._groups: dict[str, dict[str, dict[int, Commit]]] = {}
+        self._committers: dict[str, set[str]] = {}
+        """By topic the groups that have committed offsets of it."""
         self._topic_ids: dict[str, bytes] = {}
-        """Of the topics that offsets are committed for."""
+        """Of the same topics."""
         self._topics_version = broker.log.topics_version
+        self._gone_count, _ = broker.topics.gone_since(0)
         self._log_start = self._log_end = 0
         self.size = 0
         topic = broker.topics.find(TOPIC)
@@ -243,7 +246,8 @@ class OffsetStore:
 
     def _read(self, topic: TopicHandle) -> Iterator[tuple[int, records.Record]]:
         """The records between log start and end, with their offsets. Where they have left memory this waits for a disk:
-        once in the life of the broker, since then the topic is short; where it fails, each time. Raises Unreadable."""
+        once in the life of the broker, since then the topic is short; where it fails, each time that it is tried.
+        Raises Unreadable."""
         engine, buffer = self._broker.log, Buffer(READ_SIZE)
         batches = engine.read_batches(READ_BATCHES_COUNT)
         offset = self._log_start
@@ -286,6 +290,7 @@ class OffsetStore:
         self._live[key] = _Live(commit, topic_id, log_offset)
         self.size += _size(key, commit)
         self._groups.setdefault(key.group_id, {}).setdefault(key.topic, {})[key.partition] = commit
+        self._committers.setdefault(key.topic, set()).add(key.group_id)
         self._topic_ids[key.topic] = topic_id
 
     def _forget(self, key: Key) -> None:
@@ -300,6 +305,10 @@ class OffsetStore:
             del group[key.topic]
             if not group:
                 del self._groups[key.group_id]
+            committers = self._committers[key.topic]
+            committers.remove(key.group_id)
+            if not committers:
+                del self._committers[key.topic], self._topic_ids[key.topic]
 
     def _drop_deleted(self) -> None:
         """Forget the commits of topics that are gone, also those that came back as others. Their records need no end: a
@@ -308,16 +317,17 @@ class OffsetStore:
         if version == self._topics_version:
             return
         self._topics_version = version
-        gone = set()
-        for name, topic_id in self._topic_ids.items():
+        self._gone_count, names = self._broker.topics.gone_since(self._gone_count)
+        for name in list(self._topic_ids) if names is None else names:
+            topic_id = self._topic_ids.get(name)
+            if topic_id is None:
+                continue
             handle = self._broker.topics.find(name)
-            if handle is None or handle.id != topic_id:
-                gone.add(name)
-        if gone:
-            for key in [key for key in self._live if key.topic in gone]:
-                self._forget(key)
-            for name in gone:
-                del self._topic_ids[name]
+            if handle is not None and handle.id == topic_id:
+                continue
+            for group_id in list(self._committers[name]):
+                for partition in list(self._groups[group_id][name]):
+                    self._forget(Key(group_id, name, partition))
 
 
 def _size(key: Key, commit: Commit) -> int:

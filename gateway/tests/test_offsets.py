@@ -20,7 +20,7 @@ from totalog.gateway.coordinators.offset_records import (
 from totalog.gateway.coordinators.offsets import OffsetStore
 from totalog.gateway.lane import finish
 from totalog.gateway.tests.harness import NOW_MS, REGION_SIZE, make_broker
-from totalog.gateway.topics import TopicHandle
+from totalog.gateway.topics import GONE_COUNT_MAX, TopicHandle
 from totalog.gateway.wire import records
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
@@ -321,6 +321,45 @@ def test_deleted_groups_leave_the_log(broker: Broker, orders: TopicHandle, short
         finish(broker.offsets.delete_group(f"g{round}"))
     assert log_length(broker) <= short
     assert everything(folded(broker)) == {}
+
+
+def test_a_deletion_costs_what_is_committed_for_the_topic(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not what is committed at all: no other topic is looked at."""
+    handles = [broker.topics.create(f"t{number}", partitions=2) for number in range(50)]
+    for handle in handles:
+        commit(broker, "g", handle.name, 0, at(1))
+        commit(broker, "g", handle.name, 1, at(1))
+        commit(broker, f"of {handle.name}", handle.name, 0, at(1))
+    broker.topics.delete(handles[3])
+    broker.topics.delete(handles[4])
+    broker.topics.create("t4", partitions=2)
+    looked: list[str] = []
+    find = broker.topics.find
+
+    def found(name: str) -> TopicHandle | None:
+        looked.append(name)
+        return find(name)
+
+    monkeypatch.setattr(broker.topics, "find", found)
+    store = broker.offsets
+    assert store.group_ids() == ["g", *(f"of {h.name}" for h in handles if h.name not in ("t3", "t4"))]
+    assert set(looked) == {"t3", "t4"}
+    commit(broker, "g", "t4", 1, at(7))
+    assert set(store.fetch_all("g")) == {handle.name for handle in handles} - {"t3"}
+    assert store.fetch("g", "t4", 0) is None
+
+
+def test_deletions_that_nobody_here_made_are_found(broker: Broker) -> None:
+    """By another process on the same region, or more of them than are remembered: every topic is looked at."""
+    handles = [broker.topics.create(f"t{number}", partitions=1) for number in range(4)]
+    for handle in handles:
+        commit(broker, "g", handle.name, 0, at(1))
+    broker.log.delete_topic(handles[0].topic)
+    assert set(broker.offsets.fetch_all("g")) == {"t1", "t2", "t3"}
+    broker.topics.delete(handles[1])
+    for _ in range(GONE_COUNT_MAX // 2):
+        broker.topics.delete(broker.topics.create("other", partitions=1))
+    assert set(broker.offsets.fetch_all("g")) == {"t2", "t3"}
 
 
 def test_commits_of_a_deleted_topic_do_not_pin_the_log(broker: Broker, orders: TopicHandle, short: int) -> None:
