@@ -41,13 +41,10 @@ Change = Callable[["Broker", Mapping[str, str], Any], dict[str, str]]
 
 def alter(broker: "Broker", response: Any, version: int, message: Any, change: Change) -> Steps[Any]:
     """What this API and IncrementalAlterConfigs have in common; `response` is the class of the answer."""
-    named = Named()
-    yield from named.count(message.resources, attrgetter("resource_type", "resource_name"))
+    named = Named[Any](attrgetter("resource_type", "resource_name"))
+    yield from named.count(message.resources)
     results = codec.rows(response, version)
-    for resource in message.resources:
-        times = named.take((resource.resource_type, resource.resource_name))
-        if times == 0:
-            continue  # one entry for all times that it was named
+    for resource, times in named.each(message.resources):
         result = response.AlterConfigsResourceResponse(
             version=version,
             error_code=ErrorCode.NONE,

@@ -30,13 +30,10 @@ TOPICS_A_STEP = 16
 
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
-    named = Named()
-    yield from named.count(message.topics, attrgetter("name"))
+    named = Named[Any](attrgetter("name"))
+    yield from named.count(message.topics)
     results = codec.rows(codec.CreatePartitionsResponse, request.version)
-    for topic in message.topics:
-        times = named.take(topic.name)
-        if times == 0:
-            continue  # one entry for all times that it was named
+    for topic, times in named.each(message.topics):
         result = codec.CreatePartitionsResponse.CreatePartitionsTopicResult(
             version=request.version, name=topic.name, error_code=ErrorCode.NONE, error_message=None
         )

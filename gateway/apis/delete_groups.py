@@ -27,12 +27,9 @@ GROUPS_A_STEP = 64
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     response = codec.DeleteGroupsResponse
-    results, named = codec.rows(response, request.version), Named()
-    yield from named.count(message.groups_names, str)
-    for group_id in message.groups_names:
-        times = named.take(group_id)
-        if times == 0:
-            continue  # one entry for all times that it was named
+    results, named = codec.rows(response, request.version), Named[str](str)
+    yield from named.count(message.groups_names)
+    for group_id, times in named.each(message.groups_names):
         try:
             code = ErrorCode.INVALID_REQUEST if times == TOO_MANY else (yield from broker.groups.delete(group_id))
         except Unreadable:

@@ -12,7 +12,6 @@ Version notes: 4: compact lengths, tagged fields. 5: error messages. 6: topic id
 """
 
 from collections.abc import Hashable
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -33,7 +32,7 @@ TOPICS_A_STEP = 16
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     asked = message.topics if request.version >= TOPIC_IDS_FROM else message.topic_names
-    named, keys = Named(), []
+    keys: list[Hashable] = []
 
     def key_of(topic: Any) -> Hashable:
         name, topic_id = _named(topic)
@@ -41,12 +40,10 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
         keys.append(handle.name if handle else (name, topic_id))
         return keys[-1]
 
-    yield from named.count(asked, key_of)
+    named = Named[Any](key_of)
+    yield from named.count(asked)
     results = codec.rows(codec.DeleteTopicsResponse, request.version)
-    for topic, key in zip_longest(asked, keys):
-        times = named.take(key)
-        if times == 0:
-            continue  # one entry for all times that it was named
+    for topic, times in named.each(asked, keys):
         name, topic_id = _named(topic)
         result = codec.DeleteTopicsResponse.DeletableTopicResult(version=request.version, name=name, topic_id=topic_id)
         try:

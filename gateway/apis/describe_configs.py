@@ -105,14 +105,11 @@ def _broker_synonyms(config: Config, setting: Setting) -> list[tuple[str, str, i
 def handle(broker: "Broker", request: Request) -> Steps[Frame]:
     message = yield from codec.decode_in_steps(request.key, request.version, request.body)
     flexible = request.version >= FLEXIBLE_FROM
-    named = Named()
-    yield from named.count(message.resources, attrgetter("resource_type", "resource_name"))
+    named = Named[Any](attrgetter("resource_type", "resource_name"))
+    yield from named.count(message.resources)
     told = Told(broker, request.version, message.include_synonyms, message.include_documentation)
     results, results_count = bytearray(), 0
-    for resource in message.resources:
-        times = named.take((resource.resource_type, resource.resource_name))
-        if times == 0:
-            continue  # one entry for all times that it was named
+    for resource, times in named.each(message.resources):
         results += yield from _result(broker, resource, told, flexible, times)
         results_count += 1
         if results_count % RESOURCES_A_STEP == 0 or told.made >= CONFIGS_A_STEP:

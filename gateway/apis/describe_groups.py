@@ -35,12 +35,9 @@ OPERATIONS = frozenset((READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS)
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     operations = set(OPERATIONS) if message.include_authorized_operations else None
-    groups, named = codec.rows(codec.DescribeGroupsResponse, request.version), Named()
-    yield from named.count(message.groups, str)
-    for group_id in message.groups:
-        times = named.take(group_id)
-        if times == 0:
-            continue  # one entry for all times that it was named
+    groups, named = codec.rows(codec.DescribeGroupsResponse, request.version), Named[str](str)
+    yield from named.count(message.groups)
+    for group_id, times in named.each(message.groups):
         if times == TOO_MANY:
             groups.append(_refused(request.version, group_id))
         else:

@@ -32,7 +32,7 @@ Not implemented: fetching as a replica, diverging epochs (only replicas send the
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -251,10 +251,20 @@ class Reader:
             lent_size_min=LENT_SIZE_MIN,
         )
 
-    def stamp(self, target: int, read: "Read") -> Sequence[tuple[int, memoryview]]:
-        """Stamps the batches of the last read; what it lent, as `AnswerWriter.partition` takes it."""
-        count = stamp(target, self.batches.address, read.count, self.places, LENT_COUNT_MAX)
-        return [(place.at, self.batches.lent(place.index)) for place in self.places[0:count]] if count else ()
+    def put(self, writer: wire.AnswerWriter, partition: int, at: int, read: "Read", aborted_null: bool) -> None:
+        """Writes a partition around the records of the last read, which begin at `at`: they are stamped here."""
+        batches, places = self.batches, self.places
+        count = stamp(writer.buffer.address + at, batches.address, read.count, places, LENT_COUNT_MAX)
+        writer.partition(
+            partition,
+            0,
+            read.next_offset,
+            read.log_start_offset,
+            aborted_null=aborted_null,
+            records_at=at,
+            records_size=read.size,
+            lent=[(place.at, batches.lent(place.index)) for place in places[0:count]] if count else (),
+        )
 
     def finish(self, writer: wire.AnswerWriter, copied: int, pins: int) -> Answer:
         """The answer, of whose records `copied` bytes were copied, and others lent."""
@@ -340,22 +350,11 @@ class AtOnce:
         return True
 
     def _finish(self, asked: wire.PartitionFetch, at: int, read: "Read") -> None:
-        writer = self._writer
-        lent = self._reader.stamp(writer.buffer.address + at, read)
         if read.size:
             self._left -= read.size
             self._copied += read.copied
             self._found = self._read_any = True
-        writer.partition(
-            asked[0],
-            0,
-            read.next_offset,
-            read.log_start_offset,
-            aborted_null=self._null,
-            records_at=at,
-            records_size=read.size,
-            lent=lent,
-        )
+        self._reader.put(self._writer, asked[0], at, read, self._null)
 
     def _read(self, handle: "TopicHandle", asked: wire.PartitionFetch, at: int, size_max: int) -> "Read":
         target, first = self._writer.buffer.address + at, not self._read_any

@@ -127,15 +127,6 @@ def answer(broker: "Broker", repeat: Repeat, held: memoryview, reservation: "Res
         log.give_back(read.pins)
         reader.pool.give(buffer)
         return None
-    writer.partition(
-        repeat.partition,
-        0,
-        read.next_offset,
-        read.log_start_offset,
-        aborted_null=repeat.aborted_null,
-        records_at=records_at,
-        records_size=read.size,
-        lent=reader.stamp(target, read),
-    )
+    reader.put(writer, repeat.partition, records_at, read, repeat.aborted_null)
     writer.end_topic()
     return Run(1, size, reader.finish(writer, read.copied, read.pins))

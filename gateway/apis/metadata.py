@@ -158,13 +158,10 @@ def _all(broker: "Broker", version: int, asked: Asked) -> Steps[tuple[int, bytea
 def _named(broker: "Broker", version: int, asked: Asked) -> Steps[tuple[int, bytearray]]:
     """One entry for each different topic that was asked for."""
     assert asked.topics is not None
-    entries, named = Entries(broker, version, asked), Named()
-    yield from named.count(asked.topics, lambda topic: topic)
+    entries, named = Entries(broker, version, asked), Named[tuple[bytes, str | None]](tuple)
+    yield from named.count(asked.topics)
     answers, answers_count = bytearray(), 0
-    for topic_id, name in asked.topics:
-        times = named.take((topic_id, name))
-        if times == 0:
-            continue  # one entry for all times that it was named
+    for (topic_id, name), times in named.each(asked.topics):
         found: TopicHandle | ErrorCode
         topics_version = broker.log.topics_version
         if times == TOO_MANY or (topic_id != NO_ID and version < BY_ID_FROM):

@@ -1,8 +1,8 @@
 """What a request names, each counted: for APIs that answer once for a name that stands twice, or refuse it."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused
@@ -21,26 +21,35 @@ NAMES_A_STEP: Final = 1024
 TOO_MANY: Final = -1
 
 
-class Named:
-    """How often each name stands in a request."""
+class Named(Generic[T]):
+    """How often each name stands in a request. `key` tells the name of an element."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: Callable[[T], Hashable]) -> None:
+        self._key = key
         self._counts: Counter[Hashable] | None = Counter()
 
-    def count(self, elements: "Array[T]", key: Callable[[T], Hashable]) -> Steps[None]:
+    def count(self, elements: "Array[T]") -> Steps[None]:
         """Counts the names in an array."""
         if len(elements) > NAMES_MAX:
             self._counts = None
             return
         assert self._counts is not None
         for number, element in enumerate(elements, 1):
-            self._counts[key(element)] += 1
+            self._counts[self._key(element)] += 1
             if number % NAMES_A_STEP == 0:
                 yield
 
-    def take(self, name: Hashable) -> int:
-        """How often the name stands there; 0: it was asked for before. TOO_MANY where too much is named at all."""
-        return TOO_MANY if self._counts is None else self._counts.pop(name, 0)
+    def each(self, elements: "Array[T]", names: Iterable[Hashable] | None = None) -> Iterator[tuple[T, int]]:
+        """The elements of the same array, of those with one name the first: with how often it stands there, or TOO_MANY
+        where too much is named at all. `names`: theirs, where `key` may say another one by now."""
+        if self._counts is None:
+            for element in elements:
+                yield element, TOO_MANY
+            return
+        for element, name in zip(elements, map(self._key, elements) if names is None else names, strict=True):
+            times = self._counts.pop(name, 0)
+            if times:
+                yield element, times
 
 
 def check_once(times: int, what: str) -> None:

@@ -57,12 +57,9 @@ def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     if version < GROUPS_FROM:
         topics = yield from Answers(broker, version, message.group_id).topics(message.topics)
         return response(version=version, throttle_time_ms=0, topics=topics, error_code=ErrorCode.NONE)
-    groups, named = codec.rows(response, version), Named()
-    yield from named.count(message.groups, attrgetter("group_id"))
-    for group in message.groups:
-        times = named.take(group.group_id)
-        if times == 0:
-            continue  # one entry for all times that it was named
+    groups, named = codec.rows(response, version), Named[Any](attrgetter("group_id"))
+    yield from named.count(message.groups)
+    for group, times in named.each(message.groups):
         if times == TOO_MANY or code is not ErrorCode.NONE:
             groups.append(_failed(version, group.group_id, code or ErrorCode.INVALID_REQUEST))
             if len(groups) % PARTITIONS_A_STEP == 0:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
-from totalog.gateway.wire.guard import SIZES, Ends
+from totalog.gateway.wire.guard import SIZES, Ends, varint
 
 Read = Callable[[memoryview, int, int, Ends], tuple[Any, int, int]]
 """read(body, at, slot, ends) -> what stands there, the position past it, and the next slot of `ends`."""
@@ -76,7 +76,7 @@ class _Code:
             "numbers": _numbers,
             "partial": partial,
             "uuid": _uuid,
-            "varint": _varint,
+            "varint": varint,
             "int16": struct.Struct(">h").unpack_from,
             "int32": struct.Struct(">i").unpack_from,
         }
@@ -138,7 +138,7 @@ class _Code:
     def length(self, width: str) -> None:
         if self.flexible:
             self.add("size = body[at] - 1; at += 1")
-            self.add("if size > 126: size, at = varint(body, at - 1)")
+            self.add("if size > 126: size, at = varint(body, at - 1); size -= 1")
         else:
             self.add(f"size, = {width}(body, at); at += {int(width[3:]) // 8}")
 
@@ -163,23 +163,11 @@ class _Code:
 
     def tags(self) -> None:
         """Unknown tagged fields are passed over."""
-        self.add("size, at = varint(body, at)")
-        self.add("for _ in range(size + 1):")
+        self.add("count, at = varint(body, at)")
+        self.add("for _ in range(count):")
         self.add("    _, at = varint(body, at)")
         self.add("    size, at = varint(body, at)")
-        self.add("    at += size + 1")
-
-
-def _varint(body: memoryview, at: int) -> tuple[int, int]:
-    """One less than the number, as lengths are written, and the position past it."""
-    value = shift = 0
-    while True:
-        byte = body[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value - 1, at
-        shift += 7
+        self.add("    at += size")
 
 
 def _uuid(body: memoryview, at: int) -> UUID | None:

@@ -92,7 +92,7 @@ class _Code:
         self.names: dict[str, Any] = {
             "int16": struct.Struct(">h").unpack_from,
             "int32": struct.Struct(">i").unpack_from,
-            "varint": _varint,
+            "varint": varint,
             "tags": _tags,
             "refuse": _refuse,
             "too_many": _too_many,
@@ -221,8 +221,8 @@ def _too_many() -> NoReturn:
     raise _TooMany
 
 
-def _varint(body: memoryview, at: int) -> tuple[int, int]:
-    """The value, and the position past it."""
+def varint(body: memoryview, at: int) -> tuple[int, int]:
+    """The value of an unsigned varint, and the position past it. Raises IndexError where it is cut off."""
     value = 0
     for index in range(VARINT_SIZE_MAX):
         byte = body[at + index]
@@ -234,13 +234,13 @@ def _varint(body: memoryview, at: int) -> tuple[int, int]:
 
 def _tags(body: memoryview, at: int, end: int, left: list[int], known: dict[int, Check]) -> int:
     """Checks a section of tagged fields that is not empty."""
-    count, at = _varint(body, at)
+    count, at = varint(body, at)
     left[TAGS] -= count
     if left[TAGS] < 0:
         raise ProtocolViolation(f"more than {TAGGED_FIELDS_COUNT_MAX} tagged fields")
     for _ in range(count):
-        tag, at = _varint(body, at)
-        size, at = _varint(body, at)
+        tag, at = varint(body, at)
+        size, at = varint(body, at)
         past = at + size
         if past > end:
             _refuse(f"tagged field {tag}", size)
