@@ -151,6 +151,7 @@ def serve(
     from totalog.gateway import start
     from totalog.gateway.storage import CannotStart, Storage, state_directory
 
+    gc.freeze()  # or all of it would be looked at as soon as the collector may
     gc.enable()
 
     try:

@@ -172,10 +172,11 @@ def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
 
     Raises OSError when the port is busy or no address is ours.
     """
+    name = host.encode("ascii") if host.isascii() else host  # for text Python loads what international names take
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:
-        for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+        for family, *_, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
             try:
                 sockets.append(_listen_at(family, (address[0], port, *address[2:]), backlog))
             except OSError as fault:

@@ -317,8 +317,8 @@ start.run_until_signal = lambda server, ready, afterwards: (ready(), print(gc.ge
 cli.main(sys.argv[1:])
 """
 NOT_TO_START = {
-    *("asyncio", "concurrent.futures", "cramjam", "difflib", "email", "http", "importlib.metadata", "kafka"),
-    *("matplotlib", "multiprocessing", "numpy", "totalog.gateway.bench", "totalog.gateway.healthcheck"),
+    *("asyncio", "concurrent.futures", "cramjam", "difflib", "email", "encodings.idna", "http", "importlib.metadata"),
+    *("kafka", "matplotlib", "multiprocessing", "numpy", "totalog.gateway.bench", "totalog.gateway.healthcheck"),
     *(f"totalog.gateway.coordinators.{name}" for name in ("group", "groups", "members", "offsets")),
     *("totalog.gateway.wire.guard", "totalog.gateway.wire.records", "unittest"),
 }
