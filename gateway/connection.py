@@ -62,6 +62,9 @@ class Transport(Protocol):
     moved: int
     """Bytes that went through so far, both directions together."""
 
+    def receive_now(self, target: memoryview) -> int:
+        """Write bytes that are there to the start of `target`; how many. 0: `receive` knows why there are none."""
+
     async def receive_into(self, target: memoryview, beyond: memoryview = NO_BYTES) -> int:
         """Wait for bytes and write them to `target`, and what does not fit to `beyond`; how many. 0: the peer sends no
         more."""
@@ -71,6 +74,9 @@ class Transport(Protocol):
 
     def waiting(self) -> int:
         """Bytes that have come, and would be received without a wait."""
+
+    def send_now(self, parts: list[Bytes]) -> list[Bytes]:
+        """Send what can be without a wait, from the first part on; what is left."""
 
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         """Send all parts, one behind the other. `keep` is asked once, before a wait, for what to send in place of what
@@ -199,11 +205,16 @@ class Connection:
         try:
             more = True
             while more and not self.service.stopping:
-                more = await self._receive()
+                count = self.transport.receive_now(self._reader.space())
+                if count:
+                    self._reader.received(count)
+                else:
+                    more = await self._receive()
                 run = self._answer_alike()
                 if run is None or self._reader.unfinished:
                     await self._answer_received(run)
-                await self._flush()
+                if not self._outbox.flush_now():
+                    await self._flush()
             if self._reader.unfinished and not self.service.stopping:
                 raise Disconnected("it left in the middle of a request")
         except ProtocolViolation:
@@ -403,7 +414,8 @@ class Connection:
         run = runs.answer(self.service.broker, self._repeat, held, reservation)
         if run is None:
             return None
-        self._learned = max(self._learned - 1, 0)  # not 0: who alternates between two kinds would be learned each time
+        if self._learned:  # not set to 0: who alternates between two kinds would be learned each time
+            self._learned -= 1
         self._count(run.count)
         if self._share is not None:
             self._share.give(run.size)

@@ -48,6 +48,7 @@ class Owed:
 
 
 class Sender(Protocol):
+    def send_now(self, parts: list[Bytes]) -> list[Bytes]: ...
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None: ...
     def end_receiving(self) -> None: ...
 
@@ -139,6 +140,18 @@ class Outbox:
         if not self.busy:
             self.busy = True
             start(self._send_all)
+
+    def flush_now(self) -> bool:
+        """Send what is gathered. False: `flush` has to wait for something. Raises Disconnected."""
+        if self.busy or self._fault is not None:
+            return False
+        if self._parts:
+            self.sends += 1
+            self._parts = self._transport.send_now(self._parts)
+            if self._parts:
+                return False
+            self._release()
+        return True
 
     async def flush(self) -> None:
         """Send what is gathered, or wait while the helper has too much to send. Raises Disconnected."""

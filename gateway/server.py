@@ -38,10 +38,6 @@ RECEIVES_AT_ONCE = 8
 """Receives of one connection that found bytes at once, after which the other tasks get their turn; one of a MiB counts
 double."""
 
-IN_VAIN_MAX = 8
-"""Receives of one connection in a row that found nothing at once, after which it waits before it receives, as that is
-what a peer does that sends one request at a time; but every so many, it tries."""
-
 UPKEEP_S = 1.0
 """Seconds between two rounds of what the log needs besides retention by age, which has a setting."""
 
@@ -61,9 +57,24 @@ class SocketTransport:
         self.host, self.peer = _names(sock)
         self.moved = 0
         self._at_once = 0
-        self._in_vain = 0
+        self._nothing = False
+        """That was found by the last `receive_now`."""
         self._waiting = array("i", [0])
         self._ended = False
+
+    def receive_now(self, target: memoryview) -> int:
+        if self._at_once > RECEIVES_AT_ONCE:
+            return 0
+        try:
+            count = self._socket.recv_into(target)
+        except BlockingIOError:
+            self._nothing = not self._ended
+            return 0
+        except OSError as fault:
+            raise Disconnected(f"receiving failed: {fault}") from None
+        self.moved += count
+        self._at_once += 1 + count // MIB
+        return count
 
     async def receive_into(self, target: memoryview, beyond: memoryview = NO_BYTES) -> int:
         return await self.receive(lambda: target, lambda: None, beyond)
@@ -75,11 +86,10 @@ class SocketTransport:
             self._at_once = 0
             rest()  # else each of many busy connections would keep a buffer of its own
             await trio.lowlevel.checkpoint()
-        waits = self._in_vain > IN_VAIN_MAX and self._in_vain % IN_VAIN_MAX != 0
+        waits, self._nothing = self._nothing, False
         while True:
             if waits:
                 self._at_once = 0
-                self._in_vain += 1
                 rest()
                 await trio.lowlevel.wait_readable(self._socket)
             try:
@@ -91,8 +101,6 @@ class SocketTransport:
             except OSError as fault:
                 raise Disconnected(f"receiving failed: {fault}") from None
             else:
-                if not waits:
-                    self._in_vain = 0
                 self.moved += count
                 self._at_once += 1 + count // MIB
                 return count
@@ -101,20 +109,29 @@ class SocketTransport:
         fcntl.ioctl(self._socket, termios.FIONREAD, self._waiting)
         return self._waiting[0]
 
+    def send_now(self, parts: list[Bytes]) -> list[Bytes]:
+        try:
+            count = self._socket.send(parts[0]) if len(parts) == 1 else self._socket.sendmsg(parts[:PARTS_COUNT_MAX])
+        except BlockingIOError:
+            return parts
+        except OSError as fault:
+            raise Disconnected(f"sending failed: {fault}") from None
+        self.moved += count
+        if len(parts) == 1 and count == len(parts[0]):
+            return []
+        left = list(parts)
+        _drop(left, count)
+        return left
+
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         left = list(parts)
         while left:
-            try:
-                count = self._socket.send(left[0]) if len(left) == 1 else self._socket.sendmsg(left[:PARTS_COUNT_MAX])
-            except BlockingIOError:
+            moved = self.moved
+            left = self.send_now(left)
+            if left and self.moved == moved:
                 if keep is not None:
                     left, keep = keep(left), None
                 await trio.lowlevel.wait_writable(self._socket)
-                continue
-            except OSError as fault:
-                raise Disconnected(f"sending failed: {fault}") from None
-            self.moved += count
-            _drop(left, count)
 
     def end_receiving(self) -> None:
         self._ended = True

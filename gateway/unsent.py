@@ -39,7 +39,8 @@ class Unsent:
     def remove(self, size: int) -> None:
         self.size -= size
         assert self.size >= 0
-        self._let_in()
+        if self._queue:
+            self._let_in()
 
     async def room(self) -> None:
         """Wait until it is not full, behind those who wait already. Raises `Stopped` when the gateway stops first.

@@ -53,8 +53,14 @@ class DyingClient:
     async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
         return await self.receive_into(space())
 
+    def receive_now(self, target: memoryview) -> int:
+        return 0
+
     def waiting(self) -> int:
         return self.left
+
+    def send_now(self, parts: list[Bytes]) -> list[Bytes]:
+        raise Disconnected("it is dead")
 
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         raise Disconnected("it is dead")

@@ -225,6 +225,9 @@ class Wire:
         self.keeps = False
         """As where the peer does not take all at once."""
 
+    def send_now(self, parts: list[Bytes]) -> list[Bytes]:
+        return parts
+
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         if self.keeps and keep is not None:
             parts = keep(list(parts))

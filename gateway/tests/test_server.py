@@ -12,7 +12,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from totalog.gateway.connection import Bytes, Disconnected, Transport
 from totalog.gateway.limits import Limits
-from totalog.gateway.server import PARTS_COUNT_MAX, Server, SocketTransport, listen
+from totalog.gateway.server import PARTS_COUNT_MAX, RECEIVES_AT_ONCE, Server, SocketTransport, listen
 from totalog.gateway.tests.peers import (
     BROKEN,
     ECHO,
@@ -147,6 +147,40 @@ async def test_a_reset_ends_receiving(sockets: tuple[trio.SocketStream, SocketTr
     with pytest.raises(Disconnected, match="receiving failed"):
         await ours.receive_into(memoryview(bytearray(10)))
     assert ours.closed_by_peer()
+
+
+async def test_what_is_there_is_received_without_a_wait(sockets: tuple[trio.SocketStream, SocketTransport]) -> None:
+    theirs, ours = sockets
+    target = memoryview(bytearray(4))
+    assert ours.receive_now(target) == 0
+    await theirs.send_all(bytes(100))
+    assert await ours.receive(lambda: target, lambda: None) == 4
+    counts = [ours.receive_now(target) for _ in range(2 * RECEIVES_AT_ONCE)]
+    assert counts == [4] * RECEIVES_AT_ONCE + [0] * RECEIVES_AT_ONCE, "then it is the turn of others"
+    assert await ours.receive(lambda: target, lambda: None) == 4
+    assert ours.moved == 4 * (RECEIVES_AT_ONCE + 2)
+    await reset(theirs)
+    with pytest.raises(Disconnected, match="receiving failed"):
+        for _ in range(2):  # what came before it comes first
+            ours.receive_now(memoryview(bytearray(1000)))
+
+
+async def test_what_can_be_is_sent_without_a_wait(sockets: tuple[trio.SocketStream, SocketTransport]) -> None:
+    theirs, ours = sockets
+    assert ours.send_now([b"ab"]) == []
+    assert ours.send_now([b"cd", bytearray(b"ef")]) == []
+    whole = [bytes([number]) * 1_000_000 for number in range(30)]
+    left, moved = list[Bytes](whole), 0
+    while ours.moved != moved:
+        moved = ours.moved
+        left = ours.send_now(left)
+    size = 30_000_000 - sum(map(len, left))
+    assert 0 < size == moved - 6
+    assert b"".join(left) == b"".join(whole)[size:]
+    assert await receive_exactly(theirs, 6 + size) == b"abcdef" + b"".join(whole)[:size]
+    await reset(theirs)
+    with pytest.raises(Disconnected, match="sending failed"):
+        ours.send_now([b"a"])
 
 
 async def test_a_peer_that_left_behind_unread_bytes_counts_as_there(

@@ -123,9 +123,10 @@ class FrameReader:
     @property
     def held(self) -> memoryview:
         """The bytes that no event covers yet; good until the next `space()`."""
-        if not self.unfinished:
+        if self._start == self._end:
             return NO_BYTES
-        self._wake()
+        if not self._buffer:
+            self._wake()
         return self._buffer[self._start : self._end]
 
     @property
@@ -148,7 +149,8 @@ class FrameReader:
 
     def space(self) -> memoryview:
         """Where the next bytes go: never empty. What earlier events pointed at is overwritten."""
-        self._wake()
+        if not self._buffer:
+            self._wake()
         left = self._end - self._start
         if self._start and not left:
             self._start = self._end = 0
