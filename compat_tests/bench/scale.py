@@ -37,6 +37,8 @@ FLAT_MAX = 1.2
 PROCESS_CLOCK = 2
 """Kind of a clock of the kernel: scheduled time."""
 TOPIC = "asked"
+READ = "read"
+"""Not the topic that is written: what is fetched would be cut off by retention, and the answer an error."""
 KINDS = 16
 KEPT = {"retention.bytes": "1048576"}
 ONE, FETCH = "produce 100 B", "fetch 100 B"
@@ -156,6 +158,8 @@ def _prepare(held: ExitStack, scale: Scale) -> Subject:
         produce = [requests.produce(TOPIC, records, acks=1, client_id=f"client-{kind}") for kind in range(KINDS)]
         requests.ask(connection, requests.create_topic(TOPIC, configs=KEPT))
         requests.ask(connection, produce[0])
+        requests.ask(connection, requests.create_topic(READ))
+        requests.ask(connection, requests.produce(READ, records, acks=1))
         before = memory_mib(running.pid)["VmRSS"]
         names = [f"other-{number}" for number in range(scale.topics)]
         for name in names:
@@ -171,7 +175,7 @@ def _prepare(held: ExitStack, scale: Scale) -> Subject:
         grown = memory_mib(running.pid)["VmRSS"] - before
     works = {
         ONE: Work(produce[:1], topic=TOPIC),
-        FETCH: Work([requests.fetch(TOPIC, offset=0, size_max=100)]),
+        FETCH: Work([requests.fetch(READ, offset=0, size_max=100)]),
         ROUND: Work(others or produce),
     }
     asked = {what: Generator(*address, work) for what, work in works.items()}
