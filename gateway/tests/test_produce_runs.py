@@ -92,6 +92,7 @@ class World:
             return ""
 
         end = trio.run(serve, clock=MockClock(autojump_threshold=0))
+        assert service.budget.taken == 0
         return transport.got, end
 
     def stored(self, name: str = TOPIC) -> list[bytes]:
@@ -218,6 +219,8 @@ def test_no_large_request_waits_for_bytes_of_the_next() -> None:
         frame(8, 0, large(3) + large(4)[:50], 77),
         frame(8, 0, batch(3), 77),
         frame(8, 0, None, 77),
+        struct.pack(">i", 1 << 28) + frame(8, 0, large(3), 77)[4:],
+        struct.pack(">i", -1) + frame(8, 0, large(3), 77)[4:],
     ],
 )
 def test_whatever_stands_between_large_requests_that_are_alike(other: bytes) -> None:
