@@ -379,8 +379,8 @@ class Connection:
     async def _answer_some(self, group: list[Request], read: Sequence[Any] | None) -> int:
         """Have the first of some Produce requests answered: how many."""
         done = 0
-        produce, broker = self.service.produce, self.service.broker
-        answers = produce(broker, group) if read is None else produce(broker, group, read)
+        broker = self.service.broker
+        answers = self.service.produce(broker, group) if read is None else self.service.produce(broker, group, read)
         for request, answer in zip(group, answers, strict=False):
             if type(answer) is not bytes and isinstance(answer, Awaitable):  # nearly all are, and are told apart fast
                 await self._flush()

@@ -76,11 +76,12 @@ def service(broker: Broker, limits: Limits) -> Service:
     if inflight_size < 0:
         memory = broker.log.memory()
         inflight_size = min(limits.inflight_size_max, memory.blocks_total * memory.block_size // 4)
+    handle_group, opening = _opening() if broker.appender.opens else (produce.handle_group, None)
     return Service(
         broker=broker,
         dispatch=apis.dispatch,
-        produce=produce.handle_group,
-        open=_opener() if broker.appender.opens else None,
+        produce=handle_group,
+        open=opening,
         runs={PRODUCE: produce_runs, FETCH: fetch_repeats},
         formats={
             api.key: Format(
@@ -99,16 +100,17 @@ def service(broker: Broker, limits: Limits) -> Service:
     )
 
 
-def _opener() -> Callable[..., Awaitable[Any]]:
-    """Opens compressed batches. Raises CannotStart without the library for it."""
-    from totalog.gateway.apis.produce_opened import Opener
+def _opening() -> tuple[Callable[..., Any], Callable[..., Awaitable[Any]]]:
+    """What answers Produce where compressed batches are opened, and what opens them. Raises CannotStart without the
+    library for it."""
+    from totalog.gateway.apis import produce_opened
     from totalog.gateway.wire import compression
 
     try:
         compression.load()
     except ImportError as fault:
         raise CannotStart(f"totalog.compression.validate needs the package cramjam: {fault}") from None
-    return Opener().open
+    return produce_opened.handle_group, produce_opened.Opener().open
 
 
 def _warm() -> None:

@@ -43,7 +43,7 @@ from totalog.gateway.outbox import Owed
 from totalog.gateway.settings import LONG_MAX
 from totalog.gateway.wire import produce as wire
 from totalog.gateway.wire._batch import ffi, lib
-from totalog.gateway.wire.batch import TIMESTAMP_UNCHECKED, Rules, check, error_code, faults, stamp_append_time
+from totalog.gateway.wire.batch import TIMESTAMP_UNCHECKED, check, error_code, faults, stamp_append_time
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ Rows: TypeAlias = list[wire.PartitionAnswer]
 Fault: TypeAlias = tuple[ErrorCode, wire.Rejection | None]
 """Why a batch is refused."""
 
+BAD_TIMESTAMPS: Final = "records have timestamps outside of what the topic takes:"
 APPEND_TIME_CLAIMED: Final = "a producer does not set the timestamp type to LogAppendTime"
 APPEND_TIME_FAULT: Final[Fault] = ErrorCode.INVALID_TIMESTAMP, wire.Rejection(APPEND_TIME_CLAIMED, ())
-ALTERED: Final = "the topic was altered while a batch was opened for it: send it again"
 NO_KEYS: Final = "the topic is compacted, and records have no keys"
 
 
@@ -120,44 +120,6 @@ class Target(NamedTuple):
         """`check` alone says whether a batch is taken, and it is stored as it came."""
         return not (self.append_time or self.needs_key or self.behind_ms_max < LONG_MAX)
 
-    def newest(self, now_ms: int) -> int:
-        """The largest timestamp that a record may have."""
-        return min(now_ms + self.ahead_ms_max, LONG_MAX)
-
-    def oldest(self, now_ms: int) -> int:
-        return max(now_ms - self.behind_ms_max, LONG_MIN)
-
-    def rules(self, now_ms: int) -> Rules:
-        """For records that are looked at one by one."""
-        if self.append_time:
-            return Rules(LONG_MIN, TIMESTAMP_UNCHECKED, self.needs_key)
-        return Rules(self.oldest(now_ms), self.newest(now_ms), self.needs_key)
-
-
-class Opened(NamedTuple):
-    """What is in a compressed batch that was opened for `target`."""
-
-    target: Target
-    fault: Fault | None
-    max_timestamp: int = -1
-    """Of the records."""
-
-
-class Read(NamedTuple):
-    """A request that was read before its turn, because its compressed batches were opened."""
-
-    message: wire.ProduceRequest | None
-    """None: it names many partitions."""
-    opened: dict[int, Opened]
-    """By the places of the batches in the frame."""
-
-
-def out_of_bounds(rules: Rules) -> str:
-    return f"records have timestamps outside of what the topic takes: {rules.timestamp_min} to {rules.timestamp_max}"
-
-
-NOT_OPENED: Final[dict[int, Opened]] = {}
-"""Where compressed batches are not opened."""
 
 Debts: TypeAlias = list[tuple[int, int, Target]]
 """Rows that are answered when a global position is durable, each with where its records went."""
@@ -178,24 +140,20 @@ class Appender:
         self._targets_version = -1
 
     def append(
-        self, broker: "Broker", requests: Sequence[Request], read: Sequence[Read | None] | None = None
+        self, broker: "Broker", requests: Sequence[Request], group: "Group | None" = None
     ) -> Iterator[Answered | Awaitable[Answered]]:
         """See `handle_group`."""
-        assert self.opens == (read is not None), "compressed batches are opened, or not, by one setting"
-        group, violation = self.group(broker), None
-        parse, add, left = wire.parse, group.add, PARTITIONS_A_GROUP
+        group, violation = group or self.group(broker), None
+        assert group.opens == self.opens, "compressed batches are opened, or not, by one setting"
+        parse, add, left = group.parse, group.add, PARTITIONS_A_GROUP
         try:
-            for index, request in enumerate(requests):
-                known = None if read is None else read[index]
-                if known is None:
-                    message, opened = parse(request.version, request.frame, request.body_at), NOT_OPENED
-                else:
-                    message, opened = known
+            for request in requests:
+                message = parse(request.version, request.frame, request.body_at)
                 if message is None:
                     if group.empty:
-                        return self._later(broker, request, opened)
+                        return self._later(broker, request, group)
                     break
-                add(request, message, opened)
+                add(request, message)
                 left -= len(message.partitions)
                 if left <= 0:
                     break
@@ -204,10 +162,10 @@ class Appender:
         group.order()
         return group.answers(violation)
 
-    def _later(self, broker: "Broker", request: Request, opened: dict[int, Opened]) -> Iterator[Awaitable[Answered]]:
+    def _later(self, broker: "Broker", request: Request, group: "Group") -> Iterator[Awaitable[Answered]]:
         from totalog.gateway.apis import produce_steps
 
-        yield broker.lane.run(produce_steps.handle(broker, request, opened), len(request.frame))
+        yield broker.lane.run(produce_steps.handle(broker, request, group), len(request.frame))
 
     def group(self, broker: "Broker") -> "Group":
         """A new one, which knows the topics as they are now."""
@@ -259,6 +217,10 @@ def _target(broker: "Broker", handle: "TopicHandle") -> Target:
 class Group:
     """One group on its way: requests are added, their batches ordered, their answers given, each once."""
 
+    opens = False
+    """It knows what is in compressed batches."""
+    parse = staticmethod(wire.parse)
+
     def __init__(self, broker: "Broker", appender: Appender) -> None:
         self._broker = broker
         self._appender = appender
@@ -270,6 +232,10 @@ class Group:
         """Of each batch that waits to be ordered: where its row stands, its topic and partition, where its records go,
         and, with acks=all, where it is told that the row is answered later."""
 
+    def another(self) -> "Group":
+        """For the next batches of a request that is handled in steps."""
+        return self._appender.group(self._broker)
+
     @property
     def empty(self) -> bool:
         """No request was added."""
@@ -280,9 +246,9 @@ class Group:
         """Rows of the last message, and which of them are answered later; complete when all is ordered."""
         return self._requests[-1][2:]
 
-    def add(self, request: Request, message: wire.ProduceRequest, opened: dict[int, Opened]) -> None:
-        """Checks the batches that `message` names, all or some of those in the frame of the request; `opened` says what
-        is in the compressed ones. Raises ProtocolViolation: there are errors although acks is 0."""
+    def add(self, request: Request, message: wire.ProduceRequest) -> None:
+        """Checks the batches that `message` names, all or some of those in the frame of the request. Raises
+        ProtocolViolation: there are errors although acks is 0."""
         refusal = _refusal(message)
         source = int(ffi.cast("uintptr_t", ffi.from_buffer(request.frame)))
         rows: Rows = []
@@ -302,7 +268,7 @@ class Group:
                 message_text = f"{live} data directories are written, min.insync.replicas is {target.insync}"
                 rows.append((topic, partition, ErrorCode.NOT_ENOUGH_REPLICAS, -1, -1, -1, message_text))
             else:
-                fault = self._check(request, target, partition, source, at, size, opened.get(at))
+                fault = self._check(request, target, partition, source, at, size)
                 if fault:
                     rows.append((topic, partition, fault[0], -1, -1, -1, fault[1]))
                 else:
@@ -312,16 +278,7 @@ class Group:
         if message.acks == 0:
             no_errors(rows)
 
-    def _check(
-        self,
-        request: Request,
-        target: Target,
-        partition: int,
-        source: int,
-        at: int,
-        size: int,
-        opened: Opened | None,
-    ) -> Fault | None:
+    def _check(self, request: Request, target: Target, partition: int, source: int, at: int, size: int) -> Fault | None:
         """Puts one batch at the end of those that wait, or says what is wrong with it."""
         if len(self._places) == self._appender.batches_max:
             self.order()
@@ -336,10 +293,10 @@ class Group:
             target.slot,
             target.generation,
             partition,
-            TIMESTAMP_UNCHECKED if target.append_time or opened is not None else target.newest(self._now_ms),
+            TIMESTAMP_UNCHECKED if target.append_time else self._newest(target),
         )
         if status == STATUS_BAD_TIMESTAMP:
-            return self._bad_timestamps(target) if opened is None else APPEND_TIME_FAULT
+            return self._bad_timestamps(target)
         if status != STATUS_OK:
             return error_code(status), None
         attributes = request.frame[at + ATTRIBUTES_AT]
@@ -347,23 +304,27 @@ class Group:
             return ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, None
         if attributes & CODEC_BITS == CODEC_ZSTD and request.version < ZSTD_VERSION:
             return ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, None
-        if attributes & CODEC_BITS and self._appender.opens:
-            return self._check_opened(target, opened)
         return None if target.plain else self._check_more(target)
+
+    def _newest(self, target: Target) -> int:
+        """The largest timestamp that a record may have."""
+        return min(self._now_ms + target.ahead_ms_max, LONG_MAX)
+
+    def _oldest(self, target: Target) -> int:
+        return max(self._now_ms - target.behind_ms_max, LONG_MIN)
 
     def _bad_timestamps(self, target: Target) -> Fault | None:
         """Names the records of the last batch whose timestamps the topic does not take, if there are any."""
-        rules = Rules(target.oldest(self._now_ms), target.newest(self._now_ms), False)
-        count, records = faults(self._address, len(self._places), *rules)
+        oldest, newest = self._oldest(target), self._newest(target)
+        count, records = faults(self._address, len(self._places), oldest, newest, False)
         if not count:
             return APPEND_TIME_FAULT
-        return ErrorCode.INVALID_TIMESTAMP, wire.Rejection(out_of_bounds(rules), records)
+        return ErrorCode.INVALID_TIMESTAMP, wire.Rejection(f"{BAD_TIMESTAMPS} {oldest} to {newest}", records)
 
     def _check_more(self, target: Target) -> Fault | None:
         """What `check` does not look at. A batch that is taken gets the broker's time here, where it lies."""
         place = self._address, len(self._places)
-        oldest = target.oldest(self._now_ms)
-        if target.behind_ms_max < LONG_MAX and faults(*place, oldest, TIMESTAMP_UNCHECKED, False)[0]:
+        if target.behind_ms_max < LONG_MAX and faults(*place, self._oldest(target), TIMESTAMP_UNCHECKED, False)[0]:
             return self._bad_timestamps(target)
         if target.needs_key:
             count, records = faults(*place, LONG_MIN, TIMESTAMP_UNCHECKED, True)
@@ -371,18 +332,6 @@ class Group:
                 return ErrorCode.INVALID_RECORD, wire.Rejection(NO_KEYS, records)
         if target.append_time:
             stamp_append_time(*place, self._now_ms)
-        return None
-
-    def _check_opened(self, target: Target, opened: Opened | None) -> Fault | None:
-        """What the header of a compressed batch cannot say."""
-        if opened is None or opened.target != target:  # the topic was made or altered meanwhile
-            return ErrorCode.NOT_LEADER_OR_FOLLOWER, wire.Rejection(ALTERED, ())
-        if opened.fault is not None:
-            return opened.fault
-        index = len(self._places)
-        self._appender.batches[index].max_timestamp = opened.max_timestamp
-        if target.append_time:
-            stamp_append_time(self._address, index, self._now_ms)
         return None
 
     def order(self) -> None:
@@ -500,7 +449,7 @@ def _refusal(message: wire.ProduceRequest) -> tuple[ErrorCode, str] | None:
 
 
 def handle_group(
-    broker: "Broker", requests: Sequence[Request], read: Sequence[Read | None] | None = None
+    broker: "Broker", requests: Sequence[Request], group: Group | None = None
 ) -> Iterator[Answered | Awaitable[Answered]]:
     """The answers to the first of `requests`, at least to one, in their order: complete frames, None where acks is 0,
     and what is owed where acks is all and something is not durable yet. An answer that has to be awaited comes alone:
@@ -509,9 +458,9 @@ def handle_group(
     All else is ordered when this returns. Where a request ends the connection, the iteration raises ProtocolViolation
     behind the answers of those before it; those behind it are not served.
 
-    Where compressed batches are opened, `read` says what is in those of each request (`produce_opened`).
+    Where compressed batches are opened, `group` knows what is in them (`produce_opened.handle_group`).
     """
-    return broker.appender.append(broker, requests, read)
+    return broker.appender.append(broker, requests, group)
 
 
 def handle(broker: "Broker", request: Request) -> Answered | Awaitable[Answered]:

@@ -2,9 +2,9 @@
 refused as Apache Kafka refuses them.
 
 Behaviour
-- `Opener.open` comes before `produce.handle_group`. It says of each compressed batch of a group what its records are
-  found to be; the rest of the check, and the answer, stay where they are. Faults outside of the compressed records
-  count before those inside.
+- `Opener.open` comes before `handle_group`. It says of each compressed batch of a group what its records are found to
+  be; the rest of the check, and the answer, are those of `produce`. Faults outside of the compressed records count
+  before those inside.
 - Records that do not decompress, and offsets that do not count up from 0, are UNKNOWN_SERVER_ERROR, as Apache Kafka's
   handler fails on them; another number of records than the header says, and bytes that are no records, INVALID_RECORD;
   timestamps and missing keys as in batches that are not compressed, with the numbers of the records (KIP-467). A
@@ -24,18 +24,19 @@ Cost
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from totalog.gateway import waiting
 from totalog.gateway.apis import produce
 from totalog.gateway.apis.api import Request
-from totalog.gateway.apis.produce import Opened, Read, Target
+from totalog.gateway.apis.produce import LONG_MIN, Answered, Appender, Fault, Group, Target
 from totalog.gateway.limits import STEP_COUNT_MAX
+from totalog.gateway.settings import LONG_MAX
 from totalog.gateway.wire import compression
 from totalog.gateway.wire import produce as wire
-from totalog.gateway.wire.batch import BATCH_OVERHEAD, Rules, check_opened
+from totalog.gateway.wire.batch import BATCH_OVERHEAD, TIMESTAMP_UNCHECKED, Rules, check_opened, stamp_append_time
 from totalog.gateway.wire.compression import Codec
 from totalog.gateway.wire.cursor import weight
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
@@ -58,10 +59,94 @@ HEADER: Final = struct.Struct(">8xi4xB4xH4xq22xi")
 LENGTH_BASE: Final = 12
 MAGIC: Final = 2
 
+ALTERED: Final = "the topic was altered while a batch was opened for it: send it again"
 DAMAGED: Final = "the records do not decompress"
 NOT_RECORDS: Final = "the decompressed bytes are not the records that the header says"
 NOT_DENSE: Final = "the offsets of compressed records do not count up from 0"
 OPENED_TOO_LARGE: Final = f"decompressed, the records take more than {compression.OPENED_SIZE_MAX} bytes"
+
+
+class Opened(NamedTuple):
+    """What is in a compressed batch that was opened for `target`."""
+
+    target: Target
+    fault: Fault | None
+    max_timestamp: int = -1
+    """Of the records."""
+
+
+class Read(NamedTuple):
+    """A request that was read before its turn."""
+
+    message: wire.ProduceRequest | None
+    """None: it names many partitions."""
+    opened: dict[int, Opened]
+    """By the places of the batches in the frame."""
+
+
+class OpenedGroup(Group):
+    """One group whose compressed batches were opened."""
+
+    opens = True
+
+    def __init__(self, broker: "Broker", appender: Appender, read: Iterable[Read | None]) -> None:
+        super().__init__(broker, appender)
+        self._read = iter(read)
+        self._of_request: dict[int, Opened] = {}
+        self._batch: Opened | None = None
+        """What is in the batch that is checked just now."""
+
+    def parse(self, version: int, frame: memoryview, position: int) -> wire.ProduceRequest | None:
+        """The next request."""
+        read = next(self._read)
+        if read is None:
+            return wire.parse(version, frame, position)
+        self._of_request = read.opened
+        return read.message
+
+    def another(self) -> "OpenedGroup":
+        self._appender.refresh(self._broker)
+        group = OpenedGroup(self._broker, self._appender, ())
+        group._of_request = self._of_request
+        return group
+
+    def _check(self, request: Request, target: Target, partition: int, source: int, at: int, size: int) -> Fault | None:
+        self._batch = self._of_request.get(at)
+        fault = super()._check(request, target, partition, source, at, size)
+        if fault is None and produce.is_compressed(request, at, size):
+            return self._check_opened(target, self._batch)
+        return fault
+
+    def _check_opened(self, target: Target, opened: Opened | None) -> Fault | None:
+        """What the header of a compressed batch cannot say."""
+        if opened is None or opened.target != target:
+            return ErrorCode.NOT_LEADER_OR_FOLLOWER, wire.Rejection(ALTERED, ())
+        if opened.fault is not None:
+            return opened.fault
+        index = len(self._places)
+        self._appender.batches[index].max_timestamp = opened.max_timestamp
+        if target.append_time:
+            stamp_append_time(self._address, index, self._now_ms)
+        return None
+
+    # Of opened records their own timestamps count, and what the topic asks of them was looked at.
+
+    def _newest(self, target: Target) -> int:
+        return super()._newest(target) if self._batch is None else TIMESTAMP_UNCHECKED
+
+    def _bad_timestamps(self, target: Target) -> Fault | None:
+        return super()._bad_timestamps(target) if self._batch is None else produce.APPEND_TIME_FAULT
+
+    def _check_more(self, target: Target) -> Fault | None:
+        return super()._check_more(target) if self._batch is None else None
+
+
+def handle_group(
+    broker: "Broker", requests: Sequence[Request], read: Iterable[Read | None]
+) -> Iterator[Answered | Awaitable[Answered]]:
+    """As `produce.handle_group`, for requests of which `Opener.open` gave `read`."""
+    broker.appender.refresh(broker)
+    return produce.handle_group(broker, requests, OpenedGroup(broker, broker.appender, read))
 
 
 class Batch(NamedTuple):
@@ -178,7 +263,14 @@ def _compressed(broker: "Broker", request: Request, target: Target, at: int, siz
     if not BATCH_OVERHEAD <= batch_size <= min(size, target.size_max):
         return None
     stored = request.frame[at + BATCH_OVERHEAD : at + batch_size]
-    return Batch(codec, stored, record_count, base_timestamp, target, target.rules(broker.clock.wall_ms()))
+    return Batch(codec, stored, record_count, base_timestamp, target, _rules(target, broker.clock.wall_ms()))
+
+
+def _rules(target: Target, now_ms: int) -> Rules:
+    if target.append_time:
+        return Rules(LONG_MIN, TIMESTAMP_UNCHECKED, target.needs_key)
+    oldest, newest = max(now_ms - target.behind_ms_max, LONG_MIN), min(now_ms + target.ahead_ms_max, LONG_MAX)
+    return Rules(oldest, newest, target.needs_key)
 
 
 def _read_by_kafka(batch: Batch) -> memoryview:
@@ -188,7 +280,7 @@ def _read_by_kafka(batch: Batch) -> memoryview:
 def _judged(batch: Batch, address: int, size: int, *native: tuple[Any, Any]) -> Opened:
     found = check_opened(address, size, batch.record_count, batch.base_timestamp, batch.rules, *native)
     if found.status == produce.STATUS_BAD_TIMESTAMP:
-        said = produce.out_of_bounds(batch.rules)
+        said = f"{produce.BAD_TIMESTAMPS} {batch.rules.timestamp_min} to {batch.rules.timestamp_max}"
         return Opened(batch.target, (ErrorCode.INVALID_TIMESTAMP, wire.Rejection(said, found.fault_numbers)))
     if found.status != produce.STATUS_OK:
         return _refused(batch, ErrorCode.INVALID_RECORD, NOT_RECORDS)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from totalog.gateway.replication import Replication
 
 
-def handle(broker: "Broker", request: "Request", opened: dict[int, produce.Opened]) -> "Steps[bytearray | Owed | None]":
-    """The answer, as `produce.handle_group` has it; `opened` as in `produce.Read`. Raises ProtocolViolation."""
+def handle(broker: "Broker", request: "Request", group: produce.Group) -> "Steps[bytearray | Owed | None]":
+    """The answer, as `produce.handle_group` has it. `group` makes others, for a step each. Raises ProtocolViolation."""
     message = yield from wire.parse_in_steps(request.version, request.frame, request.body_at)
-    answering = _Answering(broker, request, message, opened)
+    answering = _Answering(broker, request, message, group)
     turn = 0
     for topic, partitions in message.topics:
         turn += weight(topic)
@@ -52,16 +52,12 @@ class _Answering:
     """One request, and what is answered to it so far."""
 
     def __init__(
-        self,
-        broker: "Broker",
-        request: "Request",
-        message: wire.LargeProduceRequest,
-        opened: dict[int, produce.Opened],
+        self, broker: "Broker", request: "Request", message: wire.LargeProduceRequest, group: produce.Group
     ) -> None:
         self._broker = broker
+        self._group = group
         self._request = request
         self._message = message
-        self._opened = opened
         self._writer = wire.AnswerWriter(request.version, request.correlation_id, message.answered)
         self._topics: list[tuple[int, wire.TopicKey, int]] = []
         """Before which of the partitions that wait a topic begins, the topic, and how many partitions it has."""
@@ -83,10 +79,10 @@ class _Answering:
         if not partitions:
             return
         topics, self._topics = self._topics, []
-        message, group = self._message, self._broker.appender.group(self._broker)
+        message, group = self._message, self._group.another()
         acks = message.acks or 1  # what 0 does not allow is found below
         some = wire.ProduceRequest(message.transactional_id, acks, message.timeout_ms, partitions)
-        group.add(self._request, some, self._opened)
+        group.add(self._request, some)
         group.order()
         rows, debts = group.last
         if message.acks == 0:

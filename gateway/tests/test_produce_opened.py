@@ -290,7 +290,7 @@ def test_what_was_opened_for_a_topic_that_was_altered_is_sent_again(
     opened: list[bool] = []
     in_thread = produce_opened.open_in_thread
 
-    def alters(batch: produce_opened.Batch) -> produce.Opened:
+    def alters(batch: produce_opened.Batch) -> produce_opened.Opened:
         opened.append(batch.rules.needs_key)
         if len(opened) == 1:
             handle = world.broker.topics.find(TOPIC)
@@ -301,7 +301,7 @@ def test_what_was_opened_for_a_topic_that_was_altered_is_sent_again(
     monkeypatch.setattr(produce_opened, "open_in_thread", alters)
     records = batches.build([(NOW_MS, None, b"v" * LARGE, [])])
     (row,) = world.ask(compressed(records, "gzip"))
-    assert (row.error_code, row.error_message) == (ErrorCode.NOT_LEADER_OR_FOLLOWER, produce.ALTERED)
+    assert (row.error_code, row.error_message) == (ErrorCode.NOT_LEADER_OR_FOLLOWER, produce_opened.ALTERED)
     (row,) = world.ask(compressed(records, "gzip"))
     assert (row.error_code, row.error_message) == (INVALID, produce.NO_KEYS)
     assert opened == [False, True]
@@ -350,6 +350,7 @@ PEAK_OF_BOMBS: Final = """
 import resource, sys
 from totalog.gateway.apis import produce, produce_opened
 from totalog.gateway.wire import compression
+from totalog.gateway.wire.batch import Rules
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -363,7 +364,7 @@ target = produce.Target(1)
 codes, first = [], None
 while data:
     codec, size = data[0], int.from_bytes(data[1:5], "big")
-    batch = produce_opened.Batch(codec, data[5 : 5 + size], 1, 0, target, target.rules(0))
+    batch = produce_opened.Batch(codec, data[5 : 5 + size], 1, 0, target, Rules(0, 0, False))
     codes.append(int(produce_opened.open_in_thread(batch).fault[0]))
     first = first or (peak(), resident())
     data = data[5 + size :]
