@@ -16,14 +16,13 @@ Not implemented: dynamic settings of brokers, broker loggers, client metrics, gr
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway import view
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.apis.create_topics import CONFIGS_MAX
 from totalog.gateway.apis.describe_configs import TOPIC_RESOURCE
-from totalog.gateway.apis.named import Named, check_once
+from totalog.gateway.apis.named import Named, check_once, resource_key
 from totalog.gateway.config import TOPIC, InvalidConfig, parse_topic_settings
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, TopicHandle, check_name
@@ -41,7 +40,7 @@ Change = Callable[["Broker", Mapping[str, str], Any], dict[str, str]]
 
 def alter(broker: "Broker", response: Any, version: int, message: Any, change: Change) -> Steps[Any]:
     """What this API and IncrementalAlterConfigs have in common; `response` is the class of the answer."""
-    named = Named[Any](attrgetter("resource_type", "resource_name"))
+    named = Named[Any](resource_key)
     yield from named.count(message.resources)
     results = codec.rows(response, version)
     for resource, times in named.each(message.resources):

@@ -11,6 +11,7 @@ Behaviour
 Version notes: 4: compact lengths, tagged fields. 5: error messages. 6: topic ids (KIP-516).
 """
 
+from collections import deque
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -32,18 +33,19 @@ TOPICS_A_STEP = 16
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
     asked = message.topics if request.version >= TOPIC_IDS_FROM else message.topic_names
-    keys: list[Hashable] = []
+    keys: deque[Hashable] = deque()
 
     def key_of(topic: Any) -> Hashable:
         name, topic_id = _named(topic)
         handle = _find(broker, name, topic_id)
-        keys.append(handle.name if handle else (name, topic_id))
+        unknown = (name, topic_id) if name is not None and topic_id is not None else name or topic_id
+        keys.append(handle.name if handle else unknown)
         return keys[-1]
 
     named = Named[Any](key_of)
     yield from named.count(asked)
     results = codec.rows(codec.DeleteTopicsResponse, request.version)
-    for topic, times in named.each(asked, keys):
+    for topic, times in named.each(asked, (keys.popleft() for _ in range(len(keys)))):
         name, topic_id = _named(topic)
         result = codec.DeleteTopicsResponse.DeletableTopicResult(version=request.version, name=name, topic_id=topic_id)
         try:

@@ -19,12 +19,11 @@ Not implemented: broker loggers, client metrics, groups.
 """
 
 from collections.abc import Mapping
-from operator import attrgetter
 from struct import pack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from totalog.gateway.apis.api import Api, Frame, Request
-from totalog.gateway.apis.named import TOO_MANY, Named, check_once
+from totalog.gateway.apis.named import TOO_MANY, Named, check_once, resource_key
 from totalog.gateway.config import BROKER, TOPIC, Config, Setting, Type, as_text
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused, check_name
@@ -105,7 +104,7 @@ def _broker_synonyms(config: Config, setting: Setting) -> list[tuple[str, str, i
 def handle(broker: "Broker", request: Request) -> Steps[Frame]:
     message = yield from codec.decode_in_steps(request.key, request.version, request.body)
     flexible = request.version >= FLEXIBLE_FROM
-    named = Named[Any](attrgetter("resource_type", "resource_name"))
+    named = Named[Any](resource_key)
     yield from named.count(message.resources)
     told = Told(broker, request.version, message.include_synonyms, message.include_documentation)
     results, results_count = bytearray(), 0

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from totalog.gateway.lane import Steps
 from totalog.gateway.topics import Refused
@@ -50,6 +50,11 @@ class Named(Generic[T]):
             times = self._counts.pop(name, 0)
             if times:
                 yield element, times
+
+
+def resource_key(resource: Any) -> str:
+    """The name of a resource with settings. As one text, since there may be NAMES_MAX of them at once."""
+    return f"{resource.resource_type} {resource.resource_name}"
 
 
 def check_once(times: int, what: str) -> None:
