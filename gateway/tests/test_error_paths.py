@@ -21,6 +21,7 @@ from trio.testing import MockClock
 
 from totalog.engine import EngineError, LimitReached, Log, OutOfMemory, Read, TopicExists, UnknownTopic
 from totalog.gateway import apis
+from totalog.gateway import broker as broker_module
 from totalog.gateway.apis import alter_configs as alterations
 from totalog.gateway.apis import create_topics as creations
 from totalog.gateway.apis import named
@@ -162,6 +163,7 @@ class Asked:
         log.evict(internal.topic, 0, 1)
         log.disk_fault = EngineError("input/output error")
         self.broker = make_broker(log)
+        self.patch.setattr(broker_module, "READ_AGAIN_S", 0.0)  # each request has a clock of its own
 
     @property
     def log(self) -> ReplicaLog:
