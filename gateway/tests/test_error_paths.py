@@ -5,7 +5,9 @@ module; so does a module that names errors and has no case.
 
 import ast
 import importlib
+import random
 import re
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,18 +22,22 @@ import trio
 from trio.testing import MockClock
 
 from totalog.engine import EngineError, LimitReached, Log, OutOfMemory, Read, TopicExists, UnknownTopic
-from totalog.gateway import apis
+from totalog.gateway import apis, waiting
 from totalog.gateway import broker as broker_module
 from totalog.gateway.apis import alter_configs as alterations
 from totalog.gateway.apis import create_topics as creations
 from totalog.gateway.apis import named
 from totalog.gateway.apis import offset_commit as commits
+from totalog.gateway.apis import produce_opened as opening
 from totalog.gateway.broker import AppendFailed, Broker
+from totalog.gateway.connection import Connection
 from totalog.gateway.coordinators import groups as coordinator
 from totalog.gateway.coordinators import offsets
 from totalog.gateway.coordinators.offset_records import Commit
 from totalog.gateway.lane import finish
+from totalog.gateway.limits import Limits
 from totalog.gateway.outbox import Owed
+from totalog.gateway.start import service
 from totalog.gateway.tests import batches
 from totalog.gateway.tests.group_world import World
 from totalog.gateway.tests.harness import (
@@ -43,14 +49,16 @@ from totalog.gateway.tests.harness import (
     make_request,
     parse_request,
 )
+from totalog.gateway.tests.peers import Script
 from totalog.gateway.tests.replicas import ReplicaLog
 from totalog.gateway.topics import TopicHandle
-from totalog.gateway.wire import codec
+from totalog.gateway.wire import codec, compression
 from totalog.gateway.wire._batch import lib
 from totalog.gateway.wire.errors import ErrorCode
 
 GATEWAY = Path(apis.__file__).parent.parent
 INTERNAL = "__totalog_state"
+GZIP = 1
 
 
 # What is in the sources
@@ -215,6 +223,15 @@ class Asked:
         topic_data = [{**named, "partition_data": parts}]
         fields = {"transactional_id": None, "acks": acks, "timeout_ms": 100, "topic_data": topic_data}
         return self("Produce", version, **fields | more)
+
+    def produce_opened(self, batch: bytes, topic: str = "orders") -> None:
+        """By a connection: what it opens, it opens before the handler."""
+        topic_data = [{"name": topic, "partition_data": [{"index": 0, "records": batch}]}]
+        fields = {"transactional_id": None, "acks": 1, "timeout_ms": 100, "topic_data": topic_data}
+        request = encode_request(build(codec.ProduceRequest, 9, fields))
+        transport = Script([struct.pack(">i", len(request)) + request])
+        trio.run(Connection(service(self.broker, Limits()), transport).run, clock=MockClock(autojump_threshold=0))
+        self.take("ProduceResponse", 9, transport.got)
 
     def fetch(self, topic: Any, version: int = 12, session_epoch: int = -1, **part: Any) -> Any:
         named = {"topic_id": topic} if version >= 13 else {"topic": topic}
@@ -649,6 +666,44 @@ def produce(ask: Asked) -> None:
     assert ask.produce(good(), acks=-1).responses[0].partition_responses[0].error_code == ErrorCode.REQUEST_TIMED_OUT
     ask.fail()
     ask.produce(good(), acks=-1)
+
+
+@case("apis.produce_opened")
+def produce_opened(ask: Asked) -> None:
+    broker = ask.make(totalog_compression_validate="true")
+    keyed = broker.topics.create("keyed", partitions=1, config={"cleanup.policy": "compact"})
+    broker.topics.create("dated", partitions=1, config={"message.timestamp.before.max.ms": "1000"})
+
+    async def at_once(function: Callable[[], Any]) -> Any:
+        return function()
+
+    async def altered_first(function: Callable[[], Any]) -> Any:
+        broker.topics.alter(keyed, {"cleanup.policy": "delete"})
+        return function()
+
+    ask.patch.setattr(waiting, "in_opening_thread", at_once)
+    noise = random.Random(1).randbytes(opening.AT_ONCE_STORED_SIZE_MAX + 1)
+    ask.produce_opened(zipped(good(), b"no gzip"))
+    ask.produce_opened(zipped(good(), noise))
+    ask.produce_opened(zipped(good()[:-1]))
+    ask.produce_opened(zipped(batches.build([(NOW_MS, None, b"v", [])])), topic="keyed")
+    ask.produce_opened(zipped(batches.build([(NOW_MS - 5000, b"k", b"v", [])])), topic="dated")
+    two = bytearray(batches.build([(NOW_MS, b"k", b"v", [])] * 2))
+    second = batches.HEADER_SIZE + 1 + two[batches.HEADER_SIZE] // 2
+    two[second + 3] = 4  # its offset delta: 2
+    ask.produce_opened(zipped(bytes(two)))
+    large = zipped(batches.build([(NOW_MS, b"k", bytes(opening.AT_ONCE_OPENED_SIZE_MAX), [])]))
+    with ask.patch.context() as limited:
+        limited.setattr(compression, "OPENED_SIZE_MAX", opening.AT_ONCE_OPENED_SIZE_MAX)
+        ask.produce_opened(large)
+    ask.patch.setattr(waiting, "in_opening_thread", altered_first)
+    ask.produce_opened(large, topic="keyed")
+
+
+def zipped(plain: bytes, stored: bytes | None = None) -> bytes:
+    """The batch compressed with gzip, or as if it had been compressed to these bytes."""
+    made = batches.compressed(plain, GZIP)
+    return made if stored is None else batches.sealed(made[: batches.HEADER_SIZE] + stored)
 
 
 @case("apis.sync_group")
