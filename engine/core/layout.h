@@ -87,7 +87,7 @@ struct control {
     uint64_t applied;
     uint64_t order_trimmed;         /* order ring entries below it may be overwritten */
     uint64_t checkpoint;            /* the newest producer snapshot covers every position below it */
-    uint64_t topics_version;        /* grows with every topic operation */
+    uint64_t topics_version;        /* grows with every topic operation, and with a takeover: the dead may have done one and not counted it */
     uint32_t topic_slots;           /* slots of the topic table at or above it were never used */
     uint32_t partition_slots;
     uint64_t padding1[3];

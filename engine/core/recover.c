@@ -826,7 +826,8 @@ int sequencer_take(struct log *log, uint32_t dead)
         return result;
     sequencer_publish_lines(log);
     complete_handled(log);
-    /* Its fence is forget_dead's, before the first release of what a successor would fold. */
+    mem_store64(&log->mem, FIELD(CONTROL_POSITION, struct control, topics_version), ++sequencer->topics_version);
+    /* The same line. Its fence is forget_dead's, before the first release of what a successor would fold. */
     store_control(log, offsetof(struct control, applied), sequencer->ordered);
     settle_blocks(log, 1);
     forget_dead(log);

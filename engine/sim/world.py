@@ -428,9 +428,12 @@ class World:
 
     def take_over(self) -> Contents:
         """What a successor finds. It is gone again, and what it did to memory as well."""
+        _, known = self.answers()
         with self.branch():
             host = self.open()
             try:
+                if self.answers()[1] == known:
+                    raise Violation(f"a topic that a successor finds changed has version {known} for those who read before")
                 return host.contents()
             finally:
                 host.end()
