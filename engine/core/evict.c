@@ -31,24 +31,32 @@ static uint64_t oldest_position(struct log *log)
     return oldest;
 }
 
+/* The start of the view is in memory before those of the partitions: so a successor, which looks at the entries once, in their order, finds what
+ * any partition lacks below it. */
 static void evict_topic(struct log *log, uint32_t slot, uint64_t below)
 {
     struct topic_state *topic = &log->sequencer->topics[slot];
     struct order_entry entry;
-    uint64_t number;
+    uint64_t first = topic->kept_first, number, total_end = 0;
+    while (topic_head(log, slot, &number, &entry) && entry.global_position < below) {
+        total_end = entry.total_order + entry.last_offset_delta + 1;
+        topic->kept_first = number + 1;
+    }
+    if (total_end == 0)
+        return;
+    topic->entry.memory_start_total_order = total_end;
+    sequencer_touch_topic(log->sequencer, slot);
+    sequencer_publish_lines(log);
+    topic->kept_first = first;
     while (topic_head(log, slot, &number, &entry) && entry.global_position < below) {
         struct partition_state *partition = &topic->partitions[entry.partition];
-        uint64_t total_end = entry.total_order + entry.last_offset_delta + 1;
         partition->memory_start_offset = entry.base_offset + entry.last_offset_delta + 1;
         partition->kept_first++;
-        if (total_end > topic->entry.memory_start_total_order)    /* it may be ahead, where a predecessor was killed here */
-            topic->entry.memory_start_total_order = total_end;
         topic->kept_first = number + 1;
         sequencer_touch_partition(log->sequencer, slot, entry.partition);
-        sequencer_touch_topic(log->sequencer, slot);
-        release_want(log, slot, PARTITION_VIEW);
         log->counters.evicted_batches++;
     }
+    release_want(log, slot, PARTITION_VIEW);
 }
 
 /* Everything below the global position. */

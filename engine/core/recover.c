@@ -358,7 +358,7 @@ static void raise(struct sequencer *sequencer, uint32_t slot, uint32_t partition
 }
 
 /* Whether the batch is no longer for readers: cut, or left to the archive. A kill may have come between the lines of the topic and those of
- * its partitions, so one tells what the other may not say yet. */
+ * its partitions, which say the same later. */
 static int gone(struct sequencer *sequencer, uint32_t slot, const struct order_entry *entry)
 {
     struct topic_entry *topic = &sequencer->topics[slot].entry;
@@ -368,8 +368,6 @@ static int gone(struct sequencer *sequencer, uint32_t slot, const struct order_e
         raise(sequencer, slot, entry->partition, &partition->log_start_offset, end);
     if (end <= partition->log_start_offset)
         return 1;
-    if (end <= partition->memory_start_offset)
-        raise(sequencer, slot, entry->partition, &topic->memory_start_total_order, total_end);
     if (total_end <= topic->memory_start_total_order)
         raise(sequencer, slot, entry->partition, &partition->memory_start_offset, end);
     return end <= partition->memory_start_offset;

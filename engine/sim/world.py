@@ -433,7 +433,7 @@ class World:
             host = self.open()
             try:
                 if self.answers()[1] == known:
-                    raise Violation(f"a topic that a successor finds changed has version {known} for those who read before")
+                    raise Violation(f"what a successor finds changed has the version {known} that others know")
                 return host.contents()
             finally:
                 host.end()
