@@ -47,9 +47,11 @@ def end_child(function: Callable[[], object]) -> NoReturn:
         answer: tuple[object, str] = (function(), "")
     except BaseException as failure:  # noqa: BLE001 - any failure counts, and is told
         answer = (None, f"{type(failure).__name__}: {failure}"[:FAILURE_SIZE_MAX])
-    with open(answer_end, "wb") as answers:
-        pickle.dump(answer, answers)
-    os._exit(0)
+    try:
+        with open(answer_end, "wb") as answers:
+            pickle.dump(answer, answers)
+    finally:
+        os._exit(0)  # also when nobody is left who reads it: what called the parent goes on in the parent alone
 
 
 def wait_for_child(child: tuple[int, int]) -> tuple[object, str]:

@@ -21,13 +21,19 @@ SAMPLE_SEED, SAMPLE_SIZE = 183633, 12
 """The seed is one whose sample was known to be killed: it finds what becomes weaker, and proves nothing of the rest."""
 QUICK_FIRST = (
     "bounds",
+    "late_pins",
+    "replicated",
+    "long_partition",
     "slow_reader",
+    "claims",
     "collecting",
+    "epochs",
+    "durability",
     "leaving",
     "burial",
     "beginnings",
     "succession",
-    "epochs",
+    "elsewhere",
     "publishing",
 )
 """Scenarios that kill much in little time."""
@@ -40,6 +46,11 @@ def test_no_state_of_memory_breaks_a_promise(name: str) -> None:
 
 def test_lines_may_be_evicted_at_any_moment() -> None:
     assert run("publishing", Adversary(seed=2, subsets_max=STATES_MAX, evict_one_in=EVICT_ONE_IN)) > 0
+
+
+def test_who_follows_one_that_was_killed_as_it_evicted_is_followed_too() -> None:
+    """In as many states of memory as it takes to have the lines of some partitions there, and not those of others."""
+    assert run("eviction", Adversary(seed=1, subsets_max=2 * STATES_MAX, follow_one_in=1)) > 0
 
 
 @pytest.mark.parametrize("name", ["delegation ring_put flush 1 deleted", "face delegate_one flush 1 deleted"])
