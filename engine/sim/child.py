@@ -1,5 +1,6 @@
 """A process of its own for what may crash, run in circles, or must change nothing here."""
 
+import faulthandler
 import os
 import pickle
 import resource
@@ -30,6 +31,7 @@ def start_child() -> tuple[int, int] | None:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
+        faulthandler.disable()  # how a child crashes is told by its end
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS_MAX, CPU_SECONDS_MAX))
         return None

@@ -92,6 +92,7 @@ static int64_t clock_now;
 static int in_wait;
 
 extern struct sim_place __start_sim_places[], __stop_sim_places[];
+static uint64_t *hits;                /* of each place; children of a scenario count there, too */
 
 static void *grow(void *array, uint64_t *room, uint64_t needed, uint64_t element)
 {
@@ -250,8 +251,11 @@ void sim_begin(uint64_t base, uint64_t size)
     next_hook = wait_hook = NULL;
     in_wait = 0;
     clock_now = 0;
-    for (struct sim_place *place = __start_sim_places; place < __stop_sim_places; place++)
-        place->hits = 0;
+    if (hits == NULL)
+        hits = mmap(NULL, sim_site_count() * sizeof *hits, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (hits == MAP_FAILED)
+        abort();
+    memset(hits, 0, sim_site_count() * sizeof *hits);
 }
 
 int32_t sim_host_of(struct log *log) { return (int32_t)(host_of(&log->mem) - hosts); }
@@ -647,10 +651,12 @@ void mem_zero(struct mem *mem, uint64_t position, uint64_t size)
         sim_store(mem, position + done, zeros, size - done < LINE_SIZE ? size - done : LINE_SIZE);
 }
 
+static void count_hit(const struct sim_place *place) { hits[place - __start_sim_places]++; }
+
 void sim_flush(struct sim_place *place, struct mem *mem, uint64_t position, uint64_t size)
 {
     acting = step(mem);
-    place->hits++;
+    count_hit(place);
     if (place->mutant == SIM_DELETED)
         return;
     seam_flush(mem, place->mutant == SIM_REDIRECTED ? position + LINE_SIZE : position, size);
@@ -659,7 +665,7 @@ void sim_flush(struct sim_place *place, struct mem *mem, uint64_t position, uint
 static void fence(struct sim_place *place, struct mem *mem, void (*pass)(struct mem *))
 {
     struct host *host = step(mem);
-    place->hits++;
+    count_hit(place);
     if (place->mutant == SIM_DELETED)
         return;
     call_hook(host, SIM_AT_FENCES);
@@ -673,7 +679,7 @@ void sim_full_fence(struct sim_place *place, struct mem *mem) { fence(place, mem
 void sim_invalidate(struct sim_place *place, struct mem *mem, uint64_t position, uint64_t size)
 {
     struct host *host = step(mem);
-    place->hits++;
+    count_hit(place);
     call_hook(host, SIM_AT_INVALIDATES);
     if (place->mutant == SIM_DELETED)
         return;
@@ -810,7 +816,7 @@ uint32_t sim_site_count(void) { return (uint32_t)(__stop_sim_places - __start_si
 void sim_site_get(uint32_t number, struct sim_site *site)
 {
     const struct sim_place *place = &__start_sim_places[number];
-    *site = (struct sim_site){place->file, place->line, place->operation, place->hits};
+    *site = (struct sim_site){place->file, place->line, place->operation, hits == NULL ? 0 : hits[number]};
 }
 
 void sim_mutate(uint32_t number, uint32_t mutant) { __start_sim_places[number].mutant = mutant; }

@@ -68,16 +68,15 @@ int sim_clock_gettime(clockid_t clock, struct timespec *time);
 /* All sites of the core stand in one section, so that those are known which no scenario reaches. */
 struct sim_place {
     const char *file;
-    uint64_t hits;
     uint32_t line;
     uint32_t operation;               /* SIM_FLUSH, SIM_FENCE or SIM_INVALIDATE */
     uint32_t mutant;                  /* SIM_NONE: as it was written */
-    uint32_t padding;
+    uint32_t padding[3];
 };
 
 #define SIM_SITE(operation) \
     ({ \
-        static struct sim_place sim_place_ __attribute__((section("sim_places"), used, aligned(32))) = {__FILE__, 0, __LINE__, operation, SIM_NONE, 0}; \
+        static struct sim_place sim_place_ __attribute__((section("sim_places"), used, aligned(32))) = {__FILE__, __LINE__, operation, SIM_NONE, {0}}; \
         &sim_place_; \
     })
 

@@ -15,7 +15,7 @@ struct sim_site {
     const char *file;
     uint32_t line;
     uint32_t operation;
-    uint64_t hits;                /* how often it ran since sim_begin */
+    uint64_t hits;                /* how often it ran since sim_begin, in children as well */
 };
 
 /* A new world over `size` bytes of memory at this address, which the caller maps, shared. All hosts are gone. */
