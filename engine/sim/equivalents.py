@@ -39,7 +39,5 @@ EQUIVALENTS: dict[str, str] = {
 UNPROVEN: dict[str, str] = {
     "sequencer trim_order_ring": "no scenario orders as many positions as the order ring has slots: only then would a"
     " successor that finds the older bound refuse the region",
-    "sequencer sequencer_refuse invalidate": "no scenario has a successor that has looked at this header before its"
-    " predecessor was killed, and so has an older copy of it",
 }
 """Beginnings of names of mutants, of which some are killed all the same."""

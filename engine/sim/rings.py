@@ -207,6 +207,27 @@ def returns(world: World) -> None:
     kills.each_kill(world, world.writer, act, go_on, ghost=False)
 
 
+def refused(world: World) -> None:
+    """A batch that comes again, and behind it a new one: the sequencer is killed when it has ordered that, and answered
+    neither. Its successor, which looked at the ring before either stood there, answers both."""
+    lib = world.lib
+    topic = create(world, b"a")
+    broker, successor = world.join(COLLEAGUE), world.join(SUCCESSOR)
+    again, new = sent(world, 0, 1)
+    world.colleague = broker
+    check(broker.append(topic, [again]), [0])
+    for world.colleague in (successor, broker):
+        world.prefetch()
+    collect = broker.append_later(topic, [again, new])
+
+    def go_on() -> None:
+        world.take_part(successor)
+        lib.log_sequence(successor.core, 0)
+        check(collect(), [lib.STATUS_DUPLICATE, 0])
+
+    kills.each_kill(world, world.writer, lambda: lib.log_sequence(world.writer.core, 0), go_on, ghost=False)
+
+
 def described_meanwhile(world: World) -> None:
     """The same, and the other says what the block is, and then no more that it takes it, while the successor settles.
     Or it even gives the block back by then, and a third broker takes it."""

@@ -516,6 +516,7 @@ SCENARIOS: dict[str, Scenario] = {
         rings.nothing_left,
         rings.first_place,
         rings.returns,
+        rings.refused,
         rings.described_meanwhile,
         rings.claimed_at_once,
         long_partition,
