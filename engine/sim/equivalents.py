@@ -27,6 +27,8 @@ EQUIVALENTS: dict[str, str] = {
     "wait wait_wake_replica fence 1 deleted": STORE_LOAD,
     "wait completed invalidate 1 unfenced": "a wait may end later by that, and not too early: before it sleeps there is"
     " the fence of wait_say, and after that the copy is gone",
+    "sequencer trim_order_ring fence 1 deleted": "a successor reads slots from the checkpoint on, and none below it;"
+    " and before `ordered` is further above the older bound than the ring is long, there is the fence of the commit",
     "retention retention_trim invalidate 1 deleted": ONE_RECORD,
     "retention retention_trim invalidate 1 redirected": ONE_RECORD,
     "retention retention_trim invalidate 1 unfenced": ONE_RECORD,
@@ -36,8 +38,5 @@ EQUIVALENTS: dict[str, str] = {
     for kind in ("deleted", "redirected", "unfenced")
 }
 
-UNPROVEN: dict[str, str] = {
-    "sequencer trim_order_ring": "no scenario orders as many positions as the order ring has slots: only then would a"
-    " successor that finds the older bound refuse the region",
-}
+UNPROVEN: dict[str, str] = {}
 """Beginnings of names of mutants, of which some are killed all the same."""

@@ -48,7 +48,7 @@ class Follower:
         lib, number = self.lib, self.host.number
         lib.sim_prefetch(number)
         lib.sim_prefetch(self.looker.number)
-        slot = self.world.ordered() % lib.ORDER_RING_SLOTS
+        slot = self.world.ordered() % lib.SIM_ORDER_SLOTS
         lib.sim_prefetch_range(number, lib.ORDER_RING_POSITION + slot * lib.LINE_SIZE, 32 * lib.LINE_SIZE)
 
     def follow(self, meanwhile: Callable[[], None] | None = None) -> None:

@@ -147,6 +147,15 @@ def producers(world: World) -> None:
         world.answered = [(topic, batch, answer) for batch, answer in zip(group, answers, strict=True)][-10:]
 
 
+def order_ring(world: World) -> None:
+    """The ring of order goes round: a slot is used again when a snapshot has what stood there."""
+    topic = create(world, b"a", retention_bytes=72 * 20)
+    while world.ordered() + 12 < world.lib.SIM_ORDER_SLOTS:
+        accept_all(world.writer.append(topic, world.batches(*[0] * 12)))
+    for _ in range(4):
+        append(world, topic, *[0] * 6)
+
+
 def beginnings(world: World) -> None:
     """A page of entries is full, and all of them are gone: the index begins anew, on a page that was used before.
     Or it is full, and none is gone: the index grows."""
@@ -491,6 +500,7 @@ SCENARIOS: dict[str, Scenario] = {
         retention,
         reuse,
         producers,
+        order_ring,
         beginnings,
         colleagues,
         elsewhere,

@@ -64,6 +64,9 @@ int sim_clock_gettime(clockid_t clock, struct timespec *time);
 /* And a table of them that is quickly made. */
 #undef PRODUCERS_MAX
 #define PRODUCERS_MAX 64
+/* And a ring of order that goes round. */
+#undef ORDER_RING_SLOTS
+#define ORDER_RING_SLOTS SIM_ORDER_SLOTS
 
 /* All sites of the core stand in one section, so that those are known which no scenario reaches. */
 struct sim_place {

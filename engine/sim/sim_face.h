@@ -10,6 +10,7 @@ enum { SIM_FLUSH = 0, SIM_FENCE = 1, SIM_INVALIDATE = 2 };
 enum { SIM_NONE = 0, SIM_DELETED = 1, SIM_REDIRECTED = 2, SIM_UNFENCED = 3 };
 enum { SIM_AT_FENCES = 1, SIM_AT_INVALIDATES = 2 };
 enum { SIM_RESERVE = 8 };             /* RESERVE_BLOCKS of log.h */
+enum { SIM_ORDER_SLOTS = 512 };       /* of the ring of order, which is shorter here */
 
 struct sim_site {
     const char *file;
