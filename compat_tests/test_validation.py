@@ -329,13 +329,17 @@ def asked_topic(address: str, shared_clients: Any) -> Any:
     admin.delete_topic(name)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_batch(address: str, asked_topic: str, case: str) -> None:
-    make, code = CASES[case]
-    answers = produce(address, asked_topic, [(0, make())])
+def check(address: str, topic: str, make: Callable[[], bytes], code: int) -> None:
+    """The batch is answered with the code, and has an offset where that is NONE."""
+    answers = produce(address, topic, [(0, make())])
     assert answers is not None
     assert answers[0].code == code
     assert (answers[0].base_offset >= 0) == (code == NONE)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_batch(address: str, asked_topic: str, case: str) -> None:
+    check(address, asked_topic, *CASES[case])
 
 
 @pytest.fixture(scope="module")
@@ -370,11 +374,7 @@ def opened_topic(opening_clients: Clients) -> Iterator[str]:
 
 @pytest.mark.parametrize("case", OPENED)
 def test_a_compressed_batch(opening_address: str, opened_topic: str, case: str) -> None:
-    make, code = OPENED[case]
-    answers = produce(opening_address, opened_topic, [(0, make())])
-    assert answers is not None
-    assert answers[0].code == code
-    assert (answers[0].base_offset >= 0) == (code == NONE)
+    check(opening_address, opened_topic, *OPENED[case])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,14 @@ SEQUENCER_POINTS = (
     lib.FAIL_COMPLETED,
     lib.FAIL_CLAIMED,
 )
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Polls: what is waited for happens in other processes, or threads."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 class Process:

@@ -1,14 +1,12 @@
 """Topic operations of several brokers: each of them knows all topics, whoever made them."""
 
 import threading
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
 from totalog.engine import Log
 from totalog.engine.shared import SharedLog
-
-TIME_MAX_S = 60
+from totalog.engine.tests.processes import until
 
 
 def create(log: SharedLog, name: str) -> None:
@@ -26,9 +24,7 @@ def test_two_brokers_make_topics_in_one_pass(tmp_path: Path) -> None:
         threads = [threading.Thread(target=create, args=each) for each in zip(brokers, "ab", strict=True)]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + TIME_MAX_S
-        while any(log.frontiers().written == 0 for log in brokers) and time.monotonic() < end:
-            time.sleep(0.001)
+        until(lambda: all(log.frontiers().written for log in brokers))
         assert sequencer.sequence(0) == 2
         for thread in threads:
             thread.join()

@@ -10,8 +10,7 @@ import select
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +31,7 @@ from totalog.engine.tests.processes import (
     peek,
     reader_of,
     topics_of,
+    until,
 )
 
 WAKER_POINTS = (lib.FAIL_WAKER_FENCED, lib.FAIL_WAKER_LOOKED)
@@ -51,14 +51,6 @@ def world(tmp_path: Path) -> Iterator[World]:
 def log(world: World) -> Iterator[SharedLog]:
     with joined(world) as log:
         yield log
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Polls: what is waited for happens in other processes."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def word_of_sequencer(log: SharedLog) -> int:

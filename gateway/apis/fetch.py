@@ -45,7 +45,7 @@ from totalog.gateway.wire import fetch as wire
 from totalog.gateway.wire._batch import lib
 from totalog.gateway.wire.answer import BUFFER_SIZE_MIN, Answer, Buffer, BufferPool
 from totalog.gateway.wire.batch import error_code, lent_places, stamp
-from totalog.gateway.wire.cursor import weight
+from totalog.gateway.wire.cursor import Turn
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
@@ -175,24 +175,23 @@ class Survey:
         """It was made in several steps, so something may have come behind the first of them."""
 
     def look(self, broker: "Broker", message: wire.FetchRequest) -> "Steps[Survey]":
-        null, turn = message.isolation_level == READ_UNCOMMITTED, 0
+        null, turn = message.isolation_level == READ_UNCOMMITTED, Turn()
         for key, partitions in message.topics:
-            turn += weight(key)
+            turn.name(key)
             handle = find(broker, key)
             if handle is not None:
                 self.slots.add(handle.topic.slot)
             for asked in partitions:
-                turn += 1
-                if turn >= STEP_COUNT_MAX:
-                    turn, self.large = 0, True
+                if turn.over(1):
+                    self.large = True
                     yield
                     handle = find(broker, key)
                 part = _look(broker.log, handle, key, null, asked)
                 self.failed |= part.error_code != 0
                 self.size += part.size
                 self.size_most += max(asked[3], 1)  # no room at all still gets a first batch
-            if turn >= STEP_COUNT_MAX:
-                turn, self.large = 0, True
+            if turn.over():
+                self.large = True
                 yield
         return self
 
@@ -389,14 +388,12 @@ class Assembly:
         self._writer.head(request.correlation_id, 0, len(message.topics))
 
     async def answer(self) -> Answer:
-        writer, null, turn = self._writer, self._message.isolation_level == READ_UNCOMMITTED, 0
+        writer, null, turn = self._writer, self._message.isolation_level == READ_UNCOMMITTED, Turn()
         for key, partitions in self._message.topics:
-            turn += weight(key)
+            turn.name(key)
             writer.topic(key, len(partitions))
             for asked in partitions:
-                turn += 1
-                if turn >= STEP_COUNT_MAX:
-                    turn = 0
+                if turn.over(1):
                     await waiting.yield_once()
                 part = _look(self._log, find(self._broker, key), key, null, asked)
                 if part.size and self._left > 0:
@@ -411,8 +408,7 @@ class Assembly:
                         aborted_null=part.aborted_null,
                     )
             writer.end_topic()
-            if turn >= STEP_COUNT_MAX:
-                turn = 0
+            if turn.over():
                 await waiting.yield_once()
         return Answer(writer.finish(), writer.buffer)
 

@@ -32,13 +32,12 @@ from totalog.gateway import waiting
 from totalog.gateway.apis import produce
 from totalog.gateway.apis.api import Request
 from totalog.gateway.apis.produce import LONG_MIN, Answered, Appender, Fault, Group, Target
-from totalog.gateway.limits import STEP_COUNT_MAX
 from totalog.gateway.settings import LONG_MAX
 from totalog.gateway.wire import compression
 from totalog.gateway.wire import produce as wire
 from totalog.gateway.wire.batch import BATCH_OVERHEAD, TIMESTAMP_UNCHECKED, Rules, check_opened, stamp_append_time
 from totalog.gateway.wire.compression import Codec
-from totalog.gateway.wire.cursor import weight
+from totalog.gateway.wire.cursor import Turn
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
 if TYPE_CHECKING:
@@ -190,17 +189,14 @@ class Opener:
         """The batches of a request that is handled in steps."""
         parsing = wire.parse_in_steps(request.version, request.frame, request.body_at)
         message = await broker.lane.run(parsing, len(request.frame))
-        turn = 0
+        turn = Turn()
         for topic, partitions in message.topics:
-            turn += weight(topic)
+            turn.name(topic)
             for partition, at, size in partitions:
                 await self._open_batch(broker, request, read, topic, partition, at, size)
-                turn += 1
-                if turn >= STEP_COUNT_MAX:
-                    turn = 0
+                if turn.over(1):
                     await waiting.yield_once()
-            if turn >= STEP_COUNT_MAX:
-                turn = 0
+            if turn.over():
                 await waiting.yield_once()
 
     async def _open_batch(

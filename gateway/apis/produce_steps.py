@@ -14,7 +14,7 @@ from totalog.gateway.apis import produce
 from totalog.gateway.limits import STEP_COUNT_MAX
 from totalog.gateway.outbox import Owed
 from totalog.gateway.wire import produce as wire
-from totalog.gateway.wire.cursor import weight
+from totalog.gateway.wire.cursor import Turn
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
 if TYPE_CHECKING:
@@ -28,20 +28,17 @@ def handle(broker: "Broker", request: "Request", group: produce.Group) -> "Steps
     """The answer, as `produce.handle_group` has it. `group` makes others, for a step each. Raises ProtocolViolation."""
     message = yield from wire.parse_in_steps(request.version, request.frame, request.body_at)
     answering = _Answering(broker, request, message, group)
-    turn = 0
+    turn = Turn()
     for topic, partitions in message.topics:
-        turn += weight(topic)
+        turn.name(topic)
         if len(partitions):
             answering.topic(topic, len(partitions))
         for partition, at, size in partitions:
             answering.partition(topic, partition, at, size)
-            turn += 1
-            if turn >= STEP_COUNT_MAX:
-                turn = 0
+            if turn.over(1):
                 answering.order()
                 yield
-        if turn >= STEP_COUNT_MAX:
-            turn = 0
+        if turn.over():
             answering.order()
             yield
     answering.order()

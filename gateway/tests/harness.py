@@ -2,10 +2,11 @@
 
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import isawaitable
-from typing import Any
+from typing import Any, TypeVar
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -14,8 +15,10 @@ from totalog.gateway import apis
 from totalog.gateway.apis.api import Request
 from totalog.gateway.broker import Broker
 from totalog.gateway.config import Config
+from totalog.gateway.lane import Steps, finish
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.cursor import Cursor
+from totalog.gateway.wire.errors import ProtocolViolation
 
 with warnings.catch_warnings():
     warnings.simplefilter(
@@ -35,6 +38,37 @@ class FixedClock:
 
 def make_broker(log: Log, settings: Mapping[str, str] | None = None) -> Broker:
     return Broker(log, Config(settings), clock=FixedClock(), host="broker.test", port=9092)
+
+
+async def turns_until(done: trio.Event) -> int:
+    """How many turns others had until then."""
+    turns = 0
+    while not done.is_set():
+        await trio.lowlevel.checkpoint()
+        turns += 1
+    return turns
+
+
+Whole = TypeVar("Whole")
+Read = TypeVar("Read")
+
+
+def both_ways(
+    parse: Callable[[int, memoryview, int], Whole | None],
+    parse_in_steps: Callable[[int, memoryview, int], Steps[Read]],
+    version: int,
+    frame: memoryview,
+    position: int,
+) -> tuple[Whole | None, Read]:
+    """What a request says, read as a whole, where that is done, and in steps. What breaks the protocol does so in both
+    ways."""
+    try:
+        whole = parse(version, frame, position)
+    except ProtocolViolation:
+        with pytest.raises(ProtocolViolation):
+            finish(parse_in_steps(version, frame, position))
+        raise
+    return whole, finish(parse_in_steps(version, frame, position))
 
 
 def make_request(key: int, version: int, body: bytes) -> Request:

@@ -18,7 +18,7 @@ from totalog.gateway.apis import fetch, produce
 from totalog.gateway.apis.api import Request
 from totalog.gateway.broker import Broker
 from totalog.gateway.limits import STEP_COUNT_MAX
-from totalog.gateway.tests.harness import NOW_MS, build, encode_request, make_broker
+from totalog.gateway.tests.harness import NOW_MS, build, encode_request, make_broker, turns_until
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.answer import Answer
 from totalog.gateway.wire.cursor import Cursor
@@ -665,7 +665,7 @@ def many(broker: Broker, count: int, offset: int = 0) -> Sequence[tuple[str, Seq
 
 @pytest.mark.parametrize("of", ["partitions", "topics"])
 async def test_a_large_fetch_lets_others_have_their_turn(broker: Broker, nursery: trio.Nursery, of: str) -> None:
-    count, turns, done = 8 * STEP_COUNT_MAX, 0, trio.Event()
+    count, done = 8 * STEP_COUNT_MAX, trio.Event()
     topics = many(broker, count) if of == "partitions" else [("nothing", [])] * count + [("orders", [Asked(0)])]
     put(broker, "wide" if of == "partitions" else "orders", count - 1 if of == "partitions" else 0, batch(2))
 
@@ -675,10 +675,7 @@ async def test_a_large_fetch_lets_others_have_their_turn(broker: Broker, nursery
         done.set()
 
     nursery.start_soon(run)
-    while not done.is_set():
-        await trio.lowlevel.checkpoint()
-        turns += 1
-    assert turns >= 3 * 7, "to read all of them, to look at them, and to answer"
+    assert await turns_until(done) >= 3 * 7, "to read all of them, to look at them, and to answer"
 
 
 @pytest.mark.parametrize("partition", [0, -1])

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from inspect import isawaitable
 from struct import pack
@@ -40,8 +41,9 @@ def from_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec, "WHOLE_ELEMENTS_MAX", -1)
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Broker]:
+@contextmanager
+def wide_broker() -> Iterator[Broker]:
+    """It has one topic, of 2,000 partitions, whose name is 0."""
     with Log.create(size=64 << 20) as log:
         broker = make_broker(log)
         broker.topics.create("0", partitions=2000)
@@ -49,11 +51,15 @@ def shared() -> Iterator[Broker]:
 
 
 @pytest.fixture(scope="module")
+def shared() -> Iterator[Broker]:
+    with wide_broker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
 def wide() -> Iterator[Broker]:
-    """It has one topic, of 2,000 partitions, whose name is 0."""
-    with Log.create(size=64 << 20) as log:
-        broker = make_broker(log)
-        broker.topics.create("0", partitions=2000)
+    """One that only Produce and Fetch are asked of."""
+    with wide_broker() as broker:
         yield broker
 
 

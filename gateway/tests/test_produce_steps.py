@@ -15,9 +15,9 @@ from totalog.gateway.broker import Broker
 from totalog.gateway.limits import STEP_COUNT_MAX
 from totalog.gateway.outbox import Owed
 from totalog.gateway.tests.durable_world import world
-from totalog.gateway.tests.harness import build, dispatch, encode_request, make_broker
+from totalog.gateway.tests.harness import build, dispatch, encode_request, make_broker, turns_until
 from totalog.gateway.tests.test_apis_produce import Topics, batch, decoded, request, stored
-from totalog.gateway.wire import codec
+from totalog.gateway.wire import codec, cursor
 from totalog.gateway.wire import produce as wire
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
@@ -42,7 +42,7 @@ def broker() -> Iterator[Broker]:
 def handle_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every request is handled as a large one, three topics or partitions at a time."""
     monkeypatch.setattr(wire, "WHOLE_ELEMENTS_MAX", -1)
-    monkeypatch.setattr(wire, "STEP_COUNT_MAX", 3)
+    monkeypatch.setattr(cursor, "STEP_COUNT_MAX", 3)
     monkeypatch.setattr(produce_steps, "STEP_COUNT_MAX", 3)
 
 
@@ -115,7 +115,7 @@ def wide(count: int, data: bytes | None) -> Topics:
 
 @pytest.mark.parametrize("of", ["refused", "stored", "topics"])
 async def test_others_have_their_turn_meanwhile(broker: Broker, nursery: trio.Nursery, of: str) -> None:
-    count, turns, done = 8 * STEP_COUNT_MAX, 0, trio.Event()
+    count, done = 8 * STEP_COUNT_MAX, trio.Event()
     some = wide(count, batch() if of == "stored" else None)
     asked = request(broker, 9, [("orders", [])] * count if of == "topics" else some)
 
@@ -126,10 +126,7 @@ async def test_others_have_their_turn_meanwhile(broker: Broker, nursery: trio.Nu
         done.set()
 
     nursery.start_soon(run)
-    while not done.is_set():
-        await trio.lowlevel.checkpoint()
-        turns += 1
-    assert turns >= 2 * 7, "to read all of them, and to order them"
+    assert await turns_until(done) >= 2 * 7, "to read all of them, and to order them"
 
 
 def test_a_group_ends_where_it_names_much(broker: Broker) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from totalog.gateway.lane import finish, step
 from totalog.gateway.limits import STEP_COUNT_MAX, WHOLE_ELEMENTS_MAX, WHOLE_SIZE_MAX
+from totalog.gateway.tests.harness import both_ways
 from totalog.gateway.wire import fetch
 from totalog.gateway.wire.answer import BUFFER_SIZE_MIN, Answer, BufferPool, size_class
 from totalog.gateway.wire.cursor import encode_varint
@@ -115,13 +116,7 @@ def plain(request: fetch.FetchRequest) -> tuple[Any, ...]:
 
 def parse(version: int, frame: memoryview, position: int) -> fetch.FetchRequest:
     """As a whole where that is done, and in steps: both say the same."""
-    try:
-        whole = fetch.parse(version, frame, position)
-    except ProtocolViolation:
-        with pytest.raises(ProtocolViolation):
-            finish(fetch.parse_in_steps(version, frame, position))
-        raise
-    read = finish(fetch.parse_in_steps(version, frame, position))
+    whole, read = both_ways(fetch.parse, fetch.parse_in_steps, version, frame, position)
     if whole is not None:
         assert plain(read) == plain(whole)
     assert plain(read) == plain(read), "it can be read again"

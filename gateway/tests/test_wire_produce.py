@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from totalog.gateway.lane import finish, step
 from totalog.gateway.limits import STEP_COUNT_MAX, WHOLE_ELEMENTS_MAX
+from totalog.gateway.tests.harness import both_ways
 from totalog.gateway.wire import produce
 from totalog.gateway.wire.cursor import NAME_LENGTH, encode_varint
 from totalog.gateway.wire.errors import ProtocolViolation
@@ -67,13 +68,7 @@ def body_of(version: int, shape: Shape, *, transactional_id: str | None, acks: i
 
 def parse(version: int, frame: memoryview, position: int) -> produce.ProduceRequest:
     """As a whole where that is done, and in steps: both say the same."""
-    try:
-        whole = produce.parse(version, frame, position)
-    except ProtocolViolation:
-        with pytest.raises(ProtocolViolation):
-            finish(produce.parse_in_steps(version, frame, position))
-        raise
-    found = finish(produce.parse_in_steps(version, frame, position))
+    whole, found = both_ways(produce.parse, produce.parse_in_steps, version, frame, position)
     head = found.transactional_id, found.acks, found.timeout_ms
     read = [[(topic, *part) for topic, parts in found.topics for part in parts] for _ in range(2)]
     assert read[0] == read[1], "it can be read again"

@@ -11,7 +11,7 @@ bytes, and a list of tagged fields has at most `TAGGED_FIELDS_COUNT_MAX` entries
 import struct
 from typing import Any, Final, NoReturn
 
-from totalog.gateway.limits import STRING_SIZE_MAX, TAGGED_FIELDS_COUNT_MAX, VARINT_SIZE_MAX
+from totalog.gateway.limits import STEP_COUNT_MAX, STRING_SIZE_MAX, TAGGED_FIELDS_COUNT_MAX, VARINT_SIZE_MAX
 from totalog.gateway.wire.errors import ProtocolViolation
 
 VARINT_MAX: Final = 0xFFFF_FFFF
@@ -233,9 +233,23 @@ class Cursor:
         raise ProtocolViolation(f"{size} bytes wanted at byte {self.position} of {self.size}") from None
 
 
-def weight(name: str | bytes) -> int:
-    """For how many a topic with this name or id counts among those of one step: a long name takes its time, too."""
-    return 1 + len(name) // NAME_LENGTH
+class Turn:
+    """What was gone through since others had their turn."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def name(self, name: str | bytes) -> None:
+        """A topic with this name, or id, was met. A long name takes its time, too, and counts for more."""
+        self._count += 1 + len(name) // NAME_LENGTH
+
+    def over(self, count: int = 0) -> bool:
+        """Whether others get their turn now, behind so many more elements; if so, the next one begins."""
+        self._count += count
+        if self._count < STEP_COUNT_MAX:
+            return False
+        self._count = 0
+        return True
 
 
 def encode_varint(value: int) -> bytes:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from totalog.gateway.limits import STEP_COUNT_MAX, WHOLE_ELEMENTS_MAX, WHOLE_SIZE_MAX
 from totalog.gateway.wire.answer import Buffer
-from totalog.gateway.wire.cursor import Cursor, encode_varint, weight
+from totalog.gateway.wire.cursor import Cursor, Turn, encode_varint
 from totalog.gateway.wire.errors import ProtocolViolation
 
 if TYPE_CHECKING:
@@ -238,19 +238,16 @@ def parse_in_steps(version: int, frame: memoryview, position: int) -> "Steps[Fet
 
     cursor, format = Cursor(frame, position), _FORMATS[version]
     head = format.head(cursor)
-    start, partition_count, turn = cursor.position, 0, 0
+    start, partition_count, turn = cursor.position, 0, Turn()
     topic_count = format.topic_count(cursor)
     topics = partial(_each_topic, frame, cursor.position, format, topic_count)
     for key, partitions in topics(cursor):
-        turn += weight(key)
+        turn.name(key)
         partition_count += len(partitions)
         for _ in partitions:
-            turn += 1
-            if turn >= STEP_COUNT_MAX:
-                turn = 0
+            if turn.over(1):
                 yield
-        if turn >= STEP_COUNT_MAX:
-            turn = 0
+        if turn.over():
             yield
     overhead = HEAD_SIZE_MAX + cursor.position - start + partition_count * format.growth
     if format.sessions:

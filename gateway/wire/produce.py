@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from totalog.gateway.limits import STEP_COUNT_MAX, WHOLE_ELEMENTS_MAX
-from totalog.gateway.wire.cursor import NAME_LENGTH, Cursor, encode_varint, weight
+from totalog.gateway.limits import WHOLE_ELEMENTS_MAX
+from totalog.gateway.wire.cursor import NAME_LENGTH, Cursor, Turn, encode_varint
 from totalog.gateway.wire.errors import ProtocolViolation
 
 if TYPE_CHECKING:
@@ -153,18 +153,16 @@ def parse_in_steps(version: int, frame: memoryview, position: int) -> "Steps[Lar
     acks, timeout_ms = cursor.unpack(_ACKS_TIMEOUT)
     count = cursor.compact_array_count(_FLEXIBLE_TOPIC_SIZE_MIN) if flexible else cursor.array_count(_TOPIC_SIZE_MIN)
     topics = partial(_each_topic, version, frame, cursor.position, _limited(count))
-    answered = partition_count = turn = 0
+    answered = partition_count = 0
+    turn = Turn()
     for topic, partitions in topics(cursor):
         answered += len(partitions) > 0
         partition_count += _limited(len(partitions), partition_count)
-        turn += weight(topic)
+        turn.name(topic)
         for _ in partitions:
-            turn += 1
-            if turn >= STEP_COUNT_MAX:
-                turn = 0
+            if turn.over(1):
                 yield
-        if turn >= STEP_COUNT_MAX:
-            turn = 0
+        if turn.over():
             yield
     if flexible:
         cursor.skip_tagged_fields()
