@@ -51,6 +51,12 @@ def test_measure_counts_only_what_comes_after_the_warmup() -> None:
     assert all(time >= 0 for time in times)
 
 
+def test_measure_ends_after_a_time_with_one_value_at_least() -> None:
+    calls: list[int] = []
+    assert len(stats.measure(lambda: calls.append(1), iterations=7, warmup=3, seconds_max=0.0)) == 1
+    assert len(calls) == 2
+
+
 def test_table_is_aligned() -> None:
     lines = stats.table([stats.summarize("a", [1.0]), stats.summarize("much longer", [123456.7])]).splitlines()
     assert lines[0].split() == list(stats.COLUMNS)
@@ -73,7 +79,17 @@ def test_plot_draws_an_image(tmp_path: Path) -> None:
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_curve_is_drawn_above(tmp_path: Path) -> None:
+    series = {"64 KiB": [0.1, 0.2, 0.2], "128 KiB": [0.3]}
+    assert stats.plot(tmp_path / "out.svg", series, unit="MB/s", curve=series)
+    assert "MB/s: median, least, most" in (tmp_path / "out.svg").read_text()
+    assert stats.why_no_plot(tmp_path / "out.SVG") is None
+    assert stats.why_no_plot(tmp_path / "out") is None, "matplotlib writes a PNG then"
+    assert "svg" in str(stats.why_no_plot(tmp_path / "out.doc"))
+
+
 def test_plot_says_when_matplotlib_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert not stats.plot(tmp_path / "out.png", {"a": [1.0]}, unit="s")
     assert not (tmp_path / "out.png").exists()
+    assert stats.why_no_plot(tmp_path / "out.png") == "matplotlib is not installed"

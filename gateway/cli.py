@@ -6,6 +6,8 @@ needed: start-up time is a feature.
 
 import gc
 import logging
+import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import NoReturn
 import click
 
 from totalog.gateway.config import Config, InvalidConfig
-from totalog.gateway.memory import parse_size
+from totalog.gateway.memory import parse_size, size_text
 
 DEFAULT_PORT = 9092
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -45,6 +47,33 @@ def size(text: str) -> int:
         return parse_size(text)
     except ValueError as fault:
         raise click.BadParameter(str(fault)) from None
+
+
+def some(text: str) -> int:
+    """The same, of something that has a size: one byte at least."""
+    count = size(text)
+    if not count:
+        raise click.BadParameter("is at least one byte")
+    return count
+
+
+def seconds_of(text: str) -> float:
+    """The type of an option: a time, of a millisecond to an hour."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0.001 <= seconds <= 3600:
+        raise click.BadParameter(f"{text!r} is not a number of seconds from 0.001 to 3600")
+    return seconds
+
+
+def target(text: str) -> Path:
+    """The type of an option: a file that can be written, which is told before there is anything to write."""
+    path = Path(text)
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise click.BadParameter(f"{text!r} cannot be written")
+    return path
 
 
 def address(text: str) -> tuple[str, int | None]:
@@ -162,9 +191,11 @@ def serve(
 
 
 @cli.command(short_help="Ask a broker whether it serves.")
-@click.argument("target", type=address, metavar="HOST:PORT")
-@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for each answer.")
-def healthcheck(target: tuple[str, int | None], timeout: float) -> None:
+@click.argument("where", type=address, metavar="HOST:PORT")
+@click.option(
+    "--timeout", type=seconds_of, default="5", show_default=True, metavar="SECONDS", help="To wait for each answer."
+)
+def healthcheck(where: tuple[str, int | None], timeout: float) -> None:
     """Ask a broker whether it serves; exit code 0 if it does, else 1.
 
     \b
@@ -172,7 +203,7 @@ def healthcheck(target: tuple[str, int | None], timeout: float) -> None:
     """
     from totalog.gateway.healthcheck import Unhealthy, check
 
-    host, port = target
+    host, port = where
     try:
         said = check(host, DEFAULT_PORT if port is None else port, timeout)
     except Unhealthy as fault:
@@ -181,22 +212,24 @@ def healthcheck(target: tuple[str, int | None], timeout: float) -> None:
 
 
 @cli.command(short_help="Measure a broker.")
-@click.argument("target", type=address, metavar="HOST:PORT")
+@click.argument("where", type=address, metavar="HOST:PORT")
 @click.option(
     "--batch-size",
-    type=size,
+    type=some,
     metavar="SIZE",
     help="Of each batch, such as 16k. Without it the best from 64k to 4m is looked for, and the curve shown.",
 )
-@click.option("--record-size", type=size, default="1k", show_default=True, metavar="SIZE", help="Of each value.")
+@click.option("--record-size", type=some, default="1k", show_default=True, metavar="SIZE", help="Of each value.")
 @click.option("--acks", type=click.Choice(["1", "all"]), default="all", show_default=True)
 @click.option("--connections", type=click.IntRange(1, 1000), default=1, show_default=True)
 @click.option("--in-flight", type=click.IntRange(1, 1000), default=5, show_default=True, help="Of each connection.")
 @click.option("--partitions", type=click.IntRange(1, 1000), default=1, show_default=True)
 @click.option("--iterations", type=click.IntRange(1), default=7, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.05), default=1.0, show_default=True, help="Of each iteration.")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the table here.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the rates here (matplotlib).")
+@click.option(
+    "--seconds", type=seconds_of, default="1", show_default=True, metavar="SECONDS", help="Of each iteration."
+)
+@click.option("--csv", "csv_path", type=target, metavar="FILE", help="Write the table here.")
+@click.option("--plot", type=target, metavar="FILE", help="Draw the rates here, and the curve (matplotlib).")
 @click.option("--contention", is_flag=True, help="Also what its engine waited for, if it is a totalog broker.")
 @click.option(
     "--profile",
@@ -207,13 +240,14 @@ def healthcheck(target: tuple[str, int | None], timeout: float) -> None:
 @click.option("--pid", type=click.IntRange(1), help="The process to profile. Default: who listens at the address.")
 @click.option(
     "--flame-graph",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=target,
+    metavar="FILE",
     default="flame-graph.svg",
     show_default=True,
     help="Where --profile draws it.",
 )
 def bench(
-    target: tuple[str, int | None],
+    where: tuple[str, int | None],
     batch_size: int | None,
     record_size: int,
     acks: str,
@@ -238,9 +272,13 @@ def bench(
     totalog bench localhost:9092 --batch-size 1m --contention --profile
     """
     from totalog.gateway.bench import stats
-    from totalog.gateway.bench.measure import CannotMeasure, Plan, measure
+    from totalog.gateway.bench.measure import Plan, measure
+    from totalog.gateway.bench.topic import CannotMeasure
 
-    host, port = target
+    no_plot = None if plot is None else stats.why_no_plot(plot)
+    if no_plot is not None:
+        raise click.ClickException(f"no plot: {no_plot}")
+    host, port = where
     plan = Plan(
         (host, DEFAULT_PORT if port is None else port),
         batch_size,
@@ -263,10 +301,14 @@ def bench(
     click.echo(stats.table(report.rows))
     for line in report.remarks:
         click.echo(line)
-    if csv_path is not None:
-        stats.write_csv(csv_path, report.rows)
-    if plot is not None and not stats.plot(plot, report.rates, unit="MB/s"):
-        click.echo("no plot: matplotlib is not installed", err=True)
+    try:
+        if csv_path is not None:
+            stats.write_csv(csv_path, report.rows)
+        if plot is not None:
+            curve = {size_text(tried): rates for tried, rates in report.curve.items()}
+            stats.plot(plot, report.rates, unit="MB/s", curve=curve)
+    except OSError as fault:
+        raise click.ClickException(str(fault)) from None
 
 
 @cli.command(short_help="List the settings that serve --set takes.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 
 from totalog.gateway.bench import requests
+from totalog.gateway.wire.errors import ErrorCode
 
 RECEIVE_SIZE = 1 << 20
 STALL_S_MAX = 30.0
@@ -144,7 +145,8 @@ class Generator:
                 return count
             error = requests.produce_error(self.work.topic, data[at : at + size])
             if error:
-                raise LoadFailed(f"a Produce request was answered with error {error}")
+                known = ErrorCode(error).name if error in ErrorCode._value2member_map_ else ""
+                raise LoadFailed(f"a Produce request was answered with error {error} {known}")
         peer.missing = max(0, size - (count - at))
         self._finish(peer, size)
         return min(at + size, count)

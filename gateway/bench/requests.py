@@ -1,6 +1,6 @@
 """Requests of the benches, encoded once, so that a load costs its sender as little as it can.
 
-Each is a whole frame, size word included, with correlation id 1; a sender repeats it as it stands.
+Each is a whole frame, size word included, with the same correlation id; a sender repeats it as it stands.
 """
 
 import socket
@@ -15,6 +15,10 @@ CREATE_TOPICS_VERSION, PRODUCE_VERSION, FETCH_VERSION = 4, 8, 11
 METADATA_VERSION, DELETE_TOPICS_VERSION, DESCRIBE_CONFIGS_VERSION = 4, 1, 1
 BROKER_RESOURCE = 4
 CLIENT_ID = "bench"
+CORRELATION_ID = 1
+HEAD = struct.Struct(">ii")
+"""Of an answer: its size and correlation id."""
+NOT_KAFKA = "the answer is not one of the Kafka protocol"
 RECORD_OVERHEAD_MIN = 7
 """Bytes that a record takes besides its value, at least."""
 ERROR_AT = 22
@@ -107,14 +111,20 @@ def produce_offset(topic: str, answer: bytes | bytearray | memoryview) -> int:
 
 
 def ask(connection: socket.socket, request: bytes) -> bytes:
-    """Sends one request and receives its whole answer."""
+    """Sends one request and receives its whole answer. Raises OSError, also where it is no answer to that."""
     connection.sendall(request)
     answer = bytearray()
-    while len(answer) < 4 or len(answer) < 4 + struct.unpack_from(">i", answer)[0]:
+    end = HEAD.size
+    while len(answer) < end:
         more = connection.recv(1 << 20)
         if not more:
             raise ConnectionError("the broker closed the connection")
         answer += more
+        if end == HEAD.size <= len(answer):
+            size, correlation_id = HEAD.unpack_from(answer)
+            if correlation_id != CORRELATION_ID or size < 4:
+                raise ConnectionError(NOT_KAFKA)
+            end = 4 + size
     return bytes(answer)
 
 
@@ -137,10 +147,13 @@ def describe_broker(node_id: int, names: Sequence[str]) -> bytes:
 
 
 def decoded(response: str, version: int, answer: bytes) -> Any:
-    """The library's message for a whole answer."""
-    return getattr(codec, response).decode(answer[4:], version=version, header=True)
+    """The library's message for a whole answer. Raises ConnectionError where it does not parse."""
+    try:
+        return getattr(codec, response).decode(answer[4:], version=version, header=True)
+    except (struct.error, IndexError, ValueError, AssertionError):
+        raise ConnectionError(NOT_KAFKA) from None
 
 
 def _framed(request: object, client_id: str = CLIENT_ID) -> bytes:
-    request.with_header(correlation_id=1, client_id=client_id)  # type: ignore[attr-defined]
+    request.with_header(correlation_id=CORRELATION_ID, client_id=client_id)  # type: ignore[attr-defined]
     return bytes(request.encode(header=True, framed=True))  # type: ignore[attr-defined]

@@ -33,12 +33,18 @@ class Summary:
 COLUMNS = tuple(field.name for field in fields(Summary))
 
 
-def measure(action: Callable[[], object], *, iterations: int, warmup: int = 10) -> list[float]:
-    """Seconds that each call takes, after `warmup` calls that do not count."""
+def measure(
+    action: Callable[[], object], *, iterations: int, warmup: int = 10, seconds_max: float = math.inf
+) -> list[float]:
+    """Seconds that each call takes, after `warmup` calls that do not count. After `seconds_max` no further one begins
+    but the first that counts."""
+    end = time.perf_counter() + seconds_max
     for _ in range(warmup):
         action()
-    times = []
-    for _ in range(iterations):
+        if time.perf_counter() > end:
+            break
+    times: list[float] = []
+    while len(times) < iterations and (not times or time.perf_counter() < end):
         start = time.perf_counter_ns()
         action()
         times.append((time.perf_counter_ns() - start) / 1e9)
@@ -101,14 +107,35 @@ def write_csv(path: Path, summaries: Sequence[Summary]) -> None:
         writer.writerows(astuple(summary) for summary in summaries)
 
 
-def plot(path: Path, series: Mapping[str, Sequence[float]], *, unit: str) -> bool:
-    """Draws each series' distribution (share of values at or below) to an image; False where matplotlib is missing."""
+def why_no_plot(path: Path) -> str | None:
+    """Why `plot` cannot draw there, before there is anything to draw; None where it can."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return "matplotlib is not installed"
+    kinds = sorted(Figure().canvas.get_supported_filetypes())
+    kind = path.suffix.removeprefix(".").lower()
+    return None if not kind or kind in kinds else f"{path.suffix} is not one of {', '.join(kinds)}"
+
+
+def plot(
+    path: Path, series: Mapping[str, Sequence[float]], *, unit: str, curve: Mapping[str, Sequence[float]] | None = None
+) -> bool:
+    """Draws each series' distribution (share of values at or below) to an image, and above it, where there is a
+    `curve`, the median of each of its points between the least and the most. False where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(8, max(5.0, 0.25 * len(series))), layout="constrained")
-    axes = figure.subplots()
+    heights = [4.0, max(5.0, 0.25 * len(series))] if curve else [max(5.0, 0.25 * len(series))]
+    figure = Figure(figsize=(8, sum(heights)), layout="constrained")
+    *above, axes = figure.subplots(len(heights), height_ratios=heights, squeeze=False)[:, 0]
+    if curve:
+        names, points = list(curve), [sorted(each) for each in curve.values()]
+        above[0].plot(names, [percentile(ordered, 50) for ordered in points], marker="o")
+        above[0].fill_between(names, [at[0] for at in points], [at[-1] for at in points], alpha=0.2)
+        above[0].set_ylabel(f"{unit}: median, least, most")
+        above[0].set_ylim(bottom=0)
     for name, values in series.items():
         ordered = sorted(value * SCALES.get(unit, 1.0) for value in values)
         axes.step(ordered, [(index + 1) / len(ordered) for index in range(len(ordered))], where="post", label=name)

@@ -59,6 +59,12 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         (["serve", "--set", "num.partitions=0"], "num.partitions is at least 1"),
         (["healthcheck"], "Missing argument"),
         (["healthcheck", "host:-1"], "not of the form HOST:PORT"),
+        (["healthcheck", "localhost", "--timeout", "nan"], "'nan' is not a number of seconds"),
+        (["healthcheck", "localhost", "--timeout", "-1"], "'-1' is not a number of seconds"),
+        (["bench", "localhost", "--batch-size", "0"], "at least one byte"),
+        (["bench", "localhost", "--seconds", "inf"], "'inf' is not a number of seconds"),
+        (["bench", "localhost", "--csv", "/nowhere/rates.csv"], "'/nowhere/rates.csv' cannot be written"),
+        (["bench", "localhost", "--plot", "/"], "'/' cannot be written"),
     ],
 )
 def test_what_is_not_understood_gets_one_line(
@@ -89,6 +95,42 @@ def test_a_log_that_is_too_small(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = refused(capsys, "serve", "--port", "0", "--ephemeral", "--memory", "1m")
     assert code == 1
     assert "give more memory" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--plot", "rates.doc"], "no plot: .doc is not one of"),
+        (["--connections", "1000", "--in-flight", "1000"], "3906 GiB; no more than 2 GiB may be"),
+    ],
+)
+def test_a_measurement_that_cannot_end_well_does_not_begin(
+    capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        code, said = refused(capsys, "bench", f"127.0.0.1:{listener.getsockname()[1]}", *options)
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert code == 1
+    assert words in said
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n",
+        struct.pack(">ii", -1, 1),
+        struct.pack(">ii", 4, 1),
+        struct.pack(">iiii", 12, 1, 0, 1),
+        struct.pack(">iiii", 12, 2, 0, 1),
+    ],
+)
+def test_what_is_measured_has_to_be_a_broker(capsys: pytest.CaptureFixture[str], answer: bytes) -> None:
+    for port in answering(answer):
+        code, said = refused(capsys, "bench", f"127.0.0.1:{port}")
+        assert code == 1
+        assert f"127.0.0.1:{port}: the answer is not one of the Kafka protocol" in said
 
 
 def make_text(path: Path) -> None:

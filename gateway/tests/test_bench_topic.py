@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 
-from totalog.gateway.bench import measure, requests
-from totalog.gateway.bench.measure import CannotMeasure, Leader, Plan
+from totalog.gateway.bench import requests, topic
+from totalog.gateway.bench.topic import CannotMeasure, Leader, Wanted
 from totalog.gateway.wire import codec, produce
 from totalog.gateway.wire.errors import ErrorCode
 
-TOPIC = "bench"
+TOPIC = "totalog-bench-0123456789ab"
+"""As long as the names that topics get, so that an answer has its error code where it is looked for."""
 ELSEWHERE = ("other.example", 9092)
-PLAN = Plan(("seed.example", 9092), 1024, 100, 1, 1, 1, 2, 1, 0.1)
+SEED = ("seed.example", 9092)
+WANTED = Wanted(partitions=2, batch_size_max=1024, record_size=100, acks=1)
 
 
 class Cluster:
@@ -23,16 +25,29 @@ class Cluster:
         self.now = 0.0
         self.asked: list[str] = []
         """Where each record went to."""
+        self.idle: Connection | None = None
+        self.deleted_by: Connection | None = None
 
     def connect(self, address: tuple[str, int]) -> Any:
         return Connection(self, address)
 
     def ask(self, connection: "Connection", request: bytes) -> bytes:
+        if request[5] == codec.CreateTopicsRequest.API_KEY:
+            self.idle = connection
+            return self.created()
+        if request[5] == codec.DeleteTopicsRequest.API_KEY:
+            self.deleted_by = connection
+            return b""
         if request[5] == codec.MetadataRequest.API_KEY:
             return self.metadata(self.leaders.pop(0) if len(self.leaders) > 1 else self.leaders[0])
         self.asked.append(connection.host)
         error = self.errors.pop(0) if len(self.errors) > 1 else self.errors[0]
         return produce.encode(requests.PRODUCE_VERSION, 1, [(TOPIC, 0, error, -1, -1, -1, None)])
+
+    def created(self) -> bytes:
+        version, answer = requests.CREATE_TOPICS_VERSION, codec.CreateTopicsResponse
+        topic = answer.CreatableTopicResult(version=version, name=TOPIC, error_code=0, error_message=None)
+        return bytes(codec.encode(answer(version=version, topics=[topic]), requests.CORRELATION_ID))
 
     def metadata(self, leaders: list[int]) -> bytes:
         version, answer = requests.METADATA_VERSION, codec.MetadataResponse
@@ -76,10 +91,22 @@ class Connection:
 
 
 def leader_of(monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> Leader:
-    monkeypatch.setattr(measure, "_connected", cluster.connect)
+    monkeypatch.setattr(topic, "connected", cluster.connect)
     monkeypatch.setattr(requests, "ask", cluster.ask)
-    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: cluster.now, sleep=cluster.sleep))
-    return measure._leader(cluster.connect(PLAN.address), TOPIC, PLAN)
+    monkeypatch.setattr(topic, "time", SimpleNamespace(monotonic=lambda: cluster.now, sleep=cluster.sleep))
+    return topic.leader(cluster.connect(SEED), TOPIC, WANTED)
+
+
+def test_the_topic_is_deleted_over_a_connection_that_was_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster([[2, 2]], [0])
+    monkeypatch.setattr(topic, "connected", cluster.connect)
+    monkeypatch.setattr(requests, "ask", cluster.ask)
+    with topic.topic(SEED, WANTED) as (leader, _):
+        assert leader == Leader(2, ELSEWHERE)
+        assert cluster.deleted_by is None
+    assert cluster.deleted_by is not None
+    assert cluster.deleted_by is not cluster.idle
+    assert cluster.deleted_by.host == SEED[0]
 
 
 def test_it_waits_until_each_partition_takes_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +122,7 @@ def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         cluster = Cluster(leaders, [int(ErrorCode.NOT_LEADER_OR_FOLLOWER)])
         with pytest.raises(CannotMeasure, match="takes no records after 20 s"):
             leader_of(monkeypatch, cluster)
-        assert cluster.now <= measure.LEADER_S_MAX
+        assert cluster.now <= topic.LEADER_S_MAX
         assert len(cluster.asked) < 100, "pauses grow"
 
 
