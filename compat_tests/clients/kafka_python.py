@@ -209,8 +209,13 @@ class KafkaPython(Reading):
         self._handles[consumer].resume(*(TopicPartition(*place) for place in places))
 
     def poll(self, consumer: int, timeout_ms: int) -> list[Received]:
+        client = self._handles[consumer]
         with translated():
-            batches = self._handles[consumer].poll(timeout_ms=timeout_ms, max_records=5_000)
+            batches = client.poll(timeout_ms=timeout_ms, max_records=5_000)
+        if client._coordinator is not None and client._coordinator.rejoining:
+            # A poll that ends between JoinGroup and the answer to SyncGroup forgets why it joined, if new partitions
+            # were the reason: no later poll would take up the assignment (kafka-python 3.0.12, join_group_async).
+            client._coordinator.request_rejoin()
         return [
             Received(
                 record.topic,
