@@ -17,7 +17,7 @@ from compat_tests.raw import Peer
 NONE, OUT_OF_RANGE, UNKNOWN_TOPIC, INVALID_TOPIC, METADATA_TOO_LARGE = 0, 1, 3, 17, 12
 ILLEGAL_GENERATION, INCONSISTENT_PROTOCOL, INVALID_GROUP, UNKNOWN_MEMBER, SESSION_TIMEOUT = 22, 23, 24, 25, 26
 UNSUPPORTED_VERSION, EXISTS, PARTITIONS, REPLICATION, ASSIGNMENT, CONFIG = 35, 36, 37, 38, 39, 40
-INVALID_REQUEST, NON_EMPTY, UNKNOWN_GROUP, SESSION_ID, UNKNOWN_EPOCH = 42, 68, 69, 70, 75
+INVALID_REQUEST, NON_EMPTY, UNKNOWN_GROUP, SESSION_ID, FENCED_EPOCH, UNKNOWN_EPOCH = 42, 68, 69, 70, 74, 75
 MEMBER_ID, FENCED_INSTANCE, UNKNOWN_TOPIC_ID, MISMATCHED_ENDPOINT, UNSUPPORTED_ENDPOINT = 79, 82, 100, 114, 115
 UNKNOWN = -1
 """UNKNOWN_SERVER_ERROR: Kafka met an exception that it did not foresee."""
@@ -169,6 +169,9 @@ CASES: dict[str, Case] = {
         "Metadata", 12, lambda w: metadata(named(w.no, w.topic_id)), [NONE, NONE, NONE]
     ),
     "metadata, by id before 12": Case("Metadata", 11, lambda w: metadata(named("", w.topic_id)), [INVALID_REQUEST]),
+    "metadata, by id before 12, and a name": Case(
+        "Metadata", 11, lambda w: metadata(named(w.topic), named("", w.topic_id)), [INVALID_REQUEST] * 2
+    ),
     "metadata, neither": Case("Metadata", 12, lambda w: metadata(named()), [UNKNOWN]),
     "metadata, bad name": Case("Metadata", 12, lambda w: metadata(named("bad name")), [INVALID_TOPIC]),
     "metadata, empty name": Case("Metadata", 12, lambda w: metadata(named("")), [INVALID_TOPIC]),
@@ -272,6 +275,8 @@ CASES: dict[str, Case] = {
     "times, negative partition": Case("ListOffsets", 7, lambda w: times(w.topic, -1, partition=-1), [UNKNOWN_TOPIC]),
     "times, twice": Case("ListOffsets", 7, lambda w: times(w.topic, -1, -1), [INVALID_REQUEST]),
     "times, newer epoch": Case("ListOffsets", 7, lambda w: times(w.topic, -1, epoch=5), [UNKNOWN_EPOCH]),
+    "times, an epoch that was never": Case("ListOffsets", 7, lambda w: times(w.topic, -1, epoch=-2), [FENCED_EPOCH]),
+    "times, unknown special, unknown topic": Case("ListOffsets", 10, lambda w: times(w.no, -7), [UNSUPPORTED_VERSION]),
     "times, this epoch": Case("ListOffsets", 7, lambda w: times(w.topic, -1, epoch=0), [NONE]),
     "fetch, unknown topic": Case("Fetch", 12, lambda w: fetched(w.no), [NONE, UNKNOWN_TOPIC]),
     "fetch, unknown id": Case("Fetch", 13, lambda w: fetched(uuid.uuid4()), [NONE, UNKNOWN_TOPIC_ID]),
@@ -285,6 +290,9 @@ CASES: dict[str, Case] = {
     "epoch, unknown partition": Case("OffsetForLeaderEpoch", 4, lambda w: epoch_end(w.topic, 9), [UNKNOWN_TOPIC]),
     "epoch, newer than the leader's": Case(
         "OffsetForLeaderEpoch", 4, lambda w: epoch_end(w.topic, current=5), [UNKNOWN_EPOCH]
+    ),
+    "epoch, the leader's, that was never": Case(
+        "OffsetForLeaderEpoch", 4, lambda w: epoch_end(w.topic, current=-2), [FENCED_EPOCH]
     ),
     "epoch, not there yet": Case("OffsetForLeaderEpoch", 4, lambda w: epoch_end(w.topic, epoch=5), [NONE]),
     # Groups

@@ -36,7 +36,7 @@ from totalog.gateway.topics import TopicHandle
 from totalog.gateway.wire import codec
 from totalog.gateway.wire._batch import lib
 from totalog.gateway.wire.answer import Buffer
-from totalog.gateway.wire.errors import ErrorCode
+from totalog.gateway.wire.errors import ErrorCode, of_leader_epoch
 
 if TYPE_CHECKING:
     from totalog.engine import Log
@@ -150,10 +150,12 @@ async def _caught_up(broker: "Broker", handle: TopicHandle | None, asked: Any, o
 
 
 async def _find(broker: "Broker", version: int, handle: TopicHandle | None, asked: Any) -> Found:
+    if asked.timestamp < 0 and version < FIRST_VERSIONS.get(asked.timestamp, version + 1):
+        return Found(code=ErrorCode.UNSUPPORTED_VERSION)
     if handle is None or not handle.has_partition(asked.partition_index):
         return Found(code=ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
     try:
-        return await _find_in(broker, version, handle, asked)
+        return await _find_in(broker, handle, asked)
     except UnknownTopic:  # deleted while others had their turn
         return Found(code=ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
     except EngineError as fault:
@@ -161,14 +163,12 @@ async def _find(broker: "Broker", version: int, handle: TopicHandle | None, aske
         return Found(code=ErrorCode.KAFKA_STORAGE_ERROR)
 
 
-async def _find_in(broker: "Broker", version: int, handle: TopicHandle, asked: Any) -> Found:
-    if asked.timestamp < 0 and version < FIRST_VERSIONS.get(asked.timestamp, version + 1):
-        return Found(code=ErrorCode.UNSUPPORTED_VERSION)
+async def _find_in(broker: "Broker", handle: TopicHandle, asked: Any) -> Found:
     partition = handle.read_partition(asked.partition_index)
     bounds = broker.log.bounds(handle.topic, partition)
-    if 0 <= asked.current_leader_epoch != bounds.leader_epoch:
-        newer = asked.current_leader_epoch > bounds.leader_epoch
-        return Found(code=ErrorCode.UNKNOWN_LEADER_EPOCH if newer else ErrorCode.FENCED_LEADER_EPOCH)
+    refusal = of_leader_epoch(asked.current_leader_epoch, bounds.leader_epoch)
+    if refusal is not ErrorCode.NONE:
+        return Found(code=refusal)
     if asked.timestamp == LATEST:
         return Found(bounds.next_offset, leader_epoch=bounds.leader_epoch)
     if asked.timestamp in (EARLIEST, EARLIEST_LOCAL):

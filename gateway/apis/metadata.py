@@ -19,7 +19,7 @@ Version notes
 - 0: an empty list asks for all topics; from 1 on null does, and an empty list asks for none.
 - 4: allow_auto_topic_creation (KIP-204). 7: leader epoch (KIP-320). 8: authorized operations (KIP-430).
 - 9: compact lengths and tagged fields. 10: topic ids (KIP-516). 12: topics may be asked by id alone; with both the id
-  counts. Before that an id is INVALID_REQUEST.
+  counts. Before that a request with an id is INVALID_REQUEST, for all its topics.
 - 11: the cluster's authorized operations moved to DescribeCluster. 13: a top-level error code.
 
 Not implemented: racks, offline replicas; there are none.
@@ -62,6 +62,8 @@ class Asked(NamedTuple):
 
     topics: "TopicsAsked | None"
     """None asks for all of them."""
+    ids_too_early: bool
+    """It has a topic's id, in a version in which that is refused."""
     may_create: bool
     cluster_operations: bool
     topic_operations: bool
@@ -119,8 +121,10 @@ def parse(request: Request) -> Steps[Asked]:
     topics = None if number is None else TopicsAsked(cursor, version, number)
     if number is not None and number > ELEMENTS_COUNT_MAX:
         raise ProtocolViolation(f"{number} topics in one Metadata request, limit {ELEMENTS_COUNT_MAX}")
+    ids_too_early = False
     for place in range(number or 0):
-        _parse_topic(cursor, version)
+        topic_id, _ = _parse_topic(cursor, version)
+        ids_too_early |= topic_id != NO_ID and version < BY_ID_FROM
         if place % NAMES_A_STEP == NAMES_A_STEP - 1:
             yield
     may_create = cursor.int8() != 0 if version >= 4 else True
@@ -128,7 +132,7 @@ def parse(request: Request) -> Steps[Asked]:
     topic_operations = cursor.int8() != 0 if version >= 8 else False
     if flexible:
         cursor.skip_tagged_fields()
-    return Asked(topics, may_create, cluster_operations, topic_operations)
+    return Asked(topics, ids_too_early, may_create, cluster_operations, topic_operations)
 
 
 def _parse_topic(cursor: Cursor, version: int) -> tuple[bytes, str | None]:
@@ -164,7 +168,7 @@ def _named(broker: "Broker", version: int, asked: Asked) -> Steps[tuple[int, byt
     for (topic_id, name), times in named.each(asked.topics):
         found: TopicHandle | ErrorCode
         topics_version = broker.log.topics_version
-        if times == TOO_MANY or (topic_id != NO_ID and version < BY_ID_FROM):
+        if times == TOO_MANY or asked.ids_too_early:
             found = ErrorCode.INVALID_REQUEST
         elif topic_id != NO_ID:
             found = broker.topics.find_id(topic_id) or ErrorCode.UNKNOWN_TOPIC_ID

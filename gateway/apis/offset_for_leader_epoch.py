@@ -25,7 +25,7 @@ from totalog.gateway.topics import TopicHandle
 from totalog.gateway.wire import codec
 from totalog.gateway.wire._batch import lib
 from totalog.gateway.wire.answer import Buffer
-from totalog.gateway.wire.errors import ErrorCode
+from totalog.gateway.wire.errors import ErrorCode, of_leader_epoch
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
@@ -87,9 +87,9 @@ async def _find(broker: "Broker", name: str, asked: Any) -> End:
 async def _find_in(broker: "Broker", topic: TopicHandle, asked: Any) -> End:
     read_partition = topic.read_partition(asked.partition)
     bounds = broker.log.bounds(topic.topic, read_partition)
-    if 0 <= asked.current_leader_epoch != bounds.leader_epoch:
-        newer = asked.current_leader_epoch > bounds.leader_epoch
-        return End(code=ErrorCode.UNKNOWN_LEADER_EPOCH if newer else ErrorCode.FENCED_LEADER_EPOCH)
+    refusal = of_leader_epoch(asked.current_leader_epoch, bounds.leader_epoch)
+    if refusal is not ErrorCode.NONE:
+        return End(code=refusal)
     if not 0 <= asked.leader_epoch <= bounds.leader_epoch:
         return End()
     if asked.leader_epoch == bounds.leader_epoch:

@@ -115,9 +115,10 @@ def test_topics_by_id(orders: Broker, version: int) -> None:
 def test_an_id_is_no_question_before_version_12(orders: Broker, version: int) -> None:
     handle = orders.topics.find("orders")
     assert handle is not None
-    refused, known = ask(orders, "Metadata", version, topics=with_id(handle.id) + named("orders")).topics
+    refused, known, new = ask(orders, "Metadata", version, topics=with_id(handle.id) + named("orders", "new")).topics
     assert (refused.error_code, refused.name, refused.topic_id.bytes) == (ErrorCode.INVALID_REQUEST, "", handle.id)
-    assert (known.error_code, known.name, known.topic_id.bytes) == (0, "orders", handle.id)
+    assert [topic.error_code for topic in (known, new)] == [ErrorCode.INVALID_REQUEST] * 2
+    assert orders.topics.find("new") is None
 
 
 def test_with_name_and_id_the_id_counts(orders: Broker) -> None:

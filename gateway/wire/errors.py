@@ -163,3 +163,10 @@ class ErrorCode(IntEnum):
     STREAMS_INVALID_TOPOLOGY_EPOCH = 131, False, "The topology's epoch is not valid."
     STREAMS_TOPOLOGY_FENCED = 132, False, "The topology's epoch is old."
     SHARE_SESSION_LIMIT_REACHED = 133, True, "The broker takes no more share sessions."
+
+
+def of_leader_epoch(asked: int, current: int) -> ErrorCode:
+    """What is answered to a client that believes in the leader epoch `asked`; -1: in none."""
+    if asked in (-1, current):
+        return ErrorCode.NONE
+    return ErrorCode.UNKNOWN_LEADER_EPOCH if asked > current else ErrorCode.FENCED_LEADER_EPOCH
