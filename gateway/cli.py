@@ -137,7 +137,7 @@ def cli() -> None:
 )
 @click.option(
     "--memory",
-    type=size,
+    type=some,
     metavar="SIZE",
     help="Size of the log's memory, such as 512m or 4g; it is taken as it fills. Default: half of what there is.",
 )

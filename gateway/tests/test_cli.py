@@ -52,6 +52,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         (["serve", "--port", "66000"], "66000 is not in the range"),
         (["serve", "--ephemeral", "--data-dir", "x"], "exclude each other"),
         (["serve", "--memory", "lots"], "'lots' is not a size; write it like 512m or 4g"),
+        (["serve", "--memory", "0"], "at least one byte"),
         (["serve", "--advertised", ":9092"], "names no host"),
         (["serve", "--advertised", "host:port"], "not of the form HOST:PORT"),
         (["serve", "--set", "num.partitions"], "not of the form NAME=VALUE"),
