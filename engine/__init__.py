@@ -3,6 +3,7 @@
 if __name__ != "totalog.engine":
     __path__ = []
 else:
+    from totalog.engine.appends import AppendGroup, Reservation
     from totalog.engine.errors import (
         DirectoryError,
         DirectoryInUse,
@@ -23,20 +24,8 @@ else:
         TopicExists,
         UnknownTopic,
     )
-    from totalog.engine.log import (
-        NOTHING_LENT,
-        VIEW,
-        AppendGroup,
-        BatchAt,
-        Bounds,
-        Frontiers,
-        Log,
-        Memory,
-        Read,
-        ReadBatches,
-        Replica,
-        Reservation,
-    )
+    from totalog.engine.log import VIEW, Bounds, Frontiers, Log, Memory, Replica
+    from totalog.engine.reads import NOTHING_LENT, BatchAt, Read, ReadBatches
     from totalog.engine.topic import Topic
 
     __all__ = [

@@ -6,15 +6,14 @@ time.
 
 import os
 import sys
-import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from totalog.engine import layout
 from totalog.engine._core import ffi, lib
+from totalog.engine.appends import AppendGroup, Reservation
 from totalog.engine.errors import (
     EngineError,
     LimitReached,
@@ -23,6 +22,7 @@ from totalog.engine.errors import (
     TopicExists,
     UnknownTopic,
 )
+from totalog.engine.reads import NOTHING_LENT, BatchAt, Read, ReadBatches, read_of
 from totalog.engine.region import Region, explain
 from totalog.engine.topic import Topic
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 VIEW = -1
 """As a partition: the topic in total order."""
 _CORE_VIEW: int = lib.PARTITION_VIEW
-LENT_FRONT: int = lib.LENT_FRONT
-"""Bytes of a lent batch that are copied all the same, so that their reader can change them."""
 _RUN_SIZE_MAX: int = lib.RUN_BLOCKS_MAX * lib.BLOCK_SIZE
 
 
@@ -69,122 +67,6 @@ class Memory(NamedTuple):
     blocks_free: int
     block_size: int
     """Bytes."""
-
-
-class BatchAt(NamedTuple):
-    """One batch that was looked for. `base_offset` is the total order where the view was searched."""
-
-    base_offset: int
-    size: int
-    max_timestamp: int
-    leader_epoch: int
-    flags: int
-
-
-@dataclass(slots=True)
-class Read:
-    """What a read found, or why nothing. Not frozen: one is made for each read, and freezing costs a microsecond."""
-
-    status: int
-    """STATUS_OK, STATUS_OFFSET_OUT_OF_RANGE, STATUS_UNKNOWN_TOPIC, or STATUS_ON_DISK: ask the archive."""
-    size: int
-    """Bytes."""
-    count: int
-    """Batches."""
-    size_needed: int
-    """Bytes that the first batch takes, when there was no room for it; else 0."""
-    log_start_offset: int
-    next_offset: int
-    leader_epoch: int = 0
-    available: int = 0
-    """Visible bytes from the batch that holds the offset to the end."""
-    copied: int = 0
-    """Bytes of `size` that were copied; the others are lent."""
-    pins: int = 0
-    """What holds those that are lent: for `Log.give_back`."""
-
-
-NOTHING_LENT: int = (1 << 64) - 1
-"""As the size from which on batches are lent."""
-
-
-class AppendGroup:
-    """Room for some `struct append`: filled by the caller (at `address`, or by index), answered by `Log.append`."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self._appends = ffi.new("struct append[]", capacity)
-        self.address = int(ffi.cast("uintptr_t", self._appends))
-
-    def __getitem__(self, index: int) -> Any:
-        return self._appends[index]
-
-    def __len__(self) -> int:
-        return self.capacity
-
-
-class ReadBatches:
-    """Room for one `struct read_batch` per batch of a read, at `address`."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self._batches = ffi.new("struct read_batch[]", capacity)
-        self.address = int(ffi.cast("uintptr_t", self._batches))
-
-    def __getitem__(self, index: int) -> Any:
-        return self._batches[index]
-
-    def lent(self, index: int) -> memoryview:
-        """What a lent batch has behind its first LENT_FRONT bytes. It lies in the region, and is good until it is given
-        back."""
-        batch = self._batches[index]
-        return memoryview(ffi.buffer(ffi.cast("uint8_t *", batch.lent), batch.size - LENT_FRONT)).toreadonly()
-
-
-class Reservation:
-    """Blocks of this process's own, private until batches in them are appended.
-
-    `close` is idempotent: what was appended stays in the log, all of it goes back otherwise. The buffer, and what was
-    cut out of it, must not be used after that.
-    """
-
-    def __init__(self, log: "Log", segment: int, address: int, size: int) -> None:
-        self.segment = segment
-        self.address = address
-        self.size = size
-        self.published = False
-        """Set by `Log.append` when a batch of this reservation was ordered."""
-        self.buffer = memoryview(ffi.buffer(ffi.cast("uint8_t *", address), size))
-        self._topic: tuple[int, int] | None = None
-        self._log: Log | None = log
-
-    def segment_for(self, topic_slot: int, topic_generation: int) -> int:
-        """The segment for batches of this topic that lie here; 0 where it was given out for another one's, since a
-        segment belongs to one topic: they are to be copied."""
-        if self._topic is None:
-            self._topic = topic_slot, topic_generation
-        return self.segment if self._topic == (topic_slot, topic_generation) else 0
-
-    def close(self) -> None:
-        log = self._log
-        if log is None:
-            return
-        self.buffer.release()  # BufferError while someone receives into it: then it is still open
-        self._log = None
-        log._reservations.pop(self.segment, None)
-        log._reserved -= 1
-        log._reserve_done(self.segment, self.published)
-
-    def __enter__(self) -> "Reservation":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_log", None) is not None:
-            warnings.warn(f"a reservation of {self.size} bytes was dropped, not closed", ResourceWarning, stacklevel=2)
-            self.close()
 
 
 class Log:
@@ -716,22 +598,6 @@ _LIMITS = {
     lib.LIMIT_SETTINGS: ("bytes of topic settings", lib.SETTINGS_SIZE_MAX),
     lib.LIMIT_NAME: ("bytes of a topic name", lib.TOPIC_NAME_SIZE - 1),
 }
-
-
-def read_of(result: Any) -> Read:
-    """What a `struct read_result` says."""
-    return Read(
-        result.status,
-        result.size,
-        result.count,
-        result.size_needed,
-        result.log_start_offset,
-        result.next_offset,
-        result.leader_epoch,
-        result.available,
-        result.copied,
-        result.pins,
-    )
 
 
 def batch_at(status: int, found: Any, topic: Topic) -> BatchAt | None:

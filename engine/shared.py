@@ -21,8 +21,9 @@ from typing import Any
 from totalog.engine._core import ffi, lib
 from totalog.engine._core_long import ffi as long_ffi
 from totalog.engine._core_long import lib as long_lib
+from totalog.engine.appends import AppendGroup
 from totalog.engine.errors import Replaced
-from totalog.engine.log import AppendGroup, Log
+from totalog.engine.log import Log
 from totalog.engine.region import Region, explain
 
 NANOSECONDS = 1_000_000_000

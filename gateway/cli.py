@@ -15,8 +15,9 @@ from typing import NoReturn
 
 import click
 
-from totalog.gateway.config import Config, InvalidConfig
+from totalog.gateway.config import Config
 from totalog.gateway.memory import parse_size, size_text
+from totalog.gateway.setting import InvalidConfig
 
 DEFAULT_PORT = 9092
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -314,7 +315,8 @@ def bench(
 @cli.command(short_help="List the settings that serve --set takes.")
 def settings() -> None:
     """List the broker settings that --set takes, with their defaults."""
-    from totalog.gateway.settings import BROKER, UNSET, Effect, as_text
+    from totalog.gateway.setting import Effect, as_text
+    from totalog.gateway.settings import BROKER, UNSET
 
     for setting in sorted(BROKER.values(), key=lambda row: (row.effect is Effect.NONE, row.name)):
         unset = isinstance(setting.default, int) and setting.default == UNSET

@@ -5,21 +5,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from totalog.gateway.settings import BROKER, TOPIC, UNSET, Effect, InvalidConfig, Setting, Type, Value, as_text
-
-__all__ = [
-    "BROKER",
-    "TOPIC",
-    "Config",
-    "Effect",
-    "InvalidConfig",
-    "Setting",
-    "Type",
-    "Value",
-    "as_text",
-    "find",
-    "parse_topic_settings",
-]
+from totalog.gateway.setting import InvalidConfig, Setting, Value, as_text
+from totalog.gateway.settings import BROKER, TOPIC, UNSET
 
 
 def find(table: Mapping[str, Setting], name: str, kind: str) -> Setting:

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from totalog.engine import Log
 from totalog.engine._core import ffi, lib
 from totalog.engine._core_long import lib as long_lib
-from totalog.engine.log import AppendGroup
+from totalog.engine.appends import AppendGroup
 from totalog.engine.shared import SharedLog
 
 MIB = 1 << 20

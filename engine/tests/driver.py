@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from totalog.engine import NOTHING_LENT, Log, Reservation, Topic, layout
 from totalog.engine._core import ffi, lib
-from totalog.engine.log import LENT_FRONT
+from totalog.engine.reads import LENT_FRONT
 
 SIZE_SMALL = 250 * lib.BLOCK_SIZE
 """Bytes of a log that has all its memory from the start."""

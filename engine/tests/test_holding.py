@@ -12,7 +12,7 @@ import pytest
 
 from totalog.engine import VIEW, Log, Topic
 from totalog.engine._core import ffi, lib
-from totalog.engine.log import AppendGroup
+from totalog.engine.appends import AppendGroup
 from totalog.engine.shared import SharedLog
 
 HOLD_S = 0.2

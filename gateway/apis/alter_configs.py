@@ -23,8 +23,10 @@ from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.apis.create_topics import CONFIGS_MAX
 from totalog.gateway.apis.describe_configs import TOPIC_RESOURCE
 from totalog.gateway.apis.named import Named, check_once, resource_key
-from totalog.gateway.config import TOPIC, InvalidConfig, parse_topic_settings
+from totalog.gateway.config import parse_topic_settings
 from totalog.gateway.lane import Steps
+from totalog.gateway.setting import InvalidConfig
+from totalog.gateway.settings import TOPIC
 from totalog.gateway.topics import Refused, TopicHandle, check_name
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode

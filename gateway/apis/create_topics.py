@@ -31,8 +31,9 @@ from uuid import UUID
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.apis.describe_configs import Entry, topic_entries
 from totalog.gateway.apis.named import Named, check_once
-from totalog.gateway.config import InvalidConfig, parse_topic_settings
+from totalog.gateway.config import parse_topic_settings
 from totalog.gateway.lane import Steps
+from totalog.gateway.setting import InvalidConfig
 from totalog.gateway.topics import Refused
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode

@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from totalog.gateway.apis.api import Api, Frame, Request
 from totalog.gateway.apis.named import TOO_MANY, Named, check_once, resource_key
-from totalog.gateway.config import BROKER, TOPIC, Config, Setting, Type, as_text
+from totalog.gateway.config import Config
 from totalog.gateway.lane import Steps
+from totalog.gateway.setting import Setting, Type, as_text
+from totalog.gateway.settings import BROKER, TOPIC
 from totalog.gateway.topics import Refused, check_name
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.encode import count, frame_around, string, tags

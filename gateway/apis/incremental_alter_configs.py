@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.alter_configs import alter, no_value, not_stored
 from totalog.gateway.apis.api import Api, Request
-from totalog.gateway.config import TOPIC, InvalidConfig, Type, as_text, find
+from totalog.gateway.config import find
 from totalog.gateway.lane import Steps
+from totalog.gateway.setting import InvalidConfig, Type, as_text
+from totalog.gateway.settings import TOPIC
 from totalog.gateway.topics import Refused
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ErrorCode

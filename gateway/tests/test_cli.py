@@ -17,9 +17,9 @@ import pytest
 from totalog.engine import Log
 from totalog.gateway import memory, start
 from totalog.gateway.cli import address, main
-from totalog.gateway.config import BROKER
 from totalog.gateway.healthcheck import Unhealthy, check
 from totalog.gateway.limits import Limits
+from totalog.gateway.settings import BROKER
 from totalog.gateway.storage import CannotStart, state_directory
 from totalog.gateway.testing import BrokerFailed, broker
 

@@ -5,18 +5,9 @@ from pathlib import Path
 import pytest
 
 from totalog.gateway import start
-from totalog.gateway.config import (
-    BROKER,
-    TOPIC,
-    Config,
-    Effect,
-    InvalidConfig,
-    Setting,
-    Type,
-    Value,
-    as_text,
-    parse_topic_settings,
-)
+from totalog.gateway.config import Config, parse_topic_settings
+from totalog.gateway.setting import Effect, InvalidConfig, Setting, Type, Value, as_text
+from totalog.gateway.settings import BROKER, TOPIC
 
 TYPES = {
     Type.BOOLEAN: bool,
