@@ -40,6 +40,8 @@ class Load:
     """Where its batch begins; 0: there is none to check."""
     records_size: int = 0
     """Bytes of records behind the answer."""
+    held_size: int = 0
+    """Bytes of records that there are: answers send them in turn, as those of a broker do when all is read."""
     fresh: bool = False
     """Receive into memory that was never used before."""
 
@@ -62,6 +64,13 @@ class Memory:
         if not fresh:
             self.mapped.write(bytes(size))
         self.view = memoryview(self.mapped)
+        self._sent = 0
+
+    def turn(self, size: int, held_size: int) -> memoryview:
+        """The next `size` of the first `held_size` bytes."""
+        at = self._sent if self._sent + size <= held_size else 0
+        self._sent = at + size
+        return self.view[at : at + size]
 
     def room(self, used: int, wanted: int, kept_from: int) -> tuple[int, int]:
         """(where to go on, where what is kept begins now): back to the front, with what is kept, at the end."""
@@ -72,7 +81,7 @@ class Memory:
         return kept, 0
 
 
-async def _serve(load: Load, stream: socket.socket) -> None:
+async def _serve(load: Load, records: Memory, stream: socket.socket) -> None:
     stream.setblocking(False)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     memory = Memory(load.fresh)
@@ -91,7 +100,7 @@ async def _serve(load: Load, stream: socket.socket) -> None:
                 _check(load, memory.view[at : at + size])
             first += complete * size
             if complete:
-                await _answer(stream, load, memory, answer * complete if load.records_size == 0 else answer)
+                await _answer(stream, load, records, answer * complete if load.records_size == 0 else answer)
 
 
 async def _receive(stream: socket.socket, target: memoryview) -> int:
@@ -109,8 +118,8 @@ def _check(load: Load, request: memoryview) -> None:
             raise ValueError("a batch arrived damaged")
 
 
-async def _answer(stream: socket.socket, load: Load, memory: Memory, answer: bytes) -> None:
-    left = [memoryview(answer), memory.view[: load.records_size]]
+async def _answer(stream: socket.socket, load: Load, records: Memory, answer: bytes) -> None:
+    left = [memoryview(answer), records.turn(load.records_size, load.held_size)]
     while left:
         try:
             count = stream.sendmsg(left)
@@ -124,6 +133,7 @@ async def _answer(stream: socket.socket, load: Load, memory: Memory, answer: byt
 
 
 async def _run(load: Load) -> None:
+    records = Memory(fresh=False)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         print(listener.getsockname()[1], flush=True)
@@ -131,7 +141,7 @@ async def _run(load: Load) -> None:
             while True:
                 await trio.lowlevel.wait_readable(listener)
                 stream, _ = listener.accept()
-                connections.start_soon(_serve, load, stream)
+                connections.start_soon(_serve, load, records, stream)
 
 
 if __name__ == "__main__":

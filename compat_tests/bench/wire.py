@@ -178,7 +178,8 @@ def _bare_load(load: Load, work: Work, answer: bytes) -> bare.Load:
         return bare.Load(answer.hex(), len(frame), batch_at, fresh=load.fresh)
     batch_size = len(requests.batch(MIB, KIB))
     records_size = len(answer) // batch_size * batch_size
-    return bare.Load(answer[: len(answer) - records_size].hex(), len(frame), 0, records_size)
+    head = answer[: len(answer) - records_size]
+    return bare.Load(head.hex(), len(frame), 0, records_size, records_size * len(work.frames))
 
 
 @contextmanager
