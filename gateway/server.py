@@ -117,7 +117,7 @@ class SocketTransport:
         except OSError as fault:
             raise Disconnected(f"sending failed: {fault}") from None
         self.moved += count
-        if len(parts) == 1 and count == len(parts[0]):
+        if count == sum(map(len, parts)):
             return []
         left = list(parts)
         _drop(left, count)

@@ -30,8 +30,8 @@ class Unsent:
 
     def answer_size_max(self, least: int, most: int) -> int:
         """Bytes that the next answer should have at most, where its maker can choose between `least` and `most`."""
-        left = self.size_max // SMALL_ANSWERS_SHARE - self.size
-        return max(least, min(most, left // ANSWERS_COUNT))
+        size = (self.size_max // SMALL_ANSWERS_SHARE - self.size) // ANSWERS_COUNT
+        return most if size >= most else max(least, size)
 
     def add(self, size: int) -> None:
         self.size += size

@@ -250,10 +250,15 @@ class Reader:
             lent_size_min=LENT_SIZE_MIN,
         )
 
+    def stamp(self, address: int, read: "Read") -> list[tuple[int, memoryview]]:
+        """Stamps the batches of the last read, which begin at `address`. Of each that is lent: how many of the others
+        stand before it, and its bytes."""
+        batches, places = self.batches, self.places
+        count = stamp(address, batches.address, read.count, places, LENT_COUNT_MAX)
+        return [(place.at, batches.lent(place.index)) for place in places[0:count]] if count else []
+
     def put(self, writer: wire.AnswerWriter, partition: int, at: int, read: "Read", aborted_null: bool) -> None:
         """Writes a partition around the records of the last read, which begin at `at`: they are stamped here."""
-        batches, places = self.batches, self.places
-        count = stamp(writer.buffer.address + at, batches.address, read.count, places, LENT_COUNT_MAX)
         writer.partition(
             partition,
             0,
@@ -262,14 +267,14 @@ class Reader:
             aborted_null=aborted_null,
             records_at=at,
             records_size=read.size,
-            lent=[(place.at, batches.lent(place.index)) for place in places[0:count]] if count else (),
+            lent=self.stamp(writer.buffer.address + at, read),
         )
 
-    def finish(self, writer: wire.AnswerWriter, copied: int, pins: int) -> Answer:
+    def finish(self, parts: list[memoryview], buffer: Buffer, lent_size: int, copied: int, pins: int) -> Answer:
         """The answer, of whose records `copied` bytes were copied, and others lent."""
         self.copied = max(copied, self.copied // 2)
         give_back = partial(self._log.give_back, pins) if pins else None
-        return Answer(writer.finish(), writer.buffer, writer.lent_size, give_back)
+        return Answer(parts, buffer, lent_size, give_back)
 
     def refuse(self, request: Request, error_code: ErrorCode) -> Answer:
         """An error for the request as a whole."""
@@ -313,7 +318,9 @@ class AtOnce:
             if not done:
                 self._log.give_back(self._pins)
                 writer.buffer.release()
-        return self._reader.finish(writer, self._copied, self._pins) if done else None
+        if not done:
+            return None
+        return self._reader.finish(writer.finish(), writer.buffer, writer.lent_size, self._copied, self._pins)
 
     def _tell(self, part: Part) -> None:
         self._found |= part.error_code != 0
@@ -535,7 +542,7 @@ def size_max_of(broker: "Broker", message: wire.FetchRequest) -> int:
 
 def pressed(broker: "Broker", size_max: int) -> int:
     """The same, as things are: less while many answers have not been taken."""
-    return min(size_max, broker.unsent.answer_size_max(ANSWER_SIZE_PRESSED, ANSWER_SIZE_MAX))
+    return broker.unsent.answer_size_max(min(ANSWER_SIZE_PRESSED, size_max), size_max)
 
 
 def cramped(read: "Read", size_max: int, room: int) -> bool:

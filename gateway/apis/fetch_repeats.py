@@ -27,37 +27,28 @@ CORRELATION_ID_AT: Final = 8
 CORRELATION_ID_END: Final = 12
 OFFSET_SIZE: Final = 8
 
-_correlation_id = struct.Struct(">i").unpack_from
-_offset = struct.Struct(">q").unpack_from
-
 
 @dataclass(slots=True, eq=False)
 class Repeat:
-    """A kind of request that a connection sends again and again, as the topics are now."""
+    """A kind of request that a connection sends again and again. Once its topic is deleted, no read under the topic's
+    generation finds anything, so that what the name stands for then is looked up by `fetch.py`."""
 
     size: int
     """Bytes of a request, its size word included."""
-    offset_at: int
-    """Where the fetch offset stands."""
+    layout: struct.Struct
+    """Of a request: what stands before the correlation id, that, what stands between it and the fetch offset, that, and
+    what stands behind."""
     front: bytes
-    """What stands before the correlation id,"""
     middle: bytes
-    """between it and the offset,"""
     tail: bytes
-    """and behind the offset."""
-    version: int
-    topics_version: int
     topic: "Topic"
-    partition: int
     read_partition: int
     """The number under which the log reads it."""
     leader_epoch: int
     """That is asked for, or -1."""
     size_max: int
     """Bytes of records."""
-    aborted_null: bool
-    head: bytes
-    """Of its answers: what stands before the partition."""
+    form: wire.AnswerForm
     overhead: int
     """Bytes of its answers around the records, at most."""
 
@@ -77,22 +68,23 @@ def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
     if message.min_bytes > 1 or message.session_epoch not in fetch.FULL_FETCH_EPOCHS:
         return None
     frame = struct.pack(">i", len(request.frame)) + request.frame
-    offset_at = SIZE_WORD + message.offset_at
+    middle_size = SIZE_WORD + message.offset_at - CORRELATION_ID_END
+    tail_size = len(frame) - CORRELATION_ID_END - middle_size - OFFSET_SIZE
+    layout = struct.Struct(f">{CORRELATION_ID_AT}si{middle_size}sq{tail_size}s")
+    front, _, middle, _, tail = layout.unpack(frame)
     return Repeat(
         len(frame),
-        offset_at,
-        frame[:CORRELATION_ID_AT],
-        frame[CORRELATION_ID_END:offset_at],
-        frame[offset_at + OFFSET_SIZE :],
-        request.version,
-        broker.log.topics_version,
+        layout,
+        front,
+        middle,
+        tail,
         handle.topic,
-        partition,
         handle.read_partition(partition),
         leader_epoch,
         min(max(most, 1), fetch.size_max_of(broker, message)),
-        message.isolation_level == fetch.READ_UNCOMMITTED,
-        wire.head_of_one(request.version, topic),
+        wire.AnswerForm(
+            request.version, topic, partition, aborted_null=message.isolation_level == fetch.READ_UNCOMMITTED
+        ),
         message.overhead,
     )
 
@@ -104,29 +96,30 @@ def begins(repeat: Repeat, frame: memoryview) -> bool:
 
 def answer(broker: "Broker", repeat: Repeat, held: memoryview, reservation: "Reservation | None" = None) -> Run | None:
     """Answers the request at the start of `held`, if it is complete and of the kind, and there are records for it."""
-    size, at = repeat.size, repeat.offset_at
-    frame = bytes(held[:size])
-    if (
-        frame[at + OFFSET_SIZE :] != repeat.tail
-        or frame[CORRELATION_ID_END:at] != repeat.middle
-        or frame[:CORRELATION_ID_AT] != repeat.front
-        or repeat.topics_version != broker.log.topics_version
-    ):
+    if len(held) < repeat.size:
+        return None
+    front, correlation_id, middle, offset, tail = repeat.layout.unpack_from(held)
+    if tail != repeat.tail or middle != repeat.middle or front != repeat.front:
         return None
     reader, log = broker.reader, broker.log
     size_max = fetch.pressed(broker, repeat.size_max)
     buffer = reader.take(repeat.overhead, size_max)
-    writer = wire.AnswerWriter(repeat.version, buffer)
-    writer.resume(repeat.head, _correlation_id(frame, CORRELATION_ID_AT)[0])
-    records_at = writer.records_at(size_max)
-    room = buffer.size - repeat.overhead
-    offset, target = _offset(frame, at)[0], buffer.address + records_at
-    read = reader.read(repeat.topic, repeat.read_partition, offset, target, size_max, room, True)
+    form, room = repeat.form, buffer.size - repeat.overhead
+    at = form.records_at(size_max)
+    read = reader.read(repeat.topic, repeat.read_partition, offset, buffer.address + at, size_max, room, True)
     known = repeat.leader_epoch in (wire.NO_LEADER_EPOCH, read.leader_epoch)
     if not (read.size and known) or fetch.cramped(read, size_max, room):
         log.give_back(read.pins)
         reader.pool.give(buffer)
         return None
-    reader.put(writer, repeat.partition, records_at, read, repeat.aborted_null)
-    writer.end_topic()
-    return Run(1, size, reader.finish(writer, read.copied, read.pins))
+    parts = form.write(
+        buffer.view,
+        correlation_id,
+        read.next_offset,
+        read.log_start_offset,
+        at,
+        read.size,
+        reader.stamp(buffer.address + at, read),
+        read.size - read.copied,
+    )
+    return Run(1, repeat.size, reader.finish(parts, buffer, read.size - read.copied, read.copied, read.pins))

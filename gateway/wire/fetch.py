@@ -13,7 +13,7 @@ never needed here.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -66,8 +66,7 @@ _HEAD_7 = struct.Struct(">iiihii")  # ..., throttle ms, error code, session id, 
 _HEAD_12 = struct.Struct(">iibihi")  # ..., no tagged fields, throttle ms, error code, session id
 _SIZE = struct.Struct(">h")
 _COUNT = struct.Struct(">i")
-_CORRELATION_ID = struct.Struct(">i")
-_CORRELATION_ID_AT = 4
+_HEAD_NUMBERS = struct.Struct(">ii")  # frame size, correlation id
 _ANSWER_4 = struct.Struct(">ihqqii")  # partition, error, high watermark, last stable offset, aborted, records size
 _ANSWER_5 = struct.Struct(">ihqqqii")  # ..., last stable offset, log start offset, aborted, records size
 _ANSWER_11 = struct.Struct(">ihqqqiii")  # ..., aborted, preferred replica, records size
@@ -76,6 +75,11 @@ _ANSWER_12 = struct.Struct(">ihqqqbi")  # ..., aborted, preferred replica; the s
 HEAD_SIZE_MAX: Final = 32
 TOPIC_SIZE_MAX: Final = 16
 """Bytes around the partitions of a topic, besides its name or id."""
+_NUMBERS_AT = 6  # of high watermark, last stable offset, and log start offset, in a partition
+_NO_RECORDS_12 = 2
+"""Bytes behind _ANSWER_12 in a partition without records."""
+_TAGS_12 = b"\x00\x00\x00"
+"""No tagged fields of partition, topic and answer."""
 _RECORDS_AROUND_12 = 6
 """Bytes behind _ANSWER_12 in a partition: the size of the records as a varint, at most, and no tagged fields."""
 
@@ -324,12 +328,6 @@ class AnswerWriter:
             _HEAD_4.pack_into(view, 0, 0, correlation_id, 0, topic_count)
             self.position = _HEAD_4.size
 
-    def resume(self, head: bytes, correlation_id: int) -> None:
-        """Goes on behind what `head_of_one` made."""
-        self.position = len(head)
-        self.buffer.view[: self.position] = head
-        _CORRELATION_ID.pack_into(self.buffer.view, _CORRELATION_ID_AT, correlation_id)
-
     def topic(self, topic: TopicKey, partition_count: int) -> None:
         if isinstance(topic, bytes):
             self._put(topic + encode_varint(partition_count + 1))
@@ -424,13 +422,7 @@ class AnswerWriter:
             self._put(b"\x00")
         view = self.buffer.view
         _COUNT.pack_into(view, 0, self.position + self.lent_size - 4)
-        parts: list[memoryview] = []
-        begin = 0
-        for end, piece in self._lent:
-            parts += view[begin:end], piece
-            begin = end
-        parts.append(view[begin : self.position])
-        return parts
+        return _in_parts(view, self.position, self._lent)
 
     def move(self, buffer: Buffer) -> None:
         """Goes on in a larger buffer; what was written comes along."""
@@ -443,9 +435,69 @@ class AnswerWriter:
         self.position = end
 
 
-def head_of_one(version: int, topic: TopicKey) -> bytes:
-    """What stands before the partition where an answer has one topic with one partition: for `AnswerWriter.resume`."""
-    writer = AnswerWriter(version, Buffer(HEAD_SIZE_MAX + TOPIC_SIZE_MAX + 4 * len(topic)))
-    writer.head(0, 0, 1)
-    writer.topic(topic, 1)
-    return bytes(writer.buffer.view[: writer.position])
+class AnswerForm:
+    """Answers with records of one partition of one topic, as `AnswerWriter` writes them: they differ in a few numbers,
+    and all that stands before the records is written at once."""
+
+    def __init__(self, version: int, topic: TopicKey, partition: int, *, aborted_null: bool) -> None:
+        writer = AnswerWriter(version, Buffer(HEAD_SIZE_MAX + TOPIC_SIZE_MAX + 4 * len(topic) + _ANSWER_12.size * 2))
+        writer.head(0, 0, 1)
+        writer.topic(topic, 1)
+        numbers_at = writer.position + _NUMBERS_AT
+        writer.partition(partition, 0, 0, 0, aborted_null=aborted_null)
+        self._flexible = version >= FLEXIBLE_VERSION
+        self._front_size = writer.position - (_NO_RECORDS_12 if self._flexible else _COUNT.size)
+        self._numbers = 3 if version >= 5 else 2
+        numbers_end = numbers_at + 8 * self._numbers
+        self._first = bytes(writer.buffer.view[_HEAD_NUMBERS.size : numbers_at])
+        self._second = bytes(writer.buffer.view[numbers_end : self._front_size])
+        records = "" if self._flexible else "i"
+        self._front = struct.Struct(f">ii{len(self._first)}s{self._numbers}q{len(self._second)}s{records}")
+
+    def records_at(self, size_guessed: int) -> int:
+        """Where in the buffer the records begin if they take `size_guessed` bytes."""
+        return self._front_size + (len(encode_varint(size_guessed + 1)) if self._flexible else _COUNT.size)
+
+    def write(
+        self,
+        view: memoryview,
+        correlation_id: int,
+        high_watermark: int,
+        log_start_offset: int,
+        records_at: int,
+        records_size: int,
+        lent: Sequence[tuple[int, memoryview]],
+        lent_size: int,
+    ) -> list[memoryview]:
+        """The frame, in parts, around `records_size` bytes of records that lie in `view` at `records_at`, but for
+        `lent_size` that are lent: (how many of the others stand before it, its bytes) of each piece, in order."""
+        start, end = records_at, records_at + records_size - lent_size
+        numbers = (high_watermark, high_watermark, log_start_offset)[: self._numbers]
+        if self._flexible:
+            word = encode_varint(records_size + 1)
+            start = self._front_size + len(word)
+            if start != records_at:
+                end += start - records_at
+                view[start:end] = view[records_at : records_at + end - start]
+            view[self._front_size : start] = word
+            view[end : end + len(_TAGS_12)] = _TAGS_12
+            end += len(_TAGS_12)
+            records: tuple[int, ...] = ()
+        else:
+            records = (records_size,)
+        self._front.pack_into(
+            view, 0, end + lent_size - _COUNT.size, correlation_id, self._first, *numbers, self._second, *records
+        )
+        return _in_parts(view, end, lent, start)
+
+
+def _in_parts(view: memoryview, end: int, lent: Iterable[tuple[int, memoryview]], start: int = 0) -> list[memoryview]:
+    """The first `end` bytes, with what is lent between them: (how many stand before it, behind `start`, its bytes)."""
+    parts: list[memoryview] = []
+    begin = 0
+    for before, piece in lent:
+        at = start + before
+        parts += view[begin:at], piece
+        begin = at
+    parts.append(view[begin:end])
+    return parts
