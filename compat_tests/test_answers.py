@@ -22,7 +22,8 @@ MEMBER_ID, FENCED_INSTANCE, UNKNOWN_TOPIC_ID, MISMATCHED_ENDPOINT, UNSUPPORTED_E
 UNKNOWN = -1
 """UNKNOWN_SERVER_ERROR: Kafka met an exception that it did not foresee."""
 
-TOPIC, BROKER = 2, 4
+TOPIC, BROKER, CLIENT_METRICS, GROUP = 2, 4, 16, 32
+NO_ISOLATION: dict[str, Any] = {"isolation_level": 5}
 SET, DELETE, APPEND = range(3)
 
 
@@ -230,6 +231,8 @@ CASES: dict[str, Case] = {
     "configs, unknown topic": Case("DescribeConfigs", 4, lambda w: described(TOPIC, w.no), [UNKNOWN_TOPIC]),
     "configs, bad name": Case("DescribeConfigs", 4, lambda w: described(TOPIC, "bad name"), [INVALID_TOPIC]),
     "configs, unknown broker": Case("DescribeConfigs", 4, lambda w: described(BROKER, "77"), [INVALID_REQUEST]),
+    "configs, of client metrics": Case("DescribeConfigs", 4, lambda w: described(CLIENT_METRICS, "x"), [NONE]),
+    "configs, of a group": Case("DescribeConfigs", 4, lambda w: described(GROUP, w.group), [NONE]),
     "configs, unknown type": Case("DescribeConfigs", 4, lambda w: described(77, "x"), [INVALID_REQUEST]),
     "alter, unknown topic": Case(
         "IncrementalAlterConfigs", 1, lambda w: altered(w.no, config("retention.ms", "1")), [UNKNOWN_TOPIC]
@@ -277,6 +280,7 @@ CASES: dict[str, Case] = {
     "times, newer epoch": Case("ListOffsets", 7, lambda w: times(w.topic, -1, epoch=5), [UNKNOWN_EPOCH]),
     "times, an epoch that was never": Case("ListOffsets", 7, lambda w: times(w.topic, -1, epoch=-2), [FENCED_EPOCH]),
     "times, unknown special, unknown topic": Case("ListOffsets", 10, lambda w: times(w.no, -7), [UNSUPPORTED_VERSION]),
+    "times, unknown isolation level": Case("ListOffsets", 7, lambda w: times(w.topic, -1) | NO_ISOLATION, [UNKNOWN]),
     "times, this epoch": Case("ListOffsets", 7, lambda w: times(w.topic, -1, epoch=0), [NONE]),
     "fetch, unknown topic": Case("Fetch", 12, lambda w: fetched(w.no), [NONE, UNKNOWN_TOPIC]),
     "fetch, unknown id": Case("Fetch", 13, lambda w: fetched(uuid.uuid4()), [NONE, UNKNOWN_TOPIC_ID]),
@@ -284,6 +288,7 @@ CASES: dict[str, Case] = {
     "fetch, beyond the end": Case("Fetch", 12, lambda w: fetched(w.topic, fetch_offset=9), [NONE, OUT_OF_RANGE]),
     "fetch, negative offset": Case("Fetch", 12, lambda w: fetched(w.topic, fetch_offset=-1), [NONE, OUT_OF_RANGE]),
     "fetch, newer epoch": Case("Fetch", 12, lambda w: fetched(w.topic, current_leader_epoch=5), [NONE, UNKNOWN_EPOCH]),
+    "fetch, unknown isolation level": Case("Fetch", 12, lambda w: fetched(w.topic) | NO_ISOLATION, [UNKNOWN] * 2),
     "fetch, unknown session": Case("Fetch", 12, lambda w: fetched(w.topic, session=7, session_epoch=3), [SESSION_ID]),
     "fetch, no session at 5": Case("Fetch", 12, lambda w: fetched(w.topic, session_epoch=5), [SESSION_ID]),
     "epoch, unknown topic": Case("OffsetForLeaderEpoch", 4, lambda w: epoch_end(w.no), [UNKNOWN_TOPIC]),
@@ -392,6 +397,7 @@ CASES: dict[str, Case] = {
     ),
     "describe group, unknown": Case("DescribeGroups", 6, lambda w: {"groups": [w.no]}, [UNKNOWN_GROUP]),
     "describe group, unknown, old": Case("DescribeGroups", 5, lambda w: {"groups": [w.no]}, [NONE]),
+    "describe group, twice": Case("DescribeGroups", 5, lambda w: {"groups": [w.group, w.group]}, [NONE, NONE]),
     "delete group, unknown": Case("DeleteGroups", 2, lambda w: {"groups_names": [w.no]}, [UNKNOWN_GROUP]),
     "delete group, with members": Case("DeleteGroups", 2, lambda w: {"groups_names": [w.group]}, [NON_EMPTY]),
     # Others
@@ -400,6 +406,9 @@ CASES: dict[str, Case] = {
     ),
     "coordinator, bad share key": Case(
         "FindCoordinator", 6, lambda w: {"key_type": 2, "coordinator_keys": ["k"]}, [INVALID_REQUEST]
+    ),
+    "coordinator of a transaction": Case(
+        "FindCoordinator", 6, lambda w: {"key_type": 1, "coordinator_keys": ["t"]}, [NONE]
     ),
     "producer id, id without epoch": Case("InitProducerId", 4, lambda w: producer_id(None, 5, -1), [INVALID_REQUEST]),
     "producer id, epoch without id": Case("InitProducerId", 4, lambda w: producer_id(None, -1, 5), [INVALID_REQUEST]),
