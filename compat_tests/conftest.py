@@ -23,7 +23,7 @@ from compat_tests.steps import VIEW_SUFFIX
 if TYPE_CHECKING:
     from totalog.gateway.testing import RunningBroker
 
-TOPIC_TIME_MAX_S = 20.0
+TOPIC_TIME_MAX_S = 60.0
 LOG_LINES_SHOWN = 40
 SESSION_MIN_MS = 2_000
 """Of our own broker, so that the tests wait less for members that die."""

@@ -101,7 +101,7 @@ def connect(address: str, receive_buffer: int | None = None) -> socket.socket:
     peer = socket.socket()
     if receive_buffer is not None:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    peer.settimeout(30.0)
+    peer.settimeout(60.0)
     peer.connect((host, int(port)))
     return peer
 

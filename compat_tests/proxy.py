@@ -18,7 +18,7 @@ METADATA = 3
 FIND_COORDINATOR = 10
 DESCRIBE_CLUSTER = 60
 NAMES_BROKERS = (METADATA, FIND_COORDINATOR, DESCRIBE_CLUSTER)
-HOLD_TIME_MAX_S = 30.0
+HOLD_TIME_MAX_S = 60.0
 
 
 class Proxy:
@@ -65,7 +65,7 @@ class Proxy:
         for pipe in self._pipes:
             pipe.close()
 
-    def wait_until(self, true: Callable[["Proxy"], bool], timeout_s: float = 20.0) -> bool:
+    def wait_until(self, true: Callable[["Proxy"], bool], timeout_s: float = 60.0) -> bool:
         with self.changed:
             return self.changed.wait_for(lambda: true(self), timeout_s)
 

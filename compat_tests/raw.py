@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 PRODUCE, VERSION = 0, 7
 CORRELATION_ID = 7
-TIME_MAX_S = 20.0
+TIME_MAX_S = 60.0
 
 CRC_AT, CRC_FROM = 17, 21
 FIELDS = {

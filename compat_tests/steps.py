@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from compat_tests.clients.face import Client, Delivery, Place, ProducerSettings, Record
 
-TIME_MAX_S = 30.0
+TIME_MAX_S = 60.0
 VIEW_SUFFIX = ".total-order"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from compat_tests.clients.process import ROOT, ClientProcess
 from compat_tests.demo import SHOWN
+from compat_tests.ports import hold_port, port_of
 
 pytestmark = pytest.mark.totalog_only
 
@@ -40,8 +41,8 @@ def test_it_checks_and_ends() -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_interrupted(end: signal.Signals) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    held = hold_port()
+    port = port_of(held)
     demo = start(port)
     assert demo.stdout is not None
     said = ""
@@ -60,3 +61,4 @@ def test_it_serves_until_it_is_interrupted(end: signal.Signals) -> None:
     assert (demo.returncode, complaints) == (0, "")
     with pytest.raises(ProcessLookupError):
         os.kill(broker_pid, 0)
+    held.close()

@@ -20,7 +20,7 @@ from compat_tests.clients.face import ClientError, ConsumerSettings, Delivery, P
 from compat_tests.clients.process import ClientProcess
 from compat_tests.conftest import StartBroker, unique
 from compat_tests.proxy import Proxy
-from compat_tests.steps import numbered, places_of, write
+from compat_tests.steps import numbered, places_of, poll_until, write
 from compat_tests.test_restart import MEMORY, Reborn, consumer_of
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class Watcher:
                     raise
 
     def end(self) -> list[Received]:
+        poll_until(lambda: bool(self.seen) or not self._thread.is_alive())
         self._over.set()
         self._thread.join()
         self._process.close()
@@ -118,7 +119,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_seen_goes(make_durable: Make, 
     topic, per_producer = unique("load"), 1_000
     durable.clients[KINDS[0]].create_topic(topic, 4)
     watchers = [Watcher(kind, durable.address, topic, 4) for kind in KINDS]
-    settings = ProducerSettings(acks="all", idempotence=True, delivery_timeout_ms=60_000, request_timeout_ms=3_000)
+    settings = ProducerSettings(acks="all", idempotence=True)
     with Proxy("127.0.0.1", durable.port) as proxy:
         pending = []
         for number, kind in enumerate(KINDS):
@@ -184,8 +185,7 @@ def test_an_idempotent_producer_goes_on_without_the_region(make_durable: Make, k
     client, topic = durable.clients[kind], unique("again")
     client.create_topic(topic, 1)
     with Proxy("127.0.0.1", durable.port) as proxy:
-        settings = ProducerSettings(idempotence=True, request_timeout_ms=3_000)
-        producer = client.open_producer(settings, bootstrap=proxy.address)
+        producer = client.open_producer(ProducerSettings(idempotence=True), bootstrap=proxy.address)
         first = client.send(producer, topic, [Record(b"first")])
         proxy.refuse_after_loss = True
         proxy.lose_answers = frozenset({2})
@@ -280,8 +280,7 @@ def test_fewer_directories_than_min_insync_replicas(make_durable: Make) -> None:
     durable = make_durable()
     client, topic = durable.clients[KINDS[0]], unique("insync")
     client.create_topic(topic, 1, {"min.insync.replicas": "2"})
-    settings = ProducerSettings(acks="all", delivery_timeout_ms=2_000, request_timeout_ms=1_000, retries=0)
-    producer = client.open_producer(settings)
+    producer = client.open_producer(ProducerSettings(acks="all", retries=0))
     [delivery] = client.send(producer, topic, [Record(b"no", partition=0)])
     client.close_producer(producer)
     assert delivery.code == 19

@@ -8,7 +8,7 @@ import pytest
 
 from compat_tests.clients.process import ROOT
 
-TIME_MAX_S = 60
+TIME_MAX_S = 120
 
 
 def run(*command: str) -> str:

@@ -11,7 +11,7 @@ from compat_tests.raw import batch, produce, record
 
 NONE, OUT_OF_RANGE, UNKNOWN_TOPIC = 0, 1, 3
 NOW_MS = int(time.time() * 1000)
-WAIT_MS = 60_000
+WAIT_MS = 120_000
 """Longer than a test waits for an answer: one that is waited for to the end fails."""
 
 

@@ -27,7 +27,7 @@ API_VERSIONS, DESCRIBE_LOG_DIRS, INIT_PRODUCER_ID, PRODUCE = 18, 35, 22, 0
 ABORTED = 10_000
 HALVES = 300
 """Of the aborted requests, those that really send half of their MiB: loopback would take too long for all."""
-TIME_MAX_S = 30.0
+TIME_MAX_S = 60.0
 MEMORY_GROWTH_MAX = 200 * MIB
 
 

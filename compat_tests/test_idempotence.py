@@ -10,7 +10,7 @@ from compat_tests.clients.face import Client, ProducerSettings, Record
 from compat_tests.conftest import MakeTopic, Spawn
 from compat_tests.proxy import Proxy
 
-IDEMPOTENT = ProducerSettings(acks="all", idempotence=True, request_timeout_ms=5_000)
+IDEMPOTENT = ProducerSettings(acks="all", idempotence=True)
 COUNT = 2_000
 
 
@@ -61,7 +61,7 @@ def test_without_idempotence_the_same_fault_does_store_a_batch_twice(
     """The proof that the proxy forces what it is meant to force."""
     topic = make_topic(1)
     proxy.lose_answers = frozenset({1})
-    producer = client.open_producer(ProducerSettings(acks="1", request_timeout_ms=5_000), bootstrap=proxy.address)
+    producer = client.open_producer(ProducerSettings(acks="1"), bootstrap=proxy.address)
     (delivery,) = client.send(producer, topic, [Record(b"again")])
     client.close_producer(producer)
     assert (delivery.code, delivery.offset) == (0, 1)

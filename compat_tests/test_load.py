@@ -9,7 +9,6 @@ pytestmark = pytest.mark.totalog_only
 
 MIB = 1 << 20
 ROUNDS = 300
-ROUND_S_MAX = 10.0
 MEMORY_GROWTH_MAX = 200 * MIB
 
 
@@ -28,7 +27,6 @@ def test_a_good_client_completes_every_request(start_broker: StartBroker, harm: 
     HARMS[harm](broker.address, good, ROUNDS)
     print(f"{(most - before) / MIB:.0f} MiB more, the slowest round {max(good.times_s) * 1000:.0f} ms")
     assert len(good.times_s) >= 50 + ROUNDS
-    assert max(good.times_s) < ROUND_S_MAX
     assert most - before < MEMORY_GROWTH_MAX
     calm(broker.address, good, 50)
     good.close()

@@ -128,9 +128,7 @@ def test_batches_of_one_byte_to_10_mib(
     of a fetch, which are smaller than the largest.
     """
     topic, noise = make_topic(1, max_message_bytes=BATCH_MAX), random.Random(size)
-    producer = client.open_producer(
-        ProducerSettings(batch_size=BATCH_MAX, request_max_bytes=BATCH_MAX, linger_ms=100, delivery_timeout_ms=60_000)
-    )
+    producer = client.open_producer(ProducerSettings(batch_size=BATCH_MAX, request_max_bytes=BATCH_MAX, linger_ms=100))
     records = [Record(noise.randbytes(size), partition=0)]
     assert [delivery.offset for delivery in client.send(producer, topic, records)] == [0]
     records += [Record(noise.randbytes(min(size, 10_000)), partition=0) for _ in range(max(1, size // 10_240))]

@@ -9,6 +9,7 @@ from compat_tests.clients.face import Client, ClientError, Code, ConsumerSetting
 from compat_tests.conftest import MakeTopic, Spawn, unique
 from compat_tests.proxy import FETCH, Proxy
 from compat_tests.steps import VIEW_SUFFIX, numbered, places_of, write
+from compat_tests.test_consume import LONGER_THAN_A_READ_MS, READ_MS
 
 pytestmark = pytest.mark.totalog_only
 
@@ -180,7 +181,7 @@ def test_a_topic_and_its_view_in_one_subscription(client: Client, topic: str) ->
 def test_what_is_refused(client: Client, topic: str) -> None:
     view = topic + VIEW_SUFFIX
     write(client, topic, numbered(10, 2))
-    producer = client.open_producer(ProducerSettings(delivery_timeout_ms=10_000, request_timeout_ms=5_000))
+    producer = client.open_producer(ProducerSettings())
     told = client.send(producer, view, [Record(b"refused", partition=0)])
     client.close_producer(producer)
     assert [delivery.code for delivery in told] == [Code.INVALID_TOPIC]
@@ -275,10 +276,12 @@ def test_a_waiting_fetch_of_the_view_is_answered_by_any_partition(
     proxy: Proxy, spawn: Spawn, admin: Client, topic: str, kind_of_reader: str
 ) -> None:
     reader = spawn(kind_of_reader)
-    consumer = reader.client.open_consumer(ConsumerSettings(fetch_wait_ms=25_000), bootstrap=proxy.address)
+    consumer = reader.client.open_consumer(
+        ConsumerSettings(fetch_wait_ms=LONGER_THAN_A_READ_MS), bootstrap=proxy.address
+    )
     reader.client.assign(consumer, {view_of(topic): 0})
     for number in range(4):
-        pending = reader.later("read", consumer, 1, 15_000)
+        pending = reader.later("read", consumer, 1, READ_MS)
         assert proxy.wait_until(lambda seen: seen.pending.get(FETCH, 0) > 0)
         write(admin, topic, [Record(b"%d" % number, partition=number % 2)])
         assert [record.value for record in pending.result()] == [b"%d" % number]

@@ -17,7 +17,7 @@ import pytest
 pytestmark = pytest.mark.wheel
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_SECONDS_MAX = 30
+READY_SECONDS_MAX = 60
 API_VERSIONS = 18
 THEIR_PACKAGES = {
     "gateway/__init__.py": "OWNER = 'user'",
@@ -87,7 +87,7 @@ def serving(command: Path, folder: Path) -> Iterator[tuple[str, int]]:
     finally:
         watchdog.cancel()
         process.terminate()
-        rest, _ = process.communicate(timeout=20)
+        rest, _ = process.communicate(timeout=60)
     assert process.returncode == 0, rest
 
 
@@ -95,7 +95,7 @@ def api_versions(address: tuple[str, int]) -> dict[int, tuple[int, int]]:
     """What ApiVersions version 0 answers: per API key, its lowest and highest version."""
     correlation_id = 7
     header = struct.pack(">hhih", API_VERSIONS, 0, correlation_id, -1)  # -1: no client id
-    with socket.create_connection(address, timeout=10) as connection, connection.makefile("rb") as answers:
+    with socket.create_connection(address, timeout=60) as connection, connection.makefile("rb") as answers:
         connection.sendall(struct.pack(">i", len(header)) + header)
         (size,) = struct.unpack(">i", answers.read(4))
         answer = answers.read(size)

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 __all__ = ["BrokerFailed", "RunningBroker", "broker"]
 
-START_S_MAX = 30.0
+START_S_MAX = 60.0
 """Seconds that a broker gets to become ready; on an idle machine it takes 0.3."""
 
 STOP_S_MAX = 15.0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from compat_tests.breaking import faults
 from compat_tests.breaking.faults import Fault
+from compat_tests.ports import hold_port, port_of
 
 START_S_MAX = 60.0
 END_S_MAX = 30.0
@@ -27,7 +28,8 @@ class VictimFailed(AssertionError):
 class Victim:
     def __init__(self, directory: Path, *, memory: int, journal_size: int) -> None:
         self.directory = directory
-        self.port = 0
+        self._held = hold_port()
+        self.port = port_of(self._held)
         self.said: list[str] = []
         self.started_s = 0.0
         """How long the last start took until it was ready."""
@@ -55,8 +57,7 @@ class Victim:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0
         )
-        ready = self._wait_for("ready at ", began + START_S_MAX)
-        self.port = int(ready.split()[2].rstrip(",").rpartition(":")[2])
+        self._wait_for("ready at ", began + START_S_MAX)
         self.started_s = time.monotonic() - began
 
     def strike(self, fault: Fault) -> None:
@@ -101,6 +102,7 @@ class Victim:
             self._process.kill()
         self._close()
         self._errors.close()
+        self._held.close()
 
     def harm_region(self, how: str) -> bool:
         """Whether there was a region to harm."""

@@ -34,7 +34,7 @@ from compat_tests.clients.face import (
 )
 from compat_tests.clients.reading import Reading
 
-REQUEST_TIMEOUT_MS = 20_000
+REQUEST_TIMEOUT_MS = 60_000
 TRANSACTION_TIME_MAX_S = 10.0
 METADATA_MAX_AGE_MS = 1_000
 POLL_OVERDUE_S = 0.05
@@ -214,6 +214,7 @@ class AioKafka(Reading):
                 session_timeout_ms=settings.session_timeout_ms,
                 heartbeat_interval_ms=settings.heartbeat_ms,
                 fetch_max_wait_ms=settings.fetch_wait_ms,
+                request_timeout_ms=REQUEST_TIMEOUT_MS + settings.fetch_wait_ms,
                 fetch_min_bytes=settings.fetch_min_bytes,
                 metadata_max_age_ms=METADATA_MAX_AGE_MS,
                 **options,

@@ -42,7 +42,7 @@ from compat_tests.clients.face import (
 )
 from compat_tests.clients.reading import Reading
 
-REQUEST_TIMEOUT_S = 20.0
+REQUEST_TIMEOUT_S = 60.0
 TRANSACTION_TIME_MAX_S = 10.0
 ISOLATION = {None: None, False: "read_uncommitted", True: "read_committed"}
 RECONNECT = {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 500}
@@ -195,6 +195,7 @@ class ConfluentKafka(Reading):
             "session.timeout.ms": settings.session_timeout_ms,
             "heartbeat.interval.ms": settings.heartbeat_ms,
             "fetch.wait.max.ms": settings.fetch_wait_ms,
+            "socket.timeout.ms": round(REQUEST_TIMEOUT_S * 1000) + settings.fetch_wait_ms,
             "fetch.min.bytes": settings.fetch_min_bytes,
             "fetch.max.bytes": settings.fetch_max_bytes,
             "message.max.bytes": settings.fetch_max_bytes if (settings.fetch_max_bytes or 0) >= 1_000 else None,

@@ -104,15 +104,15 @@ class ProducerSettings:
     batch_records_max: int | None = None  # librdkafka only
     request_max_bytes: int | None = None  # the largest record, too
     retries: int | None = None
-    delivery_timeout_ms: int = 30_000
-    request_timeout_ms: int = 10_000
+    delivery_timeout_ms: int = 60_000
+    request_timeout_ms: int = 30_000
 
 
 @dataclass(frozen=True)
 class ConsumerSettings:
     group: str | None = None
     reset: str = "earliest"  # "none": an offset outside the log is an error
-    session_timeout_ms: int = 6_000
+    session_timeout_ms: int = 20_000
     heartbeat_ms: int = 300
     fetch_wait_ms: int = 500
     fetch_min_bytes: int = 1
@@ -179,7 +179,7 @@ class Client(Protocol):
         """What arrives within the time; returns as soon as there is something."""
         ...
 
-    def read(self, consumer: int, count: int, timeout_ms: int = 20_000) -> list[Received]:
+    def read(self, consumer: int, count: int, timeout_ms: int = 60_000) -> list[Received]:
         """Poll until `count` records are there or the time is over; may return more than `count`, and fewer."""
         ...
 

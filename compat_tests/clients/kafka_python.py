@@ -27,7 +27,7 @@ from compat_tests.clients.face import (
 )
 from compat_tests.clients.reading import Reading
 
-REQUEST_TIMEOUT_MS = 20_000
+REQUEST_TIMEOUT_MS = 60_000
 TRANSACTION_TIME_MAX_MS = 10_000
 RECONNECT = {"reconnect_backoff_ms": 20, "reconnect_backoff_max_ms": 500}
 
@@ -179,6 +179,7 @@ class KafkaPython(Reading):
                 session_timeout_ms=settings.session_timeout_ms,
                 heartbeat_interval_ms=settings.heartbeat_ms,
                 fetch_max_wait_ms=settings.fetch_wait_ms,
+                request_timeout_ms=REQUEST_TIMEOUT_MS + settings.fetch_wait_ms,
                 fetch_min_bytes=settings.fetch_min_bytes,
                 metadata_max_age_ms=1_000,
                 **RECONNECT,

@@ -23,7 +23,7 @@ class Reading(ABC):
     @abstractmethod
     def bounds(self, consumer: int, places: Sequence[Place]) -> dict[Place, tuple[int, int]]: ...
 
-    def read(self, consumer: int, count: int, timeout_ms: int = 20_000) -> list[Received]:
+    def read(self, consumer: int, count: int, timeout_ms: int = 60_000) -> list[Received]:
         deadline = time.monotonic() + timeout_ms / 1000
         records: list[Received] = []
         while len(records) < count:

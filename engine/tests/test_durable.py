@@ -44,7 +44,7 @@ from totalog.engine.tests.durable_steps import (
     wait_until_durable,
 )
 
-TIME_MAX_S = 60
+TIME_MAX_S = 100
 
 
 @pytest.fixture
@@ -484,10 +484,11 @@ def test_a_full_disk_goes_on_when_it_has_space(region: Path, data: Path, disks: 
     with opened(region, data) as log:
         topic = make_topic(log)
         wait_until_all_durable(log)
-        long_lib.disk_fault(disks["data"], long_lib.DISK_WRITE, 0, 2, errno.ENOSPC, 100, 0)
+        long_lib.disk_fault(disks["data"], long_lib.DISK_WRITE, 0, 1 << 31, errno.ENOSPC, 100, 0)
         answers = write(log, topic, 10)
         wait_for(log, lambda: "disk is full" in (log.replicas()[0].failure or ""))
         assert not log.acknowledged(answers[-1].global_position, 2)
+        long_lib.disk_fault(disks["data"], long_lib.DISK_WRITE, 0, 0, 0, 0, 0)
         wait_until_durable(log, answers[-1].global_position)
         assert log.replicas()[0].failure is None
         before = everything_durable(log)

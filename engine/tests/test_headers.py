@@ -176,7 +176,9 @@ def test_deletion_with_data_in_flight_in_one_group() -> None:
         assert driver.left_when_empty(log) == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(garbage=st.binary(min_size=64, max_size=64), keep_turn=st.booleans(), seed=st.data())
 def test_garbage_in_the_ring_harms_no_one(tmp_path: Path, garbage: bytes, keep_turn: bool, seed: st.DataObject) -> None:
     """Any 64 bytes as a header: the successor starts, and the log is as it was or has one batch more."""

@@ -218,7 +218,7 @@ def test_power_cuts(variant: Variant, cuts: int, one_in: int) -> None:
     command = [*build(variant), "cuts", str(random.randrange(1 << 32)), str(cuts), str(one_in)]
     print(" ".join(command))
     environment = {**os.environ, "ASAN_OPTIONS": "quarantine_size_mb=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=140)
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=350)
     assert (finished.returncode, finished.stderr) == (0, "")
     found = dict(re.findall(r"([a-z-]+) (\d+)", finished.stdout))
     assert int(found["cuts"]) >= cuts

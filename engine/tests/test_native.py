@@ -123,7 +123,7 @@ def run(tmp_path: Path) -> Run:
         environment = {**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1"}
         command = [*build(variant), *words]
         return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=350
         )
 
     return run

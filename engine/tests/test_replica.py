@@ -260,7 +260,7 @@ def wait_until(store: Store, replicated: int) -> None:
     poll = select.poll()
     poll.register(store.eventfd, select.POLLIN)
     while store.control().replicated[1] < replicated:
-        assert poll.poll(10_000), "no word from the replicas"
+        assert poll.poll(100_000), "no word from the replicas"
         store.told()
 
 

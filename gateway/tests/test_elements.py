@@ -98,7 +98,9 @@ def test_unknown_tagged_fields_are_passed_over() -> None:
 @pytest.mark.usefixtures("from_the_frame")
 @pytest.mark.parametrize("api", DECODED, ids=lambda api: api.name)
 @given(data=st.data())
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_nothing_breaks_the_reader_that_passed_the_guard(api: Api, data: st.DataObject) -> None:
     version = data.draw(st.integers(api.min_version, api.max_version))
     body = bytearray(data.draw(st.sampled_from(list(bodies(api, version))[:4])))

@@ -66,7 +66,9 @@ def test_sound_input_and_every_start_of_it(name: str) -> None:
 
 @EACH
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_mutated_input_raises_nothing_and_takes_no_memory(traced: None, name: str, seed: int) -> None:
     """At most four times the input, and a MiB for what a broker always needs."""
     chance = random.Random(seed)

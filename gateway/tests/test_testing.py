@@ -17,10 +17,10 @@ def test_a_broker_lives_as_long_as_the_block() -> None:
     with broker(memory="80m") as running:
         assert running.address == f"{running.host}:{running.port}" == f"127.0.0.1:{running.port}"
         assert running.pid == running.process.pid
-        check(running.host, running.port, 10)
+        check(running.host, running.port, 60)
     assert running.process.returncode == 0
     with pytest.raises(Unhealthy):
-        check(running.host, running.port, 10)
+        check(running.host, running.port, 60)
 
 
 def test_a_broker_ends_with_the_test_that_fails() -> None:
@@ -33,7 +33,7 @@ def test_several_brokers_are_apart() -> None:
     with broker(memory="80m") as one, broker(memory="80m") as two:
         assert one.port != two.port
         one.stop()
-        check(two.host, two.port, 10)
+        check(two.host, two.port, 60)
 
 
 def test_a_broker_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
