@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -67,7 +67,9 @@ def topic(address: Address, wanted: Wanted) -> Iterator[tuple[Leader, str]]:
         try:
             yield leader(connection, name, wanted), name
         finally:
-            with connected(address) as another:  # the first may have been idle for longer than a broker allows
+            # Over another connection: the first may have been idle for longer than a broker allows. Where the broker is
+            # gone, what is told is how it went.
+            with suppress(OSError, CannotMeasure), connected(address) as another:
                 requests.ask(another, requests.delete_topic(name))
 
 

@@ -27,6 +27,7 @@ class Cluster:
         """Where each record went to."""
         self.idle: Connection | None = None
         self.deleted_by: Connection | None = None
+        self.gone = False
 
     def connect(self, address: tuple[str, int]) -> Any:
         return Connection(self, address)
@@ -107,6 +108,21 @@ def test_the_topic_is_deleted_over_a_connection_that_was_not_idle(monkeypatch: p
     assert cluster.deleted_by is not None
     assert cluster.deleted_by is not cluster.idle
     assert cluster.deleted_by.host == SEED[0]
+
+
+def test_a_broker_that_goes_is_told_as_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster([[2, 2]], [0])
+
+    def connect(address: tuple[str, int]) -> Any:
+        if cluster.gone:
+            raise CannotMeasure("connection refused")
+        return cluster.connect(address)
+
+    monkeypatch.setattr(topic, "connected", connect)
+    monkeypatch.setattr(requests, "ask", cluster.ask)
+    with pytest.raises(ConnectionResetError), topic.topic(SEED, WANTED):
+        cluster.gone = True
+        raise ConnectionResetError
 
 
 def test_it_waits_until_each_partition_takes_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
