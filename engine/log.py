@@ -161,7 +161,8 @@ class Log:
     @property
     def topics_version(self) -> int:
         """Grows when any topic was created, altered or deleted."""
-        return int(lib.log_topics_version(self._core))
+        version: int = lib.log_topics_version(self._core)
+        return version
 
     def topics(self) -> list[Topic]:
         return list(self._current_topics().values())
@@ -326,14 +327,11 @@ class Log:
     def append(self, group: AppendGroup, count: int) -> None:
         """Orders the first `count` batches of the group and fills the answers; one batch's fault is its own status."""
         assert 0 <= count <= group.capacity
-        self._append(group, count)
+        lib.log_append(self._core, group._appends, count)
         if self._reserved:
             self._note_published(group, count)
 
-    # What waits for the sequencer where that is another process: see `shared.py`.
-
-    def _append(self, group: AppendGroup, count: int) -> None:
-        lib.log_append(self._core, group._appends, count)
+    # What waits for the sequencer, as `append` does, where that is another process: see `shared.py`.
 
     def _topic_operation(self, request: Any, settings: bytes) -> int:
         return int(lib.log_topic_operation(self._core, request, settings))

@@ -137,10 +137,13 @@ class SharedLog(Log):
         assert self._in_flight in (None, group), "one group at a time: collect the other first"
         assert self._published in (0, count), "the group is in flight with another count"
 
-    def _append(self, group: AppendGroup, count: int) -> None:
+    def append(self, group: AppendGroup, count: int) -> None:
+        assert 0 <= count <= group.capacity
         self._assert_in_flight(group, count)
         self._in_flight, self._published = None, 0
         long_lib.log_append(self._long_core, long_ffi.cast("struct append *", group.address), count)
+        if self._reserved:
+            self._note_published(group, count)
 
     def _topic_operation(self, request: Any, settings: bytes) -> int:
         assert self._published == 0, "collect first"

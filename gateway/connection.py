@@ -36,7 +36,7 @@ from totalog.gateway.outbox import Bytes, Disconnected, Keep, Outbox, Owed
 from totalog.gateway.waiting import Budget, Helpers, yield_once
 from totalog.gateway.wire.answer import Answer
 from totalog.gateway.wire.errors import ProtocolViolation
-from totalog.gateway.wire.frame import NO_BYTES, PRODUCE, SIZE_WORD, Format, FrameReader, LargeBody, ReceiveBuffers
+from totalog.gateway.wire.frame import PRODUCE, SIZE_WORD, Format, FrameReader, LargeBody, ReceiveBuffers
 
 if TYPE_CHECKING:
     from totalog.engine import Reservation
@@ -62,28 +62,25 @@ class Transport(Protocol):
     moved: int
     """Bytes that went through so far, both directions together."""
 
-    def receive_now(self, target: memoryview) -> int:
-        """Write bytes that are there to the start of `target`; how many. 0: `receive` knows why there are none."""
+    def receive_now(self, target: memoryview, beyond: memoryview | None = None) -> int | None:
+        """Write bytes that are there to the start of `target`, and what does not fit to `beyond`; how many. 0: the peer
+        sends no more. None: `wait_to_receive` first."""
 
-    async def receive_into(self, target: memoryview, beyond: memoryview = NO_BYTES) -> int:
-        """Wait for bytes and write them to `target`, and what does not fit to `beyond`; how many. 0: the peer sends no
-        more."""
-
-    async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
-        """The same with one target, which is asked for when bytes are there; `rest` is called before a wait."""
+    def wait_to_receive(self) -> Awaitable[None]:
+        """Until bytes are there; or, where some may be, until others had their turn."""
 
     def waiting(self) -> int:
         """Bytes that have come, and would be received without a wait."""
 
-    def send_now(self, parts: list[Bytes]) -> list[Bytes]:
-        """Send what can be without a wait, from the first part on; what is left."""
+    def send_now(self, parts: list[Bytes]) -> int:
+        """Send what can be without a wait, from the first part on; how many bytes."""
 
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         """Send all parts, one behind the other. `keep` is asked once, before a wait, for what to send in place of what
         is left: other bytes that last longer."""
 
     def end_receiving(self) -> None:
-        """From now on `receive_into` answers 0 instead of waiting."""
+        """From now on `receive_now` answers 0 instead of None."""
 
     def closed_by_peer(self) -> bool:
         """True when the peer has closed its side and nothing it sent is left to receive."""
@@ -202,20 +199,21 @@ class Connection:
             self._outbox.close()
 
     async def _serve(self) -> None:
+        service, reader, transport, outbox = self.service, self._reader, self.transport, self._outbox
         try:
             more = True
-            while more and not self.service.stopping:
-                count = self.transport.receive_now(self._reader.space())
-                if count:
-                    self._reader.received(count)
-                else:
-                    more = await self._receive()
+            while more and not service.stopping:
+                count = transport.receive_now(reader.space())
+                if count is None:
+                    count = await self._receive()
+                reader.received(count)
+                more = count > 0
                 run = self._answer_alike()
-                if run is None or self._reader.unfinished:
+                if run is None or reader.unfinished():
                     await self._answer_received(run)
-                if not self._outbox.flush_now():
+                if not outbox.flush_now():
                     await self._flush()
-            if self._reader.unfinished and not self.service.stopping:
+            if reader.unfinished() and not service.stopping:
                 raise Disconnected("it left in the middle of a request")
         except ProtocolViolation:
             await self._drain()
@@ -270,25 +268,32 @@ class Connection:
 
     # Receiving
 
-    async def _receive(self) -> bool:
-        """Wait for more bytes; False when the peer sends no more."""
-        if not self._reader.unfinished:
+    async def _receive(self) -> int:
+        """Wait for more bytes, without a buffer; how many were written to the reader's space."""
+        reader, transport = self._reader, self.transport
+        if not reader.unfinished():
             self._begin(Phase.REQUEST)
         elif self.phase is not Phase.FRAME:
             self._begin(Phase.FRAME)
-        count = await self.transport.receive(self._reader.space, self._reader.rest)
-        self._reader.received(count)
-        return count > 0
+        while True:
+            reader.rest()
+            await transport.wait_to_receive()
+            count = transport.receive_now(reader.space())
+            if count is not None:
+                return count
 
     async def _receive_body(self, body: LargeBody, frame: memoryview) -> None:
         """Receive the rest of a large request into `frame`, which has exactly its size, size word included."""
         self._begin(Phase.BODY)
         at, end = body.begin(frame), len(frame)
         while at < end:
-            count = await self.transport.receive_into(frame[at:], self._reader.space()[:LOOK_AHEAD])
-            if count == 0:
+            count = self.transport.receive_now(frame[at:], self._reader.space()[:LOOK_AHEAD])
+            if count is None:
+                await self.transport.wait_to_receive()
+            elif count == 0:
                 raise Disconnected("it left in the middle of a request")
-            at += count
+            else:
+                at += count
         self._reader.received(at - end)
 
     async def _receive_run(self, body: LargeBody, place: memoryview, come: int) -> int:
@@ -300,7 +305,7 @@ class Connection:
             await self._receive_body(body, place[at:end])
             at = end
             size = self._reader.large_ahead
-            if not size or at + size > min(come, len(place)) or not self._begins(self._reader.held[SIZE_WORD:]):
+            if not size or at + size > min(come, len(place)) or not self._begins(self._reader.held()[SIZE_WORD:]):
                 return at
             following = self._reader.next()
             assert isinstance(following, LargeBody)
@@ -310,11 +315,14 @@ class Connection:
 
     def _answer_alike(self) -> Run | None:
         """Have what comes next answered, if it is like an earlier request, and nothing has to be waited for."""
-        if self._repeat is None or self._unsent.full or not self._reader.unfinished:
+        reader, unsent = self._reader, self._unsent
+        if self._repeat is None or unsent.size >= unsent.size_max:
             return None
-        run = self._answer_run(self._reader.held)
+        held = reader.held()
+        run = self._answer_run(held) if held else None
         if run is not None:
-            self._reader.skip(run.size)
+            _, size, _ = run
+            reader.skip(size)
         return run
 
     async def _answer_received(self, run: Run | None) -> None:
@@ -325,7 +333,8 @@ class Connection:
             while run is not None:
                 if self._outbox.full:
                     await self._flush()
-                if isinstance(run.answer, Answer) and self._reader.unfinished:  # as after any other request
+                _, _, answer = run
+                if isinstance(answer, Answer) and self._reader.unfinished():  # as after any other request
                     await yield_once()
                 run = self._answer_alike()
             try:
@@ -347,7 +356,7 @@ class Connection:
                 continue
             else:
                 await self._answer_one(event)
-                if self._reader.unfinished:  # a buffer full of requests must not keep all other connections waiting
+                if self._reader.unfinished():  # a buffer full of requests must not keep all other connections waiting
                     await yield_once()
             run = self._answer_alike()
         if violation is not None:
@@ -416,13 +425,14 @@ class Connection:
             return None
         if self._learned:  # not set to 0: who alternates between two kinds would be learned each time
             self._learned -= 1
-        self._count(run.count)
+        count, size, answer = run
+        self._count(count)
         if self._share is not None:
-            self._share.give(run.size)
-        if isinstance(run.answer, Owed):
-            self._outbox.owe(run.answer, run.size, self._helpers.start)
+            self._share.give(size)
+        if isinstance(answer, Owed):
+            self._outbox.owe(answer, size, self._helpers.start)
         else:
-            self._outbox.add(run.answer)
+            self._outbox.add(answer)
         return run
 
     async def _answer_one(self, request: Request) -> None:
@@ -509,7 +519,8 @@ class Connection:
                 await self._room()
             run = None if self._repeat is None else self._answer_run(held, reservation)
             if run is not None:
-                held = held[run.size :]
+                _, size, _ = run
+                held = held[size:]
                 if self._outbox.full:
                     await self._flush()
             else:

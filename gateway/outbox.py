@@ -48,7 +48,7 @@ class Owed:
 
 
 class Sender(Protocol):
-    def send_now(self, parts: list[Bytes]) -> list[Bytes]: ...
+    def send_now(self, parts: list[Bytes]) -> int: ...
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None: ...
     def end_receiving(self) -> None: ...
 
@@ -147,8 +147,10 @@ class Outbox:
             return False
         if self._parts:
             self.sends += 1
-            self._parts = self._transport.send_now(self._parts)
-            if self._parts:
+            count = self._transport.send_now(self._parts)
+            if count < self._parts_size:
+                drop(self._parts, count)
+                self._parts_size -= count
                 return False
             self._release()
         return True
@@ -255,15 +257,24 @@ class Outbox:
 
     def _release(self) -> None:
         """What was gathered has left, or never will: its buffers serve others."""
-        held, self._held = self._held, 0
-        if held:
-            self._unsent.remove(held)
+        self._unsent.remove(self._held)
         if self._answers:
             for answer in self._answers:
                 answer.release()
             self._answers = []
         self._parts = []
-        self._parts_size = 0
+        self._parts_size = self._held = 0
+
+
+def drop(parts: list[Bytes], size: int) -> None:
+    """Take the first `size` bytes off `parts`, in place."""
+    done = 0
+    while done < len(parts) and size >= len(parts[done]):
+        size -= len(parts[done])
+        done += 1
+    del parts[:done]
+    if size:
+        parts[0] = memoryview(parts[0])[size:]
 
 
 def _size(answer: Bytes | Answer) -> int:

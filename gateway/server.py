@@ -16,7 +16,7 @@ import signal
 import socket
 import termios
 from array import array
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -24,8 +24,8 @@ import trio
 
 from totalog.gateway import waiting
 from totalog.gateway.connection import Bytes, Connection, Disconnected, Keep, Phase, Service
+from totalog.gateway.outbox import drop
 from totalog.gateway.wire.errors import ProtocolViolation
-from totalog.gateway.wire.frame import NO_BYTES
 
 log = logging.getLogger("totalog")
 
@@ -57,78 +57,49 @@ class SocketTransport:
         self.host, self.peer = _names(sock)
         self.moved = 0
         self._at_once = 0
-        self._nothing = False
-        """That was found by the last `receive_now`."""
         self._waiting = array("i", [0])
         self._ended = False
 
-    def receive_now(self, target: memoryview) -> int:
+    def receive_now(self, target: memoryview, beyond: memoryview | None = None) -> int | None:
         if self._at_once > RECEIVES_AT_ONCE:
-            return 0
+            return None
         try:
-            count = self._socket.recv_into(target)
+            count = self._socket.recvmsg_into((target, beyond))[0] if beyond else self._socket.recv_into(target)
         except BlockingIOError:
-            self._nothing = not self._ended
-            return 0
+            self._at_once = 0
+            return 0 if self._ended else None
         except OSError as fault:
             raise Disconnected(f"receiving failed: {fault}") from None
         self.moved += count
         self._at_once += 1 + count // MIB
         return count
 
-    async def receive_into(self, target: memoryview, beyond: memoryview = NO_BYTES) -> int:
-        return await self.receive(lambda: target, lambda: None, beyond)
-
-    async def receive(
-        self, space: Callable[[], memoryview], rest: Callable[[], None], beyond: memoryview = NO_BYTES
-    ) -> int:
+    def wait_to_receive(self) -> Awaitable[None]:
         if self._at_once > RECEIVES_AT_ONCE:
             self._at_once = 0
-            rest()  # else each of many busy connections would keep a buffer of its own
-            await trio.lowlevel.checkpoint()
-        waits, self._nothing = self._nothing, False
-        while True:
-            if waits:
-                self._at_once = 0
-                rest()
-                await trio.lowlevel.wait_readable(self._socket)
-            try:
-                count = self._socket.recvmsg_into((space(), beyond))[0] if beyond else self._socket.recv_into(space())
-            except BlockingIOError:
-                if self._ended:
-                    return 0
-                waits = True
-            except OSError as fault:
-                raise Disconnected(f"receiving failed: {fault}") from None
-            else:
-                self.moved += count
-                self._at_once += 1 + count // MIB
-                return count
+            return trio.lowlevel.checkpoint()
+        return trio.lowlevel.wait_readable(self._socket)
 
     def waiting(self) -> int:
         fcntl.ioctl(self._socket, termios.FIONREAD, self._waiting)
         return self._waiting[0]
 
-    def send_now(self, parts: list[Bytes]) -> list[Bytes]:
+    def send_now(self, parts: list[Bytes]) -> int:
         try:
             count = self._socket.send(parts[0]) if len(parts) == 1 else self._socket.sendmsg(parts[:PARTS_COUNT_MAX])
         except BlockingIOError:
-            return parts
+            return 0
         except OSError as fault:
             raise Disconnected(f"sending failed: {fault}") from None
         self.moved += count
-        if count == sum(map(len, parts)):
-            return []
-        left = list(parts)
-        _drop(left, count)
-        return left
+        return count
 
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         left = list(parts)
         while left:
-            moved = self.moved
-            left = self.send_now(left)
-            if left and self.moved == moved:
+            count = self.send_now(left)
+            drop(left, count)
+            if not count:
                 if keep is not None:
                     left, keep = keep(left), None
                 await trio.lowlevel.wait_writable(self._socket)
@@ -171,17 +142,6 @@ def _names(sock: socket.socket) -> tuple[str, str]:
     except OSError:
         return "unknown", "unknown"
     return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _drop(parts: list[Bytes], size: int) -> None:
-    """Take the first `size` bytes off `parts`, in place."""
-    done = 0
-    while done < len(parts) and size >= len(parts[done]):
-        size -= len(parts[done])
-        done += 1
-    del parts[:done]
-    if size:
-        parts[0] = memoryview(parts[0])[size:]
 
 
 def listen(host: str, port: int, backlog: int) -> list[socket.socket]:

@@ -122,4 +122,4 @@ def answer(broker: "Broker", repeat: Repeat, held: memoryview, reservation: "Res
         reader.stamp(buffer.address + at, read),
         read.size - read.copied,
     )
-    return Run(1, repeat.size, reader.finish(parts, buffer, read.size - read.copied, read.copied, read.pins))
+    return 1, repeat.size, reader.finish(parts, buffer, read.size - read.copied, read.copied, read.pins)

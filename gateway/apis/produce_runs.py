@@ -36,7 +36,7 @@ class Repeat:
     version: int
     topic: wire.TopicKey
     target: produce.Target
-    acks: int
+    acks_all: bool
     timeout_ms: int
     topics_version: int
 
@@ -57,7 +57,8 @@ def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
     pattern = Pattern.of(request.version, request.frame, message, destination, RUN_COUNT_MAX)
     if pattern is None:
         return None
-    return Repeat(pattern, request.version, topic, target, message.acks, message.timeout_ms, broker.log.topics_version)
+    acks_all, version = message.acks == produce.ACKS_ALL, broker.log.topics_version
+    return Repeat(pattern, request.version, topic, target, acks_all, message.timeout_ms, version)
 
 
 def begins(repeat: Repeat, frame: memoryview) -> bool:
@@ -68,16 +69,18 @@ def begins(repeat: Repeat, frame: memoryview) -> bool:
 def answer(broker: "Broker", repeat: Repeat, held: memoryview, reservation: "Reservation | None" = None) -> Run | None:
     """Answers the complete requests at the start of `held` that are of the kind; None where the first is not, or where
     the kind is not what it was. `reservation`: in which they lie, if they do not have to be copied."""
-    target, pattern, batches = repeat.target, repeat.pattern, broker.appender.batches
-    acks_all = repeat.acks == produce.ACKS_ALL
-    if repeat.topics_version != broker.log.topics_version or (acks_all and broker.replication.live < target.insync):
+    target, pattern, log, acks_all = repeat.target, repeat.pattern, broker.log, repeat.acks_all
+    if repeat.topics_version != log.topics_version or (acks_all and broker.replication.live < target.insync):
         return None
-    timestamp_max = min(broker.clock.wall_ms() + target.ahead_ms_max, LONG_MAX)
+    timestamp_max = broker.clock.wall_ms() + target.ahead_ms_max
+    if timestamp_max > LONG_MAX:
+        timestamp_max = LONG_MAX
     segment = 0 if reservation is None else reservation.segment_for(target.slot, target.generation)
+    batches = broker.appender.batches
     count, size = pattern.take(held, batches.address, timestamp_max, segment)
     if count == 0:
         return None
-    broker.log.append(batches, count)
+    log.append(batches, count)
     answers, stored, position = pattern.answers(batches.address, count)
     if stored < count:
         position = max(position, *(batches[index].global_position for index in range(stored, count)))
@@ -87,8 +90,8 @@ def answer(broker: "Broker", repeat: Repeat, held: memoryview, reservation: "Res
     elif position >= 0:
         broker.replication.hide(target.slot, target.visible_level, batches[0].global_position, position)
     if position >= 0 and acks_all and not broker.replication.reached(position, target.ack_level):
-        return Run(count, size, OwedRun(broker, repeat, answers, count, position))
-    return Run(count, size, answers)
+        return count, size, OwedRun(broker, repeat, answers, count, position)
+    return count, size, answers
 
 
 def _answer_others(broker: "Broker", repeat: Repeat, first: int, end: int) -> bytes:

@@ -16,7 +16,7 @@ from totalog.gateway.connection import Answered, Bytes, Disconnected, Keep, Serv
 from totalog.gateway.limits import Limits
 from totalog.gateway.unsent import Unsent
 from totalog.gateway.waiting import Budget, Timers
-from totalog.gateway.wire.frame import NO_BYTES, Format, ReceiveBuffers
+from totalog.gateway.wire.frame import Format, ReceiveBuffers
 
 PRODUCE, SLOW, ECHO, BROKEN = 0, 1, 3, 18
 """API keys of the toys: echo at once, echo when told, echo at once, and a fault of ours."""
@@ -33,6 +33,8 @@ LIMITS = Limits(
     transfer_rate_min=100,
     drain_s_max=10,
 )
+RECEIVED_MAX = 5000
+"""Bytes that a transport of memory receives at once."""
 HEADER_SIZE = 14
 """Bytes in front of a request's body, the size word included."""
 
@@ -136,10 +138,15 @@ class Toys:
         return echo
 
 
-def scatter(data: bytes | bytearray, target: memoryview, beyond: memoryview) -> None:
+def scatter(data: bytes, target: memoryview, beyond: memoryview | None) -> int:
+    """Write what there is room for; how many bytes."""
     count = min(len(data), len(target))
     target[:count] = data[:count]
-    beyond[: len(data) - count] = data[count:]
+    if beyond is None:
+        return count
+    more = min(len(data) - count, len(beyond))
+    beyond[:more] = data[count : count + more]
+    return count + more
 
 
 class MemoryTransport:
@@ -153,33 +160,29 @@ class MemoryTransport:
         self._stream = stream
         self._scope = trio.CancelScope()
         self._ended = False
+        self._come: bytes | None = None
+        """That a wait found; empty: nothing more comes."""
 
-    def receive_now(self, target: memoryview) -> int:
+    def receive_now(self, target: memoryview, beyond: memoryview | None = None) -> int | None:
+        if self._come is None:
+            return None
+        count = scatter(self._come, target, beyond)
+        self._come = self._come[count:] or (b"" if count == 0 else None)
+        self.moved += count
+        return count
+
+    def send_now(self, parts: list[Bytes]) -> int:
         return 0
 
-    def send_now(self, parts: list[Bytes]) -> list[Bytes]:
-        return parts
-
-    async def receive_into(self, target: memoryview, beyond: memoryview = NO_BYTES) -> int:
-        data: bytes | bytearray = b""
+    async def wait_to_receive(self) -> None:
+        self._come = b""
         with trio.CancelScope() as self._scope:
             if self._ended:
                 self._scope.cancel()
             try:
-                data = await self._stream.receive_some(len(target) + len(beyond))
+                self._come = bytes(await self._stream.receive_some(RECEIVED_MAX))
             except trio.BrokenResourceError:
                 raise Disconnected("broken") from None
-        scatter(data, target, beyond)
-        self.moved += len(data)
-        return len(data)
-
-    async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
-        size = len(space())
-        rest()
-        received = memoryview(bytearray(size))
-        count = await self.receive_into(received)
-        space()[:count] = received[:count]
-        return count
 
     def waiting(self) -> int:
         return 0
@@ -210,35 +213,34 @@ class Script:
         self.moved = 0
         self.got = b""
         self._pieces = list(pieces)
-        self._waits = False
+        self._waits = self._waited = False
 
-    def receive_now(self, target: memoryview) -> int:
-        return 0
+    def receive_now(self, target: memoryview, beyond: memoryview | None = None) -> int | None:
+        """Each receive is waited for."""
+        self._waited = not self._waited
+        if self._waited:
+            return None
+        if not self._pieces:
+            return 0
+        piece = self._pieces.pop(0)
+        count = scatter(piece, target, beyond)
+        if count < len(piece):
+            self._pieces.insert(0, piece[count:])
+        return count
 
-    def send_now(self, parts: list[Bytes]) -> list[Bytes]:
+    async def wait_to_receive(self) -> None: ...
+
+    def send_now(self, parts: list[Bytes]) -> int:
         """Every other send is spared a wait."""
         self._waits = not self._waits
         if self._waits:
-            return parts
-        self.got += b"".join(bytes(part) for part in parts)
-        return []
-
-    async def receive_into(self, target: memoryview, beyond: memoryview = NO_BYTES) -> int:
-        if not self._pieces:
             return 0
-        piece, room = self._pieces.pop(0), len(target) + len(beyond)
-        if len(piece) > room:
-            piece, rest = piece[:room], piece[room:]
-            self._pieces.insert(0, rest)
-        scatter(piece, target, beyond)
-        return len(piece)
+        whole = b"".join(bytes(part) for part in parts)
+        self.got += whole
+        return len(whole)
 
     def waiting(self) -> int:
         return sum(map(len, self._pieces))
-
-    async def receive(self, space: Callable[[], memoryview], rest: Callable[[], None]) -> int:
-        rest()
-        return await self.receive_into(space())
 
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         self.got += b"".join(bytes(part) for part in parts)

@@ -522,3 +522,18 @@ async def test_a_large_body_in_hand_is_finished() -> None:
         await peer.send(data[5000:])
         assert await peer.answers(1) == [bytes(8000)]
         assert await peer.end() is None
+
+
+async def test_who_waits_has_no_buffer() -> None:
+    async with connected() as peer:
+        buffers = peer.toys.service.buffers
+        await peer.send(request(ECHO, b"a"))
+        assert await peer.answers(1) == [b"a"]
+        own = buffers.take()
+        assert own is not buffers.take(), "there was one, and it was given back"
+        buffers.give(own)
+        own[:] = b"\xff" * len(own)
+        for part in (request(ECHO, b"b")[:7], request(ECHO, b"b")[7:]):
+            await peer.send(part)
+            buffers.take()[:] = b"\xff" * len(own)
+        assert await peer.answers(1) == [b"b"]

@@ -232,12 +232,12 @@ def test_any_sizes_in_any_pieces(sizes: list[int], seed: int) -> None:
 
 def test_unfinished_tells_whether_a_frame_has_begun() -> None:
     reader = FrameReader(FORMATS, LIMITS, "host")
-    assert not reader.unfinished
+    assert not reader.unfinished()
     data = frame()
     assert list(feed(data[:3], 3, reader)) == []
-    assert reader.unfinished
+    assert reader.unfinished()
     assert len(list(feed(data[3:], 100, reader))) == 1
-    assert not reader.unfinished
+    assert not reader.unfinished()
 
 
 def test_there_is_always_space() -> None:

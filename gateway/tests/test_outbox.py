@@ -225,8 +225,8 @@ class Wire:
         self.keeps = False
         """As where the peer does not take all at once."""
 
-    def send_now(self, parts: list[Bytes]) -> list[Bytes]:
-        return parts
+    def send_now(self, parts: list[Bytes]) -> int:
+        return 0
 
     async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
         if self.keeps and keep is not None:

@@ -76,7 +76,7 @@ class World:
     ) -> Run | None:
         run = produce_runs.answer(broker, repeat, held, reservation)
         if run is not None:
-            self.runs.append(run.count)
+            self.runs.append(run[0])
         return run
 
     def serve(self, pieces: Sequence[bytes], *, short_way: bool) -> tuple[bytes, str]:
@@ -331,9 +331,10 @@ def owed(broker: Broker, frames: Sequence[bytes]) -> Owed:
     assert repeat is not None
     run = produce_runs.answer(broker, repeat, memoryview(bytearray(b"".join(frames))))
     assert run is not None
-    assert run.count == len(frames)
-    assert isinstance(run.answer, Owed)
-    return run.answer
+    count, size, answer = run
+    assert (count, size) == (len(frames), sum(map(len, frames)))
+    assert isinstance(answer, Owed)
+    return answer
 
 
 async def test_acks_all_waits_until_the_whole_run_is_durable(durable: tuple[ReplicaLog, Broker]) -> None:

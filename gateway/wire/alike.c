@@ -76,9 +76,10 @@ static uint32_t records_at(const struct alike *alike, const uint8_t *frame, uint
 
 /* Checks the batches of complete frames at `source`, one behind the other, and fills one element of the group for each, up to
  * the first frame that is of another kind, not complete, or has a batch that is not plainly good. Returns how many;
- * *used is their size in bytes. */
-uint32_t alike_take(const struct alike *alike, const uint8_t *source, uint32_t size, uint64_t group, uint32_t group_size,
-                    uint32_t *correlation_ids, uint32_t *used)
+ * *used is their size in bytes. `timestamp_max`: milliseconds since 1970; 0: timestamps are not checked. `segment`: in which the frames
+ * lie and may stay; 0: their batches are copied. */
+uint32_t alike_take(const struct alike *alike, const uint8_t *source, uint32_t size, int64_t timestamp_max, uint32_t segment,
+                    uint64_t group, uint32_t group_size, uint32_t *correlation_ids, uint32_t *used)
 {
     const uint8_t *at = source;
     const struct append *appends = (const struct append *)(uintptr_t)group;
@@ -92,8 +93,8 @@ uint32_t alike_take(const struct alike *alike, const uint8_t *source, uint32_t s
         if (batch_at == 0)
             break;
         uint32_t partition = load32(frame + alike->head_size);
-        if (batch_check(group, count, (uint64_t)(uintptr_t)(frame + batch_at), records, alike->size_max, alike->segment,
-                        alike->topic_slot, alike->topic_generation, partition, alike->timestamp_max) != STATUS_OK)
+        if (batch_check(group, count, (uint64_t)(uintptr_t)(frame + batch_at), records, alike->size_max, segment,
+                        alike->topic_slot, alike->topic_generation, partition, timestamp_max) != STATUS_OK)
             break;
         if (appends[count].flags > alike->attributes_max || (appends[count].flags & CODEC_MASK) > alike->codec_max)
             break;

@@ -11,9 +11,6 @@ struct alike {
     uint32_t topic_slot;
     uint32_t topic_generation;
     uint32_t partitions;       /* of the topic */
-    uint32_t segment;          /* in which the frames lie and may stay; 0: their batches are copied */
-    uint32_t padding0;
-    int64_t timestamp_max;     /* milliseconds since 1970; 0: timestamps are not checked */
 };
 
 /* An answer that is the same for all of them but for these numbers. */
@@ -25,7 +22,7 @@ struct alike_answer {
     uint32_t partition_at;
 };
 
-uint32_t alike_take(const struct alike *alike, const uint8_t *source, uint32_t size, uint64_t group, uint32_t group_size,
-                    uint32_t *correlation_ids, uint32_t *used);
+uint32_t alike_take(const struct alike *alike, const uint8_t *source, uint32_t size, int64_t timestamp_max, uint32_t segment,
+                    uint64_t group, uint32_t group_size, uint32_t *correlation_ids, uint32_t *used);
 uint32_t alike_answer_all(const struct alike_answer *answer, uint64_t group, const uint32_t *correlation_ids, uint32_t count,
                           uint8_t *target, int64_t *position);

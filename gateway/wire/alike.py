@@ -27,6 +27,8 @@ ATTRIBUTES_MAX: Final = 0x07
 """Codec bits alone: not transactional, not the broker's clock, nothing unknown."""
 
 _BYTES: Final = ffi.typeof("uint8_t[]")
+_from_buffer = ffi.from_buffer
+_take, _answer_all = lib.alike_take, lib.alike_answer_all
 
 
 class Destination(NamedTuple):
@@ -97,26 +99,22 @@ class Pattern:
         """Checks the batches of the frames in `held` that are alike, up to the first that is not, or has any fault, and
         fills the group at `group_address` (`capacity` elements): how many, and their size in bytes. `segment`: where
         the frames lie and may stay; 0: their batches are copied."""
-        self._alike.timestamp_max, self._alike.segment = timestamp_max, segment
-        source = ffi.from_buffer(_BYTES, held)
-        count = lib.alike_take(
-            self._alike, source, len(held), group_address, self.capacity, self._correlation_ids, self._used
-        )
-        return count, self._used[0]
+        source = _from_buffer(_BYTES, held)
+        ids, used = self._correlation_ids, self._used
+        count = _take(self._alike, source, len(held), timestamp_max, segment, group_address, self.capacity, ids, used)
+        return count, used[0]
 
     def answers(self, group_address: int, count: int) -> tuple[bytearray, int, int]:
         """Of `count` requests that were taken, and that the log has answered: the answers to the first, one behind the
         other, up to the first that is not stored; how many these are; and their largest global position (-1: none)."""
         answer = self._answer
         target = bytearray(count * answer.size)
-        into = ffi.from_buffer(_BYTES, target)
-        stored = lib.alike_answer_all(
-            answer.described, group_address, self._correlation_ids, count, into, self._position
-        )
+        into, position = _from_buffer(_BYTES, target), self._position
+        stored = _answer_all(answer.described, group_address, self._correlation_ids, count, into, position)
         if stored < count:
             ffi.release(into)
             del target[stored * answer.size :]
-        return target, stored, self._position[0]
+        return target, stored, position[0]
 
     def correlation_ids(self, count: int) -> Sequence[int]:
         """Of the first `count` requests that were taken."""

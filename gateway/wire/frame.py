@@ -115,19 +115,16 @@ class FrameReader:
         self._end = 0
         self._window = WINDOW_SIZE_MIN
 
-    @property
+    # Methods, not properties: those cost a call of C and one of Python.
+
     def unfinished(self) -> bool:
         """True when some bytes have come that no event covers yet."""
         return self._start < self._end
 
-    @property
     def held(self) -> memoryview:
         """The bytes that no event covers yet; good until the next `space()`."""
-        if self._start == self._end:
-            return NO_BYTES
-        if not self._buffer:
-            self._wake()
-        return self._buffer[self._start : self._end]
+        start, end = self._start, self._end
+        return (self._buffer or self._wake())[start:end] if start < end else NO_BYTES
 
     @property
     def large_ahead(self) -> int:
@@ -149,32 +146,33 @@ class FrameReader:
 
     def space(self) -> memoryview:
         """Where the next bytes go: never empty. What earlier events pointed at is overwritten."""
-        if not self._buffer:
-            self._wake()
-        left = self._end - self._start
-        if self._start and not left:
-            self._start = self._end = 0
-        elif self._start:
-            self._buffer[:left] = self._buffer[self._start : self._end]
+        buffer, start, end = self._buffer or self._wake(), self._start, self._end
+        if start:
+            left = end - start
+            if left:
+                buffer[:left] = buffer[start:end]
             self._start, self._end = 0, left
-        return self._buffer[left : left + self._window]
+            return buffer[left : left + self._window]
+        return buffer[end : end + self._window]
 
     def rest(self) -> None:
         """Give the buffer back until `space` or `next` is called, and hold a copy of what is in it. What earlier events
         pointed at is lost."""
-        if self._buffer:
-            if self._start < self._end:
-                self._set_aside = bytes(self._buffer[self._start : self._end])
-            self._start, self._end = 0, self._end - self._start
-            self._buffers.give(self._buffer)
+        buffer, start, end = self._buffer, self._start, self._end
+        if buffer:
+            if start < end:
+                self._set_aside = bytes(buffer[start:end])
+            self._start, self._end = 0, end - start
             self._buffer = NO_BYTES
+            self._buffers.give(buffer)
 
-    def _wake(self) -> None:
+    def _wake(self) -> memoryview:
         if not self._buffer:
             self._buffer = self._buffers.take()
             if self._end:
                 self._buffer[: self._end] = self._set_aside
                 self._set_aside = b""
+        return self._buffer
 
     def received(self, count: int) -> None:
         """`count` bytes have been written to the start of `space()`."""

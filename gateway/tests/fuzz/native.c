@@ -173,8 +173,9 @@ static void try_alike(uint8_t how, const uint8_t *data, size_t size)
     before = block_of(source, size);
     struct alike alike = {.head = address_of(head), .head_size = head_size, .flexible = (uint32_t)flexible,
                           .attributes_max = 7, .codec_max = 3, .size_max = SIZE_LIMIT, .topic_slot = 1,
-                          .topic_generation = 2, .partitions = PARTITIONS, .timestamp_max = (how & BOUNDED) ? NOW : 0};
-    uint32_t count = alike_take(&alike, source, (uint32_t)size, address_of(group), group_size, ids, &used);
+                          .topic_generation = 2, .partitions = PARTITIONS};
+    int64_t timestamp_max = (how & BOUNDED) ? NOW : 0;
+    uint32_t count = alike_take(&alike, source, (uint32_t)size, timestamp_max, 0, address_of(group), group_size, ids, &used);
     HOLDS(memcmp(source, before, size) == 0);
     HOLDS(count <= group_size && used <= size && (count > 0) == (used > 0));
     uint64_t past = address_of(source);
