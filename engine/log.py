@@ -446,7 +446,7 @@ class Log:
         Where that is not enough for the first one, `size_needed` says how much is.
 
         Batches of `lent_size_min` bytes or more are lent: only their first LENT_FRONT bytes are copied, the others
-        stay where they are until `give_back` (`ReadBatches.lent`). They hold up the release of their memory.
+        stay where they are until `give_back` (`lent` in `struct read_batch`). They hold up the release of their memory.
 
         Base offsets in the copies are those of the producer: `batches` says what they have to be.
         """

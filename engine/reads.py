@@ -22,12 +22,6 @@ class ReadBatches:
     def __getitem__(self, index: int) -> Any:
         return self._batches[index]
 
-    def lent(self, index: int) -> memoryview:
-        """What a lent batch has behind its first LENT_FRONT bytes. It lies in the region, and is good until it is given
-        back."""
-        batch = self._batches[index]
-        return memoryview(ffi.buffer(ffi.cast("uint8_t *", batch.lent), batch.size - LENT_FRONT)).toreadonly()
-
 
 @dataclass(slots=True)
 class Read:

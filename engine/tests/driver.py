@@ -236,7 +236,8 @@ class Reader:
         for index in range(result.count):
             batch = self.batches[index]
             copied = LENT_FRONT if batch.lent else batch.size
-            payload = bytes(ffi.buffer(self.buffer + at, copied)) + (self.batches.lent(index) if batch.lent else b"")
+            lent = ffi.buffer(ffi.cast("uint8_t *", batch.lent), batch.size - copied)
+            payload = bytes(ffi.buffer(self.buffer + at, copied)) + bytes(lent)
             found.append(Found(batch.base_offset, batch.leader_epoch, payload))
             at += copied
         assert at == result.copied

@@ -44,7 +44,7 @@ from totalog.gateway.limits import STEP_COUNT_MAX
 from totalog.gateway.wire import fetch as wire
 from totalog.gateway.wire._batch import lib
 from totalog.gateway.wire.answer import BUFFER_SIZE_MIN, Answer, Buffer, BufferPool
-from totalog.gateway.wire.batch import error_code, lent_places, stamp
+from totalog.gateway.wire.batch import error_code, lent, lent_places, stamp
 from totalog.gateway.wire.cursor import Turn
 from totalog.gateway.wire.errors import ErrorCode
 
@@ -253,9 +253,8 @@ class Reader:
     def stamp(self, address: int, read: "Read") -> list[tuple[int, memoryview]]:
         """Stamps the batches of the last read, which begin at `address`. Of each that is lent: how many of the others
         stand before it, and its bytes."""
-        batches, places = self.batches, self.places
-        count = stamp(address, batches.address, read.count, places, LENT_COUNT_MAX)
-        return [(place.at, batches.lent(place.index)) for place in places[0:count]] if count else []
+        count = stamp(address, self.batches.address, read.count, self.places, LENT_COUNT_MAX)
+        return lent(self.places, count) if count else []
 
     def put(self, writer: wire.AnswerWriter, partition: int, at: int, read: "Read", aborted_null: bool) -> None:
         """Writes a partition around the records of the last read, which begin at `at`: they are stamped here."""

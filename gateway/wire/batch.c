@@ -476,7 +476,7 @@ _Static_assert(LEADER_EPOCH_AT + 4 <= LENT_FRONT, "what is stamped is copied");
 
 /* Writes base offset and leader epoch into the copy of a run of batches that lie one behind the other, as the read that
  * made the copy described them. Neither field is under the CRC. Of those that were lent only the front lies there:
- * `places` tells which these are and where the rest of each belongs. Returns how many, at most `places_max`. */
+ * `places` tells where the rest of each lies, and belongs. Returns how many, at most `places_max`. */
 uint32_t batch_stamp(uint64_t target, uint64_t batches, uint32_t count, struct lent_place *places, uint32_t places_max)
 {
     const struct read_batch *batch = (const struct read_batch *)(uintptr_t)batches;
@@ -487,7 +487,8 @@ uint32_t batch_stamp(uint64_t target, uint64_t batches, uint32_t count, struct l
         store32(at + LEADER_EPOCH_AT, batch->leader_epoch);
         at += batch->lent ? LENT_FRONT : batch->size;
         if (batch->lent && lent < places_max)
-            places[lent++] = (struct lent_place){index, (uint32_t)(at - start)};
+            places[lent++] = (struct lent_place){(uint8_t *)(uintptr_t)batch->lent, batch->size - LENT_FRONT,
+                                                (uint32_t)(at - start)};
     }
     return lent;
 }

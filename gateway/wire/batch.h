@@ -38,7 +38,8 @@ struct opened_records {
 
 /* Where what a read has lent belongs: see `batch_stamp`. */
 struct lent_place {
-    uint32_t index; /* of the batch */
+    uint8_t *bytes; /* of the batch, behind its front */
+    uint32_t size;
     uint32_t at;    /* bytes that were copied before it, its own front included */
 };
 

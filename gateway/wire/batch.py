@@ -29,6 +29,7 @@ __all__ = [
     "crc32c",
     "error_code",
     "faults",
+    "lent",
     "lent_places",
     "stamp",
     "stamp_append_time",
@@ -144,9 +145,14 @@ read_batch` into the copies that lie one behind the other at address `target`. W
 
 
 def lent_places(capacity: int) -> Any:
-    """Room for one `struct lent_place` for each batch that a read may lend: its index in the read, and how many bytes
-    that were copied stand before it."""
+    """Room for one `struct lent_place` for each batch that a read may lend."""
     return ffi.new("struct lent_place[]", capacity)
+
+
+def lent(places: Any, count: int) -> list[tuple[int, memoryview]]:
+    """Of each of the first places: how many bytes that were copied stand before it, and its bytes, which lie in the
+    log's region and are good until they are given back."""
+    return [(place.at, memoryview(ffi.buffer(place.bytes, place.size)).toreadonly()) for place in places[0:count]]
 
 
 _crc32c: Callable[[int, int, int], int] = lib.batch_crc32c
