@@ -19,13 +19,27 @@
 #endif
 
 #define AREA_STEP 65536ull
+#define PIECE 1048576ull              /* bytes for one call: so long others wait that commit, or change what is mapped */
 
-int commit_range(struct log *log, uint64_t position, uint64_t size)
+static uint64_t piece(uint64_t left)
+{
+    return left < PIECE ? left : PIECE;
+}
+
+static int allocate(struct log *log, uint64_t position, uint64_t size)
 {
     int result;
     do
         result = fallocate(log->fd, 0, (off_t)position, (off_t)size);
     while (result != 0 && errno == EINTR);
+    return result;
+}
+
+int commit_range(struct log *log, uint64_t position, uint64_t size)
+{
+    int result = 0;
+    for (uint64_t done = 0; result == 0 && done < size; done += piece(size - done))
+        result = allocate(log, position + done, piece(size - done));
     if (result == 0)
         return 0;
     if (errno != EOPNOTSUPP && errno != ENODEV)
@@ -38,7 +52,8 @@ int commit_range(struct log *log, uint64_t position, uint64_t size)
 static void populate(struct log *log, uint64_t position, uint64_t size)
 {
     /* Mapping ahead only saves page faults later: where the kernel is too old for it, they happen. */
-    (void)madvise(mem_pages(&log->mem, position, size), size, MADV_POPULATE_WRITE);
+    for (uint64_t done = 0; done < size; done += piece(size - done))
+        (void)madvise(mem_pages(&log->mem, position + done, piece(size - done)), piece(size - done), MADV_POPULATE_WRITE);
 }
 
 static uint64_t area_position(const struct log *log, enum area area)
