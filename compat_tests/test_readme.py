@@ -59,6 +59,18 @@ def test_rows_are_kept_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert readme.ratios(rows) == {"fetch, 8": {"a bare trio server": 0.5}}
 
 
+def test_what_no_broker_in_memory_may_do_is_told_and_no_peer() -> None:
+    rows = [
+        stats.summarize("fetch, 8: gateway", [2400.0], unit="MB/s"),
+        stats.summarize("fetch, 8: bare by reference", [5000.0], unit="MB/s"),
+        stats.summarize("fetch, 8: gateway / bare by reference (medians)", [0.48], unit="ratio"),
+    ]
+    assert readme.ratios(rows) == {}
+    told = " ".join(readme.section(rows, "a machine").split())
+    assert "As for fetch, 8: Apache Kafka" in told
+    assert "5,000 MB/s" in told
+
+
 def test_a_bar_begins_at_one_and_is_as_long_as_the_logarithm() -> None:
     drawn = figure.draw({"one": {"a": 2.0, "b": 0.5}, "two": {"b": 4.0}}, ["a", "b"], "t", "n")
     bars = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)" height="10" fill="(#\w+)"/>', drawn)[2:]

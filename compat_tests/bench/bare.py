@@ -44,6 +44,9 @@ class Load:
     """Bytes of records that there are: answers send them in turn, as those of a broker do when all is read."""
     fresh: bool = False
     """Receive into memory that was never used before."""
+    by_reference: bool = False
+    """Have the kernel send the records' pages themselves, as Apache Kafka does with those of its files, not a copy. No
+    broker may do so with memory that it will use again: who has not read yet would read what lies there by then."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -57,20 +60,20 @@ class Memory:
     """Shared memory as a broker has it, handed out from the front."""
 
     def __init__(self, fresh: bool) -> None:
-        descriptor = os.memfd_create("bare")
+        self.descriptor = os.memfd_create("bare")
         size = FRESH_SIZE if fresh else WARM_SIZE
-        os.ftruncate(descriptor, size)
-        self.mapped = mmap.mmap(descriptor, size)
+        os.ftruncate(self.descriptor, size)
+        self.mapped = mmap.mmap(self.descriptor, size)
         if not fresh:
             self.mapped.write(bytes(size))
         self.view = memoryview(self.mapped)
         self._sent = 0
 
-    def turn(self, size: int, held_size: int) -> memoryview:
-        """The next `size` of the first `held_size` bytes."""
+    def turn(self, size: int, held_size: int) -> int:
+        """Where the next `size` of the first `held_size` bytes begin."""
         at = self._sent if self._sent + size <= held_size else 0
         self._sent = at + size
-        return self.view[at : at + size]
+        return at
 
     def room(self, used: int, wanted: int, kept_from: int) -> tuple[int, int]:
         """(where to go on, where what is kept begins now): back to the front, with what is kept, at the end."""
@@ -119,7 +122,9 @@ def _check(load: Load, request: memoryview) -> None:
 
 
 async def _answer(stream: socket.socket, load: Load, records: Memory, answer: bytes) -> None:
-    left = [memoryview(answer), records.turn(load.records_size, load.held_size)]
+    at = records.turn(load.records_size, load.held_size)
+    end = at + load.records_size
+    left = [memoryview(answer), records.view[end if load.by_reference else at : end]]
     while left:
         try:
             count = stream.sendmsg(left)
@@ -130,6 +135,11 @@ async def _answer(stream: socket.socket, load: Load, records: Memory, answer: by
             count -= len(left.pop(0))
         if left:
             left[0] = left[0][count:]
+    while load.by_reference and at < end:
+        try:
+            at += os.sendfile(stream.fileno(), records.descriptor, at, end - at)
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(stream)
 
 
 async def _run(load: Load) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compat_tests.bench import bare, report
 from totalog.gateway.bench import requests, stats
@@ -120,7 +120,11 @@ def _targets(held: ExitStack, load: Load, topic: str, kafka: Address | None) -> 
     address = gateway.host, gateway.port
     work, answer = _prepare(address, load, topic)
     spoken = _bare_load(load, work, answer)
-    yield _target(held, "bare", held.enter_context(_bare(spoken)), Work(work.frames, work.depth, work.connections))
+    asked = Work(work.frames, work.depth, work.connections)
+    yield _target(held, "bare", held.enter_context(_bare(spoken)), asked)
+    if load.kind == "fetch" and load.connections > 1:
+        by_reference = replace(spoken, by_reference=True)
+        yield _target(held, "bare by reference", held.enter_context(_bare(by_reference)), asked)
     yield _target(held, "gateway", address, work)
     if load.kind == "view":
         yield _target(held, "its partition", address, Work(_fetches(topic, load), work.depth, work.connections))
