@@ -13,9 +13,10 @@ from totalog.gateway.lane import Lane
 from totalog.gateway.limits import UNSENT_SIZE_MAX
 from totalog.gateway.producer_ids import ProducerIds
 from totalog.gateway.replication import Replication
+from totalog.gateway.timers import Timers
 from totalog.gateway.topics import TopicHandle, Topics
 from totalog.gateway.unsent import Unsent
-from totalog.gateway.waiting import Bell, Timers
+from totalog.gateway.waiting import Bell
 from totalog.gateway.wire._batch import ffi, lib
 from totalog.gateway.wire.batch import TIMESTAMP_UNCHECKED, check, error_code
 from totalog.gateway.wire.errors import ErrorCode

@@ -16,10 +16,6 @@ class Counters:
     connections_overdue: int = 0
     """Closed because the client was too slow, or idle for too long."""
     requests: int = 0
-    received_size: int = 0
-    """Bytes taken from clients."""
-    sent_size: int = 0
-    """Bytes of answers that the network took."""
     directories_open: int = 0
     """Data directories that are written. Fewer than there are: the broker is not ready."""
     directories_failed: int = 0

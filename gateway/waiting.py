@@ -14,10 +14,8 @@ Invariants
 Times are seconds of the loop's clock (`now`), which the tests replace by a mock; wall time is the broker's clock.
 """
 
-import math
 from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from heapq import heappop, heappush
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -240,101 +238,6 @@ class Later(Generic[T]):
         if not self._value:
             raise Stopped
         return self._value[0]
-
-
-class Handle:
-    """A call that waits for its time; `cancel` may come at any moment, also twice or after the call."""
-
-    __slots__ = ("_callback", "deadline")
-
-    def __init__(self, deadline: float, callback: Callable[[], object]) -> None:
-        self.deadline = deadline
-        self._callback: Callable[[], object] | None = callback
-
-    @property
-    def active(self) -> bool:
-        """True until the call was made or cancelled."""
-        return self._callback is not None
-
-    def cancel(self) -> None:
-        self._callback = None
-
-    def _call(self) -> None:
-        callback, self._callback = self._callback, None
-        if callback is not None:
-            callback()
-
-
-class Timers:
-    """Calls plain functions at their times, all from one task: `broker.timers`, run by the server.
-
-    Callbacks run in deadline order, equal deadlines in the order they were asked for. A callback may set further
-    timers and ring bells; an exception in it is a fault of ours and ends the server.
-    """
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Handle]] = []
-        self._count = 0
-        self._next_at = math.inf
-        self._scope: trio.CancelScope | None = None
-
-    def call_at(self, deadline: float, callback: Callable[[], object]) -> Handle:
-        """Call `callback` when `now()` reaches `deadline`; a deadline in the past is called as soon as possible."""
-        handle = Handle(deadline, callback)
-        self._count += 1
-        heappush(self._heap, (deadline, self._count, handle))
-        if deadline < self._next_at and self._scope is not None:
-            self._next_at = self._scope.deadline = deadline
-        return handle
-
-    def call_after(self, seconds: float, callback: Callable[[], object]) -> Handle:
-        return self.call_at(now() + seconds, callback)
-
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Runs until cancelled; start it with `nursery.start(timers.run)`."""
-        task_status.started()
-        while True:
-            self._call_due()
-            self._next_at = self._heap[0][0] if self._heap else math.inf
-            with trio.CancelScope(deadline=self._next_at) as self._scope:
-                await trio.sleep_forever()
-            self._scope = None
-
-    def _call_due(self) -> None:
-        time = now()
-        while self._heap and (self._heap[0][0] <= time or not self._heap[0][2].active):
-            heappop(self._heap)[2]._call()
-
-
-class Alarm:
-    """One call whose time keeps moving, such as a session's end: moving it later costs no heap operation."""
-
-    def __init__(self, timers: Timers, callback: Callable[[], object]) -> None:
-        self._timers = timers
-        self._callback = callback
-        self._handle: Handle | None = None
-        self.deadline: float | None = None
-
-    def set_at(self, deadline: float | None) -> None:
-        """Call at `deadline` instead of any earlier setting; None switches the alarm off."""
-        self.deadline = deadline
-        handle = self._handle
-        if handle is not None and (deadline is None or deadline < handle.deadline):
-            handle.cancel()
-            self._handle = handle = None
-        if deadline is not None and handle is None:
-            self._handle = self._timers.call_at(deadline, self._due)
-
-    def _due(self) -> None:
-        self._handle = None
-        deadline = self.deadline
-        if deadline is None:
-            return
-        if deadline > now():
-            self._handle = self._timers.call_at(deadline, self._due)
-        else:
-            self.deadline = None
-            self._callback()
 
 
 class Budget:

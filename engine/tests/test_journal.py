@@ -17,7 +17,6 @@ from totalog.engine.tests.test_native import ADDRESS, NATIVE, Variant, build
 LOG_ID = bytes(range(16))
 OTHER_ID = bytes(16)
 FILE_SIZE = 64 << 10
-RECORD = ffi.sizeof("struct journal_record")
 
 
 class Writer:

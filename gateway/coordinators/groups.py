@@ -38,6 +38,7 @@ from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
+    from totalog.gateway.timers import Handle
 
 Answer = TypeVar("Answer", JoinAnswer, SyncAnswer)
 
@@ -88,7 +89,7 @@ class _Entry:
 
     group: Group
     size: int = 0
-    timer: "waiting.Handle | None" = None
+    timer: "Handle | None" = None
     timer_at: float = math.inf
     empty_since: float | None = None
     """None while there are members."""

@@ -10,7 +10,7 @@ from totalog.gateway.coordinators.group import Group, State
 from totalog.gateway.coordinators.groups import GroupCoordinator
 from totalog.gateway.coordinators.members import JoinAnswer, JoinRequest, SyncAnswer, SyncRequest
 from totalog.gateway.lane import Steps
-from totalog.gateway.waiting import Handle
+from totalog.gateway.timers import Handle
 from totalog.gateway.wire.errors import ErrorCode
 
 T = TypeVar("T")

@@ -14,8 +14,9 @@ from totalog.gateway.complaints import Complaints
 from totalog.gateway.config import Config
 from totalog.gateway.connection import Answered, Bytes, Disconnected, Keep, Service
 from totalog.gateway.limits import Limits
+from totalog.gateway.timers import Timers
 from totalog.gateway.unsent import Unsent
-from totalog.gateway.waiting import Budget, Timers
+from totalog.gateway.waiting import Budget
 from totalog.gateway.wire.frame import Format, ReceiveBuffers
 
 PRODUCE, SLOW, ECHO, BROKEN = 0, 1, 3, 18

@@ -1,13 +1,10 @@
-"""Bells, values that come later, timers and budgets, under a clock that jumps."""
-
-from functools import partial
+"""Bells, values that come later, and budgets, under a clock that jumps."""
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from totalog.gateway.waiting import (
-    Alarm,
     Bell,
     Budget,
     Frontier,
@@ -15,7 +12,6 @@ from totalog.gateway.waiting import (
     Later,
     Nudge,
     Stopped,
-    Timers,
     in_thread,
     now,
     stop_waiting,
@@ -171,81 +167,6 @@ async def test_stopping_ends_every_wait_now_and_from_now_on(nursery: trio.Nurser
         await turn()
     full.give(1)
     assert full.taken == 0
-
-
-async def test_timers_call_in_order(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
-    timers, calls = Timers(), []
-    start = now()
-
-    def call(name: str) -> None:
-        calls.append((name, now() - start))
-
-    timers.call_at(start + 3, lambda: call("before it runs"))
-    await nursery.start(timers.run)
-    timers.call_after(5, lambda: call("five"))
-    timers.call_after(1, lambda: call("one"))
-    cancelled = timers.call_after(2, lambda: call("cancelled"))
-    cancelled.cancel()
-    cancelled.cancel()
-    assert not cancelled.active
-    twice = [timers.call_after(4, partial(call, name)) for name in ("four", "four again")]
-    timers.call_at(start - 7, lambda: call("past"))
-    timers.call_after(4, lambda: timers.call_after(0.5, lambda: call("from a callback")))
-    await trio.sleep(10)
-    assert calls == [
-        ("past", 0),
-        ("one", 1),
-        ("before it runs", 3),
-        ("four", 4),
-        ("four again", 4),
-        ("from a callback", 4.5),
-        ("five", 5),
-    ]
-    assert not any(handle.active for handle in twice)
-
-
-async def test_a_fault_in_a_callback_ends_the_server() -> None:
-    timers = Timers()
-
-    def fault() -> None:
-        raise ZeroDivisionError
-
-    with pytest.RaisesGroup(ZeroDivisionError):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(timers.run)
-            timers.call_after(0, fault)
-
-
-async def test_alarm_moves(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
-    timers, calls = Timers(), []
-    await nursery.start(timers.run)
-    start = now()
-    alarm = Alarm(timers, lambda: calls.append(now() - start))
-    alarm.set_at(start + 2)
-    alarm.set_at(start + 6)  # later
-    await trio.sleep(5)
-    assert calls == []
-    alarm.set_at(start + 5.5)  # earlier
-    await trio.sleep(2)
-    assert calls == [5.5]
-    assert alarm.deadline is None
-    alarm.set_at(start + 8)
-    alarm.set_at(None)
-    await trio.sleep(5)
-    assert calls == [5.5]
-    alarm.set_at(start + 14)
-    alarm.set_at(None)
-    alarm.set_at(start + 15)
-    await trio.sleep(5)
-    assert calls == [5.5, 15]
-
-
-async def test_an_alarm_that_moves_often_keeps_one_entry(autojump_clock: trio.testing.MockClock) -> None:
-    timers = Timers()
-    alarm = Alarm(timers, lambda: None)
-    for second in range(1000):
-        alarm.set_at(now() + 10 + second)
-    assert len(timers._heap) == 1
 
 
 async def test_budget_lets_in_what_fits_in_the_order_of_asking(nursery: trio.Nursery) -> None:
