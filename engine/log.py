@@ -329,7 +329,14 @@ class Log:
         assert 0 <= count <= group.capacity
         lib.log_append(self._core, group._appends, count)
         if self._reserved:
-            self._note_published(group, count)
+            self.note_published(group, count)
+
+    @property
+    def append_call(self) -> tuple[int, int]:
+        """`append` for a caller in C: addresses of `void (*)(void *log, struct append *, uint32_t count)` and of its
+        log, good until the log is closed. Where batches lie in reservations, `note_published` has to follow."""
+        call = ffi.cast("uintptr_t", ffi.addressof(lib, "log_append"))
+        return int(call), int(ffi.cast("uintptr_t", self._core))
 
     # What waits for the sequencer, as `append` does, where that is another process: see `shared.py`.
 
@@ -339,7 +346,8 @@ class Log:
     def _reserve_done(self, segment: int, published: bool) -> None:
         lib.log_reserve_done(self._core, segment, published)
 
-    def _note_published(self, group: AppendGroup, count: int) -> None:
+    def note_published(self, group: AppendGroup, count: int) -> None:
+        """What of the group was ordered keeps the reservations that it lies in."""
         for index in range(count):
             append = group._appends[index]
             if append.segment and append.status == lib.STATUS_OK:

@@ -108,7 +108,7 @@ class SharedLog(Log):
         if lib.log_collect(self._core, group._appends, self._published):
             return False
         if self._reserved:
-            self._note_published(group, self._published)
+            self.note_published(group, self._published)
         self._in_flight, self._published = None, 0
         return True
 
@@ -143,7 +143,11 @@ class SharedLog(Log):
         self._in_flight, self._published = None, 0
         long_lib.log_append(self._long_core, long_ffi.cast("struct append *", group.address), count)
         if self._reserved:
-            self._note_published(group, count)
+            self.note_published(group, count)
+
+    @property
+    def append_call(self) -> tuple[int, int]:
+        raise NotImplementedError("another process is waited for: without the GIL, which `append` gives up")
 
     def _topic_operation(self, request: Any, settings: bytes) -> int:
         assert self._published == 0, "collect first"

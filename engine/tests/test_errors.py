@@ -174,6 +174,20 @@ def test_batches_outside_their_reservation(log: Log, topic: Topic) -> None:
     assert log.bounds(topic, 1).next_offset == 1
 
 
+def test_a_caller_in_c_appends_as_one_in_python(log: Log, topic: Topic) -> None:
+    call, where = log.append_call
+    append = ffi.cast("void (*)(uintptr_t, struct append *, uint32_t)", call)
+    group = log.group(2)
+    with log.reserve(100) as reservation, log.reserve(100) as other:
+        driver.fill(group[0], Batch(topic, 1, bytes(10), reservation=reservation, position=0), 0)
+        driver.fill(group[1], Batch(topic, 1, bytes(2**20), reservation=other, position=0), 0)
+        append(where, ffi.cast("struct append *", group.address), 2)
+        log.note_published(group, 2)
+        assert (reservation.published, other.published) == (True, False)
+    assert [group[index].status for index in range(2)] == [lib.STATUS_OK, lib.STATUS_INVALID_ARGUMENT]
+    assert log.bounds(topic, 1).next_offset == 1
+
+
 @pytest.mark.parametrize("segment", [2**32 - 1, 10_000, 200])
 def test_reservations_that_are_none(log: Log, topic: Topic, segment: int) -> None:
     """Past the region, and a block that no one claimed."""

@@ -293,6 +293,8 @@ def test_an_event_loop_appends_without_waiting(world: World, log: SharedLog) -> 
     on."""
     waker, mine = sequencer(world), InThread(log).appender
     event = log.ordered_event
+    with pytest.raises(NotImplementedError, match="without the GIL"):
+        _ = log.append_call
     for stopped in (False, True, False):
         if stopped:
             waker.stop()

@@ -43,6 +43,7 @@ from totalog.gateway.outbox import Owed
 from totalog.gateway.settings import LONG_MAX
 from totalog.gateway.wire import produce as wire
 from totalog.gateway.wire._batch import ffi, lib
+from totalog.gateway.wire.alike import Orderer
 from totalog.gateway.wire.batch import TIMESTAMP_UNCHECKED, check, error_code, faults, stamp_append_time
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
 
 BATCHES_MAX: Final = 1024
 """Batches that one call of the log orders; a group of more takes several calls."""
+
+RUN_COUNT_MAX: Final = 512
+"""Requests of one run (`produce_runs`)."""
 
 PARTITIONS_A_GROUP: Final = 1024
 """Of requests that are handled together, before others get their turn."""
@@ -134,6 +138,7 @@ class Appender:
     def __init__(self, broker: "Broker", batches_max: int = BATCHES_MAX) -> None:
         self.batches: AppendGroup = broker.log.group(batches_max)
         self.batches_max = batches_max
+        self.orderer = Orderer(broker.log.append_call, self.batches.address, min(batches_max, RUN_COUNT_MAX))
         self.opens = broker.config.boolean("totalog.compression.validate")
         """Compressed batches are opened before they come here."""
         self._targets: dict[wire.TopicKey, Target] = {}

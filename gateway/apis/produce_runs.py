@@ -1,5 +1,5 @@
-"""Produce, the short way: runs of requests that are alike (`wire/alike.py`) are checked, ordered and answered by a few
-calls of C for all of them.
+"""Produce, the short way: runs of requests that are alike (`wire/alike.py`) are checked, ordered and answered by one
+call of C for all of them.
 
 A connection asks `repeat_of` about a request that `produce.py` has answered, and then hands what it receives, into its
 buffer or into the region, to `answer` first. Whatever is not plainly of the same kind, or has any fault, is left for
@@ -7,7 +7,7 @@ buffer or into the region, to `answer` first. Whatever is not plainly of the sam
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from totalog.gateway import waiting
 from totalog.gateway.apis import produce
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from totalog.gateway.apis.api import Request
     from totalog.gateway.broker import Broker
     from totalog.gateway.replication import Replication
-
-RUN_COUNT_MAX: Final = 512
-"""Requests of one run."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +51,7 @@ def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
         return None
     compressed = not broker.appender.opens
     destination = Destination(target.slot, target.generation, target.partitions, target.size_max, compressed)
-    pattern = Pattern.of(request.version, request.frame, message, destination, RUN_COUNT_MAX)
+    pattern = Pattern.of(request.version, request.frame, message, destination)
     if pattern is None:
         return None
     acks_all, version = message.acks == produce.ACKS_ALL, broker.log.topics_version
@@ -76,19 +73,21 @@ def answer(broker: "Broker", repeat: Repeat, held: memoryview, reservation: "Res
     if timestamp_max > LONG_MAX:
         timestamp_max = LONG_MAX
     segment = 0 if reservation is None else reservation.segment_for(target.slot, target.generation)
-    batches = broker.appender.batches
-    count, size = pattern.take(held, batches.address, timestamp_max, segment)
-    if count == 0:
+    ran = pattern.run(broker.appender.orderer, held, timestamp_max, segment)
+    if ran is None:
         return None
-    log.append(batches, count)
-    answers, stored, position = pattern.answers(batches.address, count)
+    count, size, answers, stored, position = ran
+    if segment:
+        log.note_published(broker.appender.batches, count)
     if stored < count:
+        batches = broker.appender.batches
         position = max(position, *(batches[index].global_position for index in range(stored, count)))
         answers += _answer_others(broker, repeat, stored, count)
     if target.visible_level == 0:
         broker.appended.ring(target.slot)
     elif position >= 0:
-        broker.replication.hide(target.slot, target.visible_level, batches[0].global_position, position)
+        first = broker.appender.batches[0].global_position
+        broker.replication.hide(target.slot, target.visible_level, first, position)
     if position >= 0 and acks_all and not broker.replication.reached(position, target.ack_level):
         return count, size, OwedRun(broker, repeat, answers, count, position)
     return count, size, answers
@@ -97,7 +96,7 @@ def answer(broker: "Broker", repeat: Repeat, held: memoryview, reservation: "Res
 def _answer_others(broker: "Broker", repeat: Repeat, first: int, end: int) -> bytes:
     """The answers from the first request on that the log refused."""
     batches, answers = broker.appender.batches, []
-    for index, correlation_id in enumerate(repeat.pattern.correlation_ids(end)[first:], first):
+    for index, correlation_id in enumerate(broker.appender.orderer.correlation_ids(end)[first:], first):
         batch = batches[index]
         row: wire.PartitionAnswer
         if batch.status in produce.STORED:
@@ -112,7 +111,7 @@ class OwedRun(Owed):
     """The answers to a run whose batches are ordered and have to become durable: they share one write to disk, so they
     leave together."""
 
-    def __init__(self, broker: "Broker", repeat: Repeat, answers: bytearray, count: int, position: int) -> None:
+    def __init__(self, broker: "Broker", repeat: Repeat, answers: bytes, count: int, position: int) -> None:
         self._replication: Replication = broker.replication
         self._repeat = repeat
         self._answers = answers
@@ -121,7 +120,7 @@ class OwedRun(Owed):
         batches = broker.appender.batches
         self._requests = [
             (correlation_id, batches[index].partition)
-            for index, correlation_id in enumerate(repeat.pattern.correlation_ids(count))
+            for index, correlation_id in enumerate(broker.appender.orderer.correlation_ids(count))
         ]
 
     @property
@@ -134,12 +133,12 @@ class OwedRun(Owed):
         if code is not ErrorCode.NONE:
             self._fail(code)
 
-    def answer(self) -> bytearray:
+    def answer(self) -> bytes:
         return self._answers
 
     def _fail(self, code: ErrorCode) -> None:
         message = produce.uncertain(self._replication, code, self._repeat.timeout_ms, self._repeat.target)
-        self._answers = bytearray().join(
+        self._answers = b"".join(
             wire.encode(
                 self._repeat.version,
                 correlation_id,

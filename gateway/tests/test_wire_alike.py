@@ -48,7 +48,7 @@ def transactional() -> bytes:
 
 def pattern(version: int, made: bytes) -> Pattern | None:
     body = memoryview(made)[4:]
-    return Pattern.of(version, body, parse(version, body), DESTINATION, CAPACITY)
+    return Pattern.of(version, body, parse(version, body), DESTINATION)
 
 
 def parse(version: int, body: memoryview) -> produce.ProduceRequest:
@@ -66,40 +66,72 @@ def body_at(version: int, body: memoryview) -> int:
 
 
 class Group:
-    def __init__(self) -> None:
-        self.appends = ffi.new("struct append[]", CAPACITY)
-        self.address = int(ffi.cast("uintptr_t", self.appends))
+    """A log that says what it is told to, of the first batches in the group; of others that they are stored."""
 
-    def take(self, pattern: Pattern, held: bytes) -> tuple[int, int]:
+    def __init__(self, answers: Sequence[dict[str, int]] = ()) -> None:
+        self.appends = ffi.new("struct append[]", CAPACITY)
+        self.answers = answers
+        self.checked: list[int] = []
+        """Statuses with which the batches came."""
+        self._append = ffi.callback("void(void *, struct append *, uint32_t)", self._order)
+        call = int(ffi.cast("uintptr_t", self._append)), int(ffi.cast("uintptr_t", self.appends))
+        self.orderer = alike.Orderer(call, int(ffi.cast("uintptr_t", self.appends)), CAPACITY)
+
+    def _order(self, log: Any, appends: Any, count: int) -> None:
+        assert log == appends == self.appends
+        self.checked = [appends[number].status for number in range(count)]
+        for number, fields in enumerate(self.answers[:count]):
+            for name, value in fields.items():
+                setattr(appends[number], name, value)
+
+    def run(self, pattern: Pattern, held: bytes) -> alike.Ran | None:
         """At the end of readable memory, so that a byte read behind it ends the test."""
         address = batches.FENCE.before_end(held)
         view = memoryview((ctypes.c_uint8 * len(held)).from_address(address)).cast("B")
-        return pattern.take(view, self.address, 0)
+        self.checked = []
+        return pattern.run(self.orderer, view, 0)
+
+    def take(self, pattern: Pattern, held: bytes) -> tuple[int, int]:
+        """How many requests, and their size."""
+        ran = self.run(pattern, held)
+        count, size = (0, 0) if ran is None else ran[:2]
+        assert self.checked == [lib.STATUS_OK] * count
+        return count, size
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_requests_that_differ_in_partition_and_records_are_taken_and_answered(version: int) -> None:
     first = pattern(version, frame(version, [(0, records(0))]))
     assert first is not None
-    group = Group()
     frames = [frame(version, [(n % 4, records(n))], correlation_id=1000 + n) for n in range(CAPACITY - 1)]
     held = b"".join(frames)
-    assert group.take(first, held + frames[0][:50]) == (len(frames), len(held))
-    for n in range(len(frames)):
-        append = group.appends[n]
-        size, where = append.size, (append.topic_slot, append.topic_generation, append.partition)
-        assert (append.status, where) == (lib.STATUS_OK, (3, 9, n % 4))
-        assert size == len(records(n))
-        append.base_offset, append.log_start_offset, append.global_position = 50 + n, 7, 900 - n
-        append.status = lib.STATUS_DUPLICATE if n == 5 else lib.STATUS_OK
+    said = [{"base_offset": 50 + n, "log_start_offset": 7, "global_position": 900 - n} for n in range(len(frames))]
+    said[5]["status"] = lib.STATUS_DUPLICATE
     topic = TOPIC_ID.bytes if version >= 13 else "orders"
     expected = [produce.encode(version, 1000 + n, [(topic, n % 4, 0, 50 + n, -1, 7, None)]) for n in range(len(frames))]
-    assert first.answers(group.address, len(frames)) == (bytearray().join(expected), len(frames), 900)
-    group.appends[7].status = lib.STATUS_UNKNOWN_TOPIC
-    assert first.answers(group.address, len(frames)) == (bytearray().join(expected[:7]), 7, 900)
-    group.appends[0].status = lib.STATUS_UNKNOWN_TOPIC
-    assert first.answers(group.address, len(frames)) == (bytearray(), 0, -1)
-    assert first.correlation_ids(3) == [1000, 1001, 1002]
+    group = Group(said)
+    ran = group.run(first, held + frames[0][:50])
+    assert ran == (len(frames), len(held), b"".join(expected), len(frames), 900)
+    for n in range(len(frames)):
+        append = group.appends[n]
+        assert (append.topic_slot, append.topic_generation, append.partition) == (3, 9, n % 4)
+        assert append.size == len(records(n))
+    assert group.checked == [lib.STATUS_OK] * len(frames)
+    assert group.orderer.correlation_ids(3) == [1000, 1001, 1002]
+    said[7]["status"] = lib.STATUS_UNKNOWN_TOPIC
+    assert group.run(first, held) == (len(frames), len(held), b"".join(expected[:7]), 7, 900)
+    said[0]["status"] = lib.STATUS_UNKNOWN_TOPIC
+    assert group.run(first, held) == (len(frames), len(held), b"", 0, -1)
+
+
+def test_a_run_ends_where_there_is_no_room_for_another_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = frame(8, [(0, records(0))])
+    first = pattern(8, made)
+    assert first is not None
+    size = len(produce.encode(8, 1, [("orders", 0, 0, 0, -1, 0, None)]))
+    for room in (3 * size, 4 * size - 1):
+        monkeypatch.setattr(alike, "ANSWERS_SIZE", room)
+        assert Group().take(first, made * 5) == (3, 3 * len(made))
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -127,3 +127,21 @@ uint32_t alike_answer_all(const struct alike_answer *answer, uint64_t group, con
     }
     return i;
 }
+
+typedef void append_call(void *log, struct append *appends, uint32_t count);
+
+/* Takes, orders, and answers what is alike at `source`. Returns how many requests; 0: nothing was done. */
+uint32_t alike_run(const struct alike *alike, const struct alike_answer *answer, const struct alike_orderer *orderer,
+                   const uint8_t *source, uint32_t size, int64_t timestamp_max, uint32_t segment, struct alike_run *run)
+{
+    uint32_t room = orderer->answers_size / answer->frame_size;
+    uint32_t *correlation_ids = (uint32_t *)(uintptr_t)orderer->correlation_ids;
+    uint32_t count = alike_take(alike, source, size, timestamp_max, segment, orderer->group,
+                                room < orderer->group_size ? room : orderer->group_size, correlation_ids, &run->size);
+    if (count == 0)
+        return 0;
+    append_call *append = (append_call *)(uintptr_t)orderer->append;
+    append((void *)(uintptr_t)orderer->log, (struct append *)(uintptr_t)orderer->group, count);
+    run->stored = alike_answer_all(answer, orderer->group, correlation_ids, count, (uint8_t *)(uintptr_t)orderer->answers, &run->position);
+    return count;
+}

@@ -22,6 +22,26 @@ struct alike_answer {
     uint32_t partition_at;
 };
 
+/* Who orders the batches of runs, and room for what that gives. */
+struct alike_orderer {
+    uint64_t append;           /* address of the log's void (*)(void *log, struct append *, uint32_t count) */
+    uint64_t log;
+    uint64_t group;            /* of struct append */
+    uint64_t correlation_ids;  /* of uint32_t: one for each element of the group */
+    uint64_t answers;          /* of bytes */
+    uint32_t answers_size;
+    uint32_t group_size;
+};
+
+/* What was done. */
+struct alike_run {
+    uint32_t size;             /* bytes of the requests */
+    uint32_t stored;           /* requests that were stored, and are answered, before the first that was not */
+    int64_t position;          /* largest global position among them; -1: none */
+};
+
+uint32_t alike_run(const struct alike *alike, const struct alike_answer *answer, const struct alike_orderer *orderer,
+                   const uint8_t *source, uint32_t size, int64_t timestamp_max, uint32_t segment, struct alike_run *run);
 uint32_t alike_take(const struct alike *alike, const uint8_t *source, uint32_t size, int64_t timestamp_max, uint32_t segment,
                     uint64_t group, uint32_t group_size, uint32_t *correlation_ids, uint32_t *used);
 uint32_t alike_answer_all(const struct alike_answer *answer, uint64_t group, const uint32_t *correlation_ids, uint32_t count,
