@@ -43,6 +43,9 @@ SIZE_WORD: Final = 4
 HEADER_SIZE_MIN: Final = 10
 """Bytes of API key, version, correlation id and the length of a client id (request header version 1)."""
 CLIENT_ID_AT: Final = 8
+TLS_HANDSHAKE: Final = b"\x16\x03"
+HTTP_METHODS: Final = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"PRI ")
+"""Their first four bytes."""
 
 
 class Format(NamedTuple):
@@ -190,7 +193,8 @@ class FrameReader:
         self._wake()
         size: int = _size_word(self._buffer, start)[0]
         if not HEADER_SIZE_MIN <= size <= self._size_max:
-            raise ProtocolViolation(f"frame size {size}, allowed are {HEADER_SIZE_MIN} to {self._size_max}")
+            allowed = f"allowed are {HEADER_SIZE_MIN} to {self._size_max}"
+            raise ProtocolViolation(f"frame size {size}, {allowed}{_other_protocol(size)}")
         if held < SIZE_WORD + 2:
             return None
         key: int = _api_key(self._buffer, start + SIZE_WORD)[0]
@@ -228,3 +232,11 @@ class FrameReader:
         if version >= self._format(key).flexible_from:
             cursor.skip_tagged_fields()
         return Request(key, version, correlation_id, client_id, frame, cursor.position, self._client_host)
+
+
+def _other_protocol(size: int) -> str:
+    """What a client speaks whose first bytes were taken for a size, as far as they tell."""
+    first = size.to_bytes(SIZE_WORD, "big", signed=True)
+    if first[:2] == TLS_HANDSHAKE:
+        return ": the client speaks TLS, which is not served"
+    return ": the client speaks HTTP" if first in HTTP_METHODS else ""
