@@ -9,34 +9,22 @@ what they have in hand; long polls answer early; at the deadline, or at `Server.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import signal
 import socket
-import termios
-from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
 import trio
 
 from totalog.gateway import waiting
-from totalog.gateway.connection import Bytes, Connection, Disconnected, Keep, Phase, Service
-from totalog.gateway.outbox import drop
+from totalog.gateway.connection import Connection, Disconnected, Phase, Service
+from totalog.gateway.sockets import SocketTransport, names
 from totalog.gateway.wire.errors import ProtocolViolation
 
 log = logging.getLogger("totalog")
-
-PARTS_COUNT_MAX = 1024
-"""The kernel's IOV_MAX: parts of one sendmsg."""
-
-MIB = 1 << 20
-
-RECEIVES_AT_ONCE = 8
-"""Receives of one connection that found bytes at once, after which the other tasks get their turn; one of a MiB counts
-double."""
 
 UPKEEP_S = 1.0
 """Seconds between two rounds of what the log needs besides retention by age, which has a setting."""
@@ -46,144 +34,6 @@ NO_AGE = -1
 
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NO_PEER = (errno.EAGAIN, errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH)
-_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-
-
-class SocketTransport:
-    """`connection.Transport` over a connected, non-blocking TCP socket."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self.host, self.peer = _names(sock)
-        self.moved = 0
-        self._at_once = 0
-        self._waiting = array("i", [0])
-        self._ended = False
-
-    def receive_now(self, target: memoryview, beyond: memoryview | None = None) -> int | None:
-        if self._at_once > RECEIVES_AT_ONCE:
-            return None
-        try:
-            count = self._socket.recvmsg_into((target, beyond))[0] if beyond else self._socket.recv_into(target)
-        except BlockingIOError:
-            self._at_once = 0
-            return 0 if self._ended else None
-        except OSError as fault:
-            raise Disconnected(f"receiving failed: {fault}") from None
-        self.moved += count
-        self._at_once += 1 + count // MIB
-        return count
-
-    def wait_to_receive(self) -> Awaitable[None]:
-        if self._at_once > RECEIVES_AT_ONCE:
-            self._at_once = 0
-            return trio.lowlevel.checkpoint()
-        return trio.lowlevel.wait_readable(self._socket)
-
-    def waiting(self) -> int:
-        fcntl.ioctl(self._socket, termios.FIONREAD, self._waiting)
-        return self._waiting[0]
-
-    def send_now(self, parts: list[Bytes]) -> int:
-        try:
-            count = self._socket.send(parts[0]) if len(parts) == 1 else self._socket.sendmsg(parts[:PARTS_COUNT_MAX])
-        except BlockingIOError:
-            return 0
-        except OSError as fault:
-            raise Disconnected(f"sending failed: {fault}") from None
-        self.moved += count
-        return count
-
-    async def send(self, parts: Sequence[Bytes], keep: Keep | None = None) -> None:
-        left = list(parts)
-        while left:
-            count = self.send_now(left)
-            drop(left, count)
-            if not count:
-                if keep is not None:
-                    left, keep = keep(left), None
-                await trio.lowlevel.wait_writable(self._socket)
-
-    def end_receiving(self) -> None:
-        self._ended = True
-        try:
-            self._socket.shutdown(socket.SHUT_RD)
-        except OSError:
-            return  # it is gone already, which receiving will tell
-
-    def closed_by_peer(self) -> bool:
-        try:
-            return self._socket.recv(1, socket.MSG_PEEK) == b""
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    async def linger(self) -> None:
-        """Say that no more answers come, and wait until the peer has taken the last one and closed: closing at once
-        would reset the connection if a request lies unread, and the peer would lose answers that are on their way."""
-        try:
-            self._socket.shutdown(socket.SHUT_WR)
-            while True:
-                await trio.lowlevel.wait_readable(self._socket)
-                if not self._socket.recv(65536):
-                    return
-        except OSError:
-            return
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-def _names(sock: socket.socket) -> tuple[str, str]:
-    """(host, HOST:PORT) of the peer; a peer that is gone already has no name."""
-    try:
-        host, port, *_ = sock.getpeername()
-    except OSError:
-        return "unknown", "unknown"
-    return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Listening sockets for every address of `host` that this machine has, all with the same port; 0: one that is free.
-
-    Raises OSError when the port is busy or no address is ours.
-    """
-    name = host.encode("ascii") if host.isascii() else host  # for text Python loads what international names take
-    sockets: list[socket.socket] = []
-    missing: OSError | None = None
-    try:
-        for family, *_, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
-            try:
-                sockets.append(_listen_at(family, (address[0], port, *address[2:]), backlog))
-            except OSError as fault:
-                if fault.errno not in _NO_SUCH_ADDRESS:
-                    raise
-                missing = fault
-            else:
-                port = sockets[-1].getsockname()[1]
-        if missing is not None and not sockets:
-            raise missing
-    except OSError:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
-
-
-def _listen_at(family: int, address: tuple[object, ...], backlog: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(backlog)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 class Server:
@@ -255,7 +105,7 @@ class Server:
             counters = self.service.counters
             if counters.connections_open >= self.service.broker.config.integer("max.connections"):
                 counters.connections_refused += 1
-                host, peer = _names(sock)
+                host, peer = names(sock)
                 self._complain(host, f"{peer}: refused: max.connections are open")
                 sock.close()
                 continue

@@ -15,7 +15,8 @@ from totalog.gateway.broker import Broker, SystemClock
 from totalog.gateway.config import Config
 from totalog.gateway.connection import Service
 from totalog.gateway.limits import Limits
-from totalog.gateway.server import Server, listen, run_until_signal
+from totalog.gateway.server import Server, run_until_signal
+from totalog.gateway.sockets import listen
 from totalog.gateway.storage import CannotStart, Storage
 from totalog.gateway.waiting import Budget
 from totalog.gateway.wire import codec

@@ -10,7 +10,8 @@ from trio.testing import MockClock
 from totalog.engine.errors import DirectoryError
 from totalog.gateway import apis
 from totalog.gateway.healthcheck import Unhealthy, check
-from totalog.gateway.server import Server, listen
+from totalog.gateway.server import Server
+from totalog.gateway.sockets import listen
 from totalog.gateway.tests.durable_world import Client, World, batch, world
 from totalog.gateway.waiting import now
 from totalog.gateway.wire.errors import ErrorCode

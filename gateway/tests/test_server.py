@@ -13,7 +13,8 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from totalog.gateway.connection import Bytes, Disconnected, Transport
 from totalog.gateway.limits import Limits
 from totalog.gateway.outbox import drop
-from totalog.gateway.server import PARTS_COUNT_MAX, RECEIVES_AT_ONCE, Server, SocketTransport, listen
+from totalog.gateway.server import Server
+from totalog.gateway.sockets import PARTS_COUNT_MAX, RECEIVES_AT_ONCE, SocketTransport, listen
 from totalog.gateway.tests.peers import (
     BROKEN,
     ECHO,
