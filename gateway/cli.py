@@ -1,40 +1,69 @@
 """The command `totalog`: reads its arguments, opens the log, starts the server, and says what went wrong in one line.
 
 Exit codes: 0 stopped as asked, 1 could not do it, 2 was not understood. What is slow to import is imported where it is
-needed: start-up time is a feature.
+needed, and of a command's options only its own are made: start-up time is a feature.
 """
 
+import argparse
 import gc
-import logging
 import math
 import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
-import click
-
-from totalog.gateway.config import Config
-from totalog.gateway.memory import parse_size, size_text
-from totalog.gateway.setting import InvalidConfig
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_PORT = 9092
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+HELP_WIDTH_MAX = 100
+
+OVERVIEW = """usage: totalog COMMAND ...
+
+A Kafka-compatible broker on a totally ordered shared-memory log.
+
+  Start one:        totalog serve
+  Use it:           any Kafka client, with bootstrap.servers=localhost:9092
+  Total order:      read the topic NAME.total-order of any topic NAME
+  Is it serving:    totalog healthcheck localhost:9092
+  How fast is it:   totalog bench localhost:9092
+
+commands, each with --help:"""
+
+tell = partial(print, flush=True)
+
+
+class Misused(Exception):
+    """The arguments are not understood."""
+
+
+class Failed(Exception):
+    """What was asked for cannot be done."""
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Misused(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command with `arguments`, or those of the process, and exit."""
+    name, *words = (sys.argv[1:] if arguments is None else arguments) or [""]
     try:
-        code = cli.main(arguments, prog_name="totalog", standalone_mode=False)
-    except click.UsageError as fault:
-        where = fault.ctx.command_path if fault.ctx is not None else "totalog"
-        sys.exit(_complain(f"{fault.format_message()} (see {where} --help)", 2))
-    except click.ClickException as fault:
-        sys.exit(_complain(fault.format_message(), 1))
-    except (click.Abort, KeyboardInterrupt):
+        _run(name, words)
+    except Misused as fault:
+        where = f"totalog {name}" if name in COMMANDS else "totalog"
+        sys.exit(_complain(f"{fault} (see {where} --help)", 2))
+    except Failed as fault:
+        sys.exit(_complain(str(fault), 1))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would say so once more at its end
+        sys.exit(1)
+    except KeyboardInterrupt:
         sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(0)
 
 
 def _complain(message: str, code: int) -> int:
@@ -42,128 +71,182 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
+def _run(name: str, words: Sequence[str]) -> None:
+    if name in ("-h", "--help"):
+        tell("\n".join([OVERVIEW, *(f"  {each:13}{doc_of(run)[0]}" for each, (run, _) in COMMANDS.items())]))
+    elif name == "--version":
+        from importlib.metadata import version
+
+        tell(version("totalog"))
+    elif name in COMMANDS:
+        run, options = COMMANDS[name]
+        parser = Parser(
+            prog=f"totalog {name}",
+            description="\n".join(doc_of(run)),
+            formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=_help_width()),
+            allow_abbrev=False,
+        )
+        options(parser.add_argument)
+        run(**vars(parser.parse_args(words)))
+    else:
+        raise Misused(f"No such command {name!r}" if name else "which command?")
+
+
+def doc_of(run: Callable[..., None]) -> list[str]:
+    """The lines of a docstring, without its margin."""
+    first, *more = (run.__doc__ or "").rstrip().split("\n")
+    return [first, *(line.removeprefix("    ") for line in more)]
+
+
+def _help_width() -> int:
+    try:
+        return min(os.get_terminal_size().columns, HELP_WIDTH_MAX)
+    except OSError:
+        return HELP_WIDTH_MAX
+
+
+# Types of options
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A whole number in a range."""
+
+    def parse(text: str) -> int:
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+        if number < least or (most is not None and number > most):
+            among = f"{least} and more" if most is None else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is not in the range {among}")
+        return number
+
+    return parse
+
+
+def path_of(text: str) -> "Path":
+    from pathlib import Path
+
+    return Path(text)
+
+
 def size(text: str) -> int:
-    """The type of an option: bytes, from a size as people write it."""
+    """Bytes, from a size as people write it."""
+    from totalog.gateway.memory import parse_size
+
     try:
         return parse_size(text)
     except ValueError as fault:
-        raise click.BadParameter(str(fault)) from None
+        raise argparse.ArgumentTypeError(str(fault)) from None
 
 
 def some(text: str) -> int:
     """The same, of something that has a size: one byte at least."""
     count = size(text)
     if not count:
-        raise click.BadParameter("is at least one byte")
+        raise argparse.ArgumentTypeError("is at least one byte")
     return count
 
 
 def seconds_of(text: str) -> float:
-    """The type of an option: a time, of a millisecond to an hour."""
+    """A time, of a millisecond to an hour."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0.001 <= seconds <= 3600:
-        raise click.BadParameter(f"{text!r} is not a number of seconds from 0.001 to 3600")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.001 to 3600")
     return seconds
 
 
-def target(text: str) -> Path:
-    """The type of an option: a file that can be written, which is told before there is anything to write."""
-    path = Path(text)
+def target(text: str) -> "Path":
+    """A file that can be written, which is told before there is anything to write."""
+    path = path_of(text)
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise click.BadParameter(f"{text!r} cannot be written")
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
     return path
 
 
 def address(text: str) -> tuple[str, int | None]:
-    """The type of an option: HOST:PORT, with brackets around an IPv6 address; or HOST alone, the port is None then."""
+    """HOST:PORT, with brackets around an IPv6 address; or HOST alone, the port is None then."""
     host, colon, port = (text, "", "") if text.endswith("]") else text.rpartition(":")
     if not colon:
         host = text
     elif not (port.isascii() and port.isdigit() and int(port) < 65536):
-        raise click.BadParameter(f"{text!r} is not of the form HOST:PORT")
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HOST:PORT")
     host = host.removeprefix("[").removesuffix("]")
     if not host:
-        raise click.BadParameter(f"{text!r} names no host")
+        raise argparse.ArgumentTypeError(f"{text!r} names no host")
     return host, int(port) if colon else None
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="totalog", message="%(version)s")
-def cli() -> None:
-    """A Kafka-compatible broker on a totally ordered shared-memory log.
-
-    \b
-    Start one:        totalog serve
-    Use it:           any Kafka client, with bootstrap.servers=localhost:9092
-    Total order:      read the topic NAME.total-order of any topic NAME
-    Is it serving:    totalog healthcheck localhost:9092
-    How fast is it:   totalog bench localhost:9092
-    """
+# Commands: what each takes, and what it does with it
 
 
-@cli.command(short_help="Run a broker.")
-@click.option("--host", default="localhost", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="Port to listen on; 0 takes a free one, which the line with 'ready' tells.",
-)
-@click.option(
-    "--advertised",
-    type=address,
-    metavar="HOST:PORT",
-    help="Where clients are told to connect, if that is not where this broker listens: behind a port mapping, a proxy."
-    " Without it, a broker on all interfaces names this machine's first address.",
-)
-@click.option(
-    "--data-dir",
-    "data_dirs",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="DIRECTORY",
-    help="Keep all data here, also through a power cut; made if it is not there. May be given many times: each"
-    " directory gets everything. Default: totalog in $XDG_STATE_HOME, else in ~/.local/state.",
-)
-@click.option("--ephemeral", is_flag=True, help="Keep no data directory: the log is gone with its memory.")
-@click.option(
-    "--region",
-    type=click.Path(path_type=Path),
-    help="Put the log's memory into this file. On a tmpfs like /dev/shm it survives the broker, not the machine: a"
-    " start after a kill goes on with it. Default: a file in /dev/shm, or no name at all with --ephemeral.",
-)
-@click.option(
-    "--memory",
-    type=some,
-    metavar="SIZE",
-    help="Size of the log's memory, such as 512m or 4g; it is taken as it fills. Default: half of what there is.",
-)
-@click.option(
-    "--set",
-    "pairs",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A Kafka broker setting; may be given many times. totalog settings lists them.",
-)
-@click.option("-v", "--verbose", is_flag=True, help="Also tell when connections end, and why.")
+DEFAULT = "[default: %(default)s]"
+Add = Callable[..., object]
+
+
+def serve_options(add: Add) -> None:
+    add("--host", default="localhost", help=f"Address to listen on. {DEFAULT}")
+    add(
+        "--port",
+        type=whole(0, 65535),
+        default=DEFAULT_PORT,
+        help=f"Port to listen on; 0 takes a free one, which the line with 'ready' tells. {DEFAULT}",
+    )
+    add(
+        "--advertised",
+        type=address,
+        metavar="HOST:PORT",
+        help="Where clients are told to connect, if that is not where this broker listens: behind a port mapping, a"
+        " proxy. Without it, a broker on all interfaces names this machine's first address.",
+    )
+    add(
+        "--data-dir",
+        dest="data_dirs",
+        action="append",
+        type=path_of,
+        default=[],
+        metavar="DIRECTORY",
+        help="Keep all data here, also through a power cut; made if it is not there. May be given many times: each"
+        " directory gets everything. Default: totalog in $XDG_STATE_HOME, else in ~/.local/state.",
+    )
+    add("--ephemeral", action="store_true", help="Keep no data directory: the log is gone with its memory.")
+    add(
+        "--region",
+        type=path_of,
+        metavar="FILE",
+        help="Put the log's memory into this file. On a tmpfs like /dev/shm it survives the broker, not the machine: a"
+        " start after a kill goes on with it. Default: a file in /dev/shm, or no name at all with --ephemeral.",
+    )
+    add(
+        "--memory",
+        type=some,
+        metavar="SIZE",
+        help="Size of the log's memory, such as 512m or 4g; it is taken as it fills. Default: half of what there is.",
+    )
+    add(
+        "--set",
+        dest="pairs",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="A Kafka broker setting; may be given many times. totalog settings lists them.",
+    )
+    add("-v", "--verbose", action="store_true", help="Also tell when connections end, and why.")
+
+
 def serve(
     host: str,
     port: int,
     advertised: tuple[str, int | None] | None,
-    data_dirs: tuple[Path, ...],
+    data_dirs: "list[Path]",
     ephemeral: bool,
-    region: Path | None,
+    region: "Path | None",
     memory: int | None,
-    pairs: tuple[str, ...],
+    pairs: list[str],
     verbose: bool,
 ) -> None:
     """Run a broker until SIGINT or SIGTERM; a second signal stops it at once.
 
-    \b
     totalog serve
     totalog serve --port 0 --ephemeral --memory 512m
     totalog serve --data-dir /mnt/a/totalog --data-dir /mnt/b/totalog
@@ -171,13 +254,19 @@ def serve(
     totalog serve --set num.partitions=4 --set log.retention.minutes=30
     """
     if ephemeral and data_dirs:
-        raise click.UsageError("--ephemeral and --data-dir exclude each other")
+        raise Misused("--ephemeral and --data-dir exclude each other")
+    gc.disable()  # of what is imported nothing is garbage
+    import logging
+
+    from totalog.gateway.config import Config
+    from totalog.gateway.setting import InvalidConfig
+
     try:
         config = Config.parse(pairs)
     except InvalidConfig as fault:
-        raise click.UsageError(f"--set: {fault}") from None
+        raise Misused(f"--set: {fault}") from None
     logging.basicConfig(format=LOG_FORMAT, level=logging.DEBUG if verbose else logging.INFO)
-    gc.disable()  # of what is imported nothing is garbage
+
     from totalog.gateway import start
     from totalog.gateway.storage import CannotStart, Storage, state_directory
 
@@ -185,21 +274,20 @@ def serve(
     gc.enable()
 
     try:
-        kept = () if ephemeral else data_dirs or (state_directory(),)
-        start.serve(config, host, port, advertised, Storage(kept, region, memory), click.echo)
+        kept = () if ephemeral else tuple(data_dirs) or (state_directory(),)
+        start.serve(config, host, port, advertised, Storage(kept, region, memory), tell)
     except CannotStart as fault:
-        raise click.ClickException(str(fault)) from None
+        raise Failed(str(fault)) from None
 
 
-@cli.command(short_help="Ask a broker whether it serves.")
-@click.argument("where", type=address, metavar="HOST:PORT")
-@click.option(
-    "--timeout", type=seconds_of, default="5", show_default=True, metavar="SECONDS", help="To wait for each answer."
-)
+def healthcheck_options(add: Add) -> None:
+    add("where", type=address, metavar="HOST:PORT")
+    add("--timeout", type=seconds_of, default=5.0, metavar="SECONDS", help=f"To wait for each answer. {DEFAULT}")
+
+
 def healthcheck(where: tuple[str, int | None], timeout: float) -> None:
     """Ask a broker whether it serves; exit code 0 if it does, else 1.
 
-    \b
     totalog healthcheck localhost:9092
     """
     from totalog.gateway.healthcheck import Unhealthy, check
@@ -208,45 +296,44 @@ def healthcheck(where: tuple[str, int | None], timeout: float) -> None:
     try:
         said = check(host, DEFAULT_PORT if port is None else port, timeout)
     except Unhealthy as fault:
-        raise click.ClickException(str(fault)) from None
-    click.echo(f"healthy: {said}")
+        raise Failed(str(fault)) from None
+    tell(f"healthy: {said}")
 
 
-@cli.command(short_help="Measure a broker.")
-@click.argument("where", type=address, metavar="HOST:PORT")
-@click.option(
-    "--batch-size",
-    type=some,
-    metavar="SIZE",
-    help="Of each batch, such as 16k. Without it the best from 64k to 4m is looked for, and the curve shown.",
-)
-@click.option("--record-size", type=some, default="1k", show_default=True, metavar="SIZE", help="Of each value.")
-@click.option("--acks", type=click.Choice(["1", "all"]), default="all", show_default=True)
-@click.option("--connections", type=click.IntRange(1, 1000), default=1, show_default=True)
-@click.option("--in-flight", type=click.IntRange(1, 1000), default=5, show_default=True, help="Of each connection.")
-@click.option("--partitions", type=click.IntRange(1, 1000), default=1, show_default=True)
-@click.option("--iterations", type=click.IntRange(1), default=7, show_default=True)
-@click.option(
-    "--seconds", type=seconds_of, default="1", show_default=True, metavar="SECONDS", help="Of each iteration."
-)
-@click.option("--csv", "csv_path", type=target, metavar="FILE", help="Write the table here.")
-@click.option("--plot", type=target, metavar="FILE", help="Draw the rates here, and the curve (matplotlib).")
-@click.option("--contention", is_flag=True, help="Also what its engine waited for, if it is a totalog broker.")
-@click.option(
-    "--profile",
-    is_flag=True,
-    help="Also where a broker on this machine spends its time: counters of the processor and functions, as far as"
-    " linux-perf and py-spy are installed.",
-)
-@click.option("--pid", type=click.IntRange(1), help="The process to profile. Default: who listens at the address.")
-@click.option(
-    "--flame-graph",
-    type=target,
-    metavar="FILE",
-    default="flame-graph.svg",
-    show_default=True,
-    help="Where --profile draws it.",
-)
+def bench_options(add: Add) -> None:
+    add("where", type=address, metavar="HOST:PORT")
+    add(
+        "--batch-size",
+        type=some,
+        metavar="SIZE",
+        help="Of each batch, such as 16k. Without it the best from 64k to 4m is looked for, and the curve shown.",
+    )
+    add("--record-size", type=some, default="1k", metavar="SIZE", help=f"Of each value. {DEFAULT}")
+    add("--acks", choices=("1", "all"), default="all", help=DEFAULT)
+    add("--connections", type=whole(1, 1000), default=1, help=DEFAULT)
+    add("--in-flight", type=whole(1, 1000), default=5, help=f"Of each connection. {DEFAULT}")
+    add("--partitions", type=whole(1, 1000), default=1, help=DEFAULT)
+    add("--iterations", type=whole(1), default=7, help=DEFAULT)
+    add("--seconds", type=seconds_of, default=1.0, help=f"Of each iteration. {DEFAULT}")
+    add("--csv", dest="csv_path", type=target, metavar="FILE", help="Write the table here.")
+    add("--plot", type=target, metavar="FILE", help="Draw the rates here, and the curve (matplotlib).")
+    add("--contention", action="store_true", help="Also what its engine waited for, if it is a totalog broker.")
+    add(
+        "--profile",
+        action="store_true",
+        help="Also where a broker on this machine spends its time: counters of the processor and functions, as far as"
+        " linux-perf and py-spy are installed.",
+    )
+    add("--pid", type=whole(1), help="The process to profile. Default: who listens at the address.")
+    add(
+        "--flame-graph",
+        type=target,
+        metavar="FILE",
+        default="flame-graph.svg",
+        help=f"Where --profile draws it. {DEFAULT}",
+    )
+
+
 def bench(
     where: tuple[str, int | None],
     batch_size: int | None,
@@ -257,16 +344,15 @@ def bench(
     partitions: int,
     iterations: int,
     seconds: float,
-    csv_path: Path | None,
-    plot: Path | None,
+    csv_path: "Path | None",
+    plot: "Path | None",
     contention: bool,
     profile: bool,
     pid: int | None,
-    flame_graph: Path,
+    flame_graph: "Path",
 ) -> None:
-    """Produce to a broker, of whatever kind, as fast as it takes it, and say how fast that is.
+    """Produce to a broker of any kind, as fast as it takes it, and say how fast that is.
 
-    \b
     totalog bench localhost:9092
     totalog bench localhost:9092 --batch-size 16k --in-flight 20 --acks 1
     totalog bench kafka.example:9092 --connections 8 --csv rates.csv --plot rates.png
@@ -275,10 +361,11 @@ def bench(
     from totalog.gateway.bench import stats
     from totalog.gateway.bench.measure import Plan, measure
     from totalog.gateway.bench.topic import CannotMeasure
+    from totalog.gateway.memory import size_text
 
     no_plot = None if plot is None else stats.why_no_plot(plot)
     if no_plot is not None:
-        raise click.ClickException(f"no plot: {no_plot}")
+        raise Failed(f"no plot: {no_plot}")
     host, port = where
     plan = Plan(
         (host, DEFAULT_PORT if port is None else port),
@@ -296,12 +383,12 @@ def bench(
         pid,
     )
     try:
-        report = measure(plan, click.echo)
+        report = measure(plan, tell)
     except CannotMeasure as fault:
-        raise click.ClickException(str(fault)) from None
-    click.echo(stats.table(report.rows))
+        raise Failed(str(fault)) from None
+    tell(stats.table(report.rows))
     for line in report.remarks:
-        click.echo(line)
+        tell(line)
     try:
         if csv_path is not None:
             stats.write_csv(csv_path, report.rows)
@@ -309,10 +396,9 @@ def bench(
             curve = {size_text(tried): rates for tried, rates in report.curve.items()}
             stats.plot(plot, report.rates, unit="MB/s", curve=curve)
     except OSError as fault:
-        raise click.ClickException(str(fault)) from None
+        raise Failed(str(fault)) from None
 
 
-@cli.command(short_help="List the settings that serve --set takes.")
 def settings() -> None:
     """List the broker settings that --set takes, with their defaults."""
     from totalog.gateway.setting import Effect, as_text
@@ -320,5 +406,13 @@ def settings() -> None:
 
     for setting in sorted(BROKER.values(), key=lambda row: (row.effect is Effect.NONE, row.name)):
         unset = isinstance(setting.default, int) and setting.default == UNSET
-        click.echo(f"{setting.name}={'' if unset else as_text(setting.default)}")
-        click.echo(f"    {setting.doc}{' (Accepted, changes nothing.)' if setting.effect is Effect.NONE else ''}")
+        tell(f"{setting.name}={'' if unset else as_text(setting.default)}")
+        tell(f"    {setting.doc}{' (Accepted, changes nothing.)' if setting.effect is Effect.NONE else ''}")
+
+
+COMMANDS: dict[str, tuple[Callable[..., None], Callable[[Add], None]]] = {
+    "serve": (serve, serve_options),
+    "healthcheck": (healthcheck, healthcheck_options),
+    "bench": (bench, bench_options),
+    "settings": (settings, lambda add: None),
+}

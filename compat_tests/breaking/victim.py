@@ -11,10 +11,9 @@ import errno
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import click
 
 from totalog.engine import Log, durable
 from totalog.engine._core import lib
@@ -79,7 +78,7 @@ def main(directory: str, memory: str, port: str, journal_size: str) -> None:
     victim = Victim()
     threading.Thread(target=victim.obey, daemon=True).start()
     storage = watched(victim, Storage((Path(directory),), None, int(memory)))
-    start.serve(Config({}), "127.0.0.1", int(port), None, storage, click.echo)
+    start.serve(Config({}), "127.0.0.1", int(port), None, storage, partial(print, flush=True))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
     ("arguments", "words"),
     [
         (["serv"], "No such command 'serv'"),
-        (["serve", "--prot", "1"], "No such option"),
+        (["serve", "--prot", "1"], "unrecognized arguments: --prot 1"),
         (["serve", "--port", "66000"], "66000 is not in the range"),
         (["serve", "--ephemeral", "--data-dir", "x"], "exclude each other"),
         (["serve", "--memory", "lots"], "'lots' is not a size; write it like 512m or 4g"),
@@ -58,7 +58,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         (["serve", "--set", "num.partitions"], "not of the form NAME=VALUE"),
         (["serve", "--set", "num.partition=2"], "'num.partition'; did you mean num.partitions"),
         (["serve", "--set", "num.partitions=0"], "num.partitions is at least 1"),
-        (["healthcheck"], "Missing argument"),
+        (["healthcheck"], "required: HOST:PORT"),
+        ([], "which command"),
         (["healthcheck", "host:-1"], "not of the form HOST:PORT"),
         (["healthcheck", "localhost", "--timeout", "nan"], "'nan' is not a number of seconds"),
         (["healthcheck", "localhost", "--timeout", "-1"], "'-1' is not a number of seconds"),
