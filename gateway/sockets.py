@@ -32,16 +32,24 @@ class SocketTransport:
         self.host, self.peer = names(sock)
         self.moved = 0
         self._at_once = 0
+        self._in_vain = False
+        """The last receive that followed another without a wait found nothing. Before the next one the kernel is asked:
+        its number costs a third of Python's exception."""
         self._waiting = array("i", [0])
         self._ended = False
 
     def receive_now(self, target: memoryview, beyond: memoryview | None = None) -> int | None:
         if self._at_once > RECEIVES_AT_ONCE:
             return None
+        if self._at_once:
+            if self._in_vain and not self.waiting():
+                self._at_once = 0
+                return None
+            self._in_vain = False
         try:
             count = self._socket.recvmsg_into((target, beyond))[0] if beyond else self._socket.recv_into(target)
         except BlockingIOError:
-            self._at_once = 0
+            self._at_once, self._in_vain = 0, True
             return 0 if self._ended else None
         except OSError as fault:
             raise Disconnected(f"receiving failed: {fault}") from None

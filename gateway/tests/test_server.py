@@ -180,6 +180,22 @@ async def test_what_is_there_is_received_without_a_wait(sockets: tuple[trio.Sock
             ours.receive_now(memoryview(bytearray(1000)))
 
 
+async def test_what_comes_is_found_whether_looks_were_in_vain_or_not(
+    sockets: tuple[trio.SocketStream, SocketTransport],
+) -> None:
+    theirs, ours = sockets
+    target = bytearray(4)
+    for more in (False, False, True, True, False, True):
+        await theirs.send_all(bytes(4))
+        assert await receive(ours, target) == 4
+        if more:
+            await theirs.send_all(bytes(4))
+        assert ours.receive_now(memoryview(target)) == (4 if more else None)
+    await theirs.send_all(bytes(4))
+    await theirs.send_eof()
+    assert [await receive(ours, target) for _ in range(3)] == [4, 0, 0]
+
+
 async def test_what_can_be_is_sent_without_a_wait(sockets: tuple[trio.SocketStream, SocketTransport]) -> None:
     theirs, ours = sockets
     assert ours.send_now([b"ab"]) == 2
