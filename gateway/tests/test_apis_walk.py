@@ -1,7 +1,9 @@
 """Every API in every version: a request goes in, an answer comes out that the library can read."""
 
 import struct
+import uuid
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from totalog.gateway.tests.harness import (
     make_request,
     parse_request,
 )
+from totalog.gateway.tests.odd import STRINGS, odd
 from totalog.gateway.wire import codec
 from totalog.gateway.wire.errors import ProtocolViolation
 
@@ -48,6 +51,9 @@ FIELDS: dict[str, dict[str, Any]] = {
 """Where the defaults of the message would not be a request that a client sends."""
 
 
+ODD_COUNT = 30
+
+
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Broker]:
     with Log.create(size=REGION_SIZE) as log:
@@ -64,6 +70,31 @@ def test_a_default_request_is_answered(shared: Broker, api: Api, version: int) -
     assert answer.header.correlation_id == CORRELATION_ID
     answer.with_header(CORRELATION_ID)
     assert bytes(answer.encode(header=True)) == frame, "bytes of the answer that the library does not know"
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("api", apis.TABLE.values(), ids=lambda api: api.name)
+def test_requests_that_mean_nothing_are_answered(api: Api, seed: int) -> None:
+    """None is answered that something unforeseen went wrong."""
+    random = Random(f"{api.name} {seed}")
+    with Log.create(size=REGION_SIZE) as log:
+        broker = make_broker(log)
+        topic = broker.topics.create("orders", partitions=3)
+        for number in range(ODD_COUNT):
+            version = random.randint(api.min_version, api.max_version)
+            own = {
+                "topic_id": (None, uuid.UUID(bytes=topic.id), uuid.UUID(int=5)),
+                **dict.fromkeys(("topic", "name"), ("orders",) * len(STRINGS) + STRINGS),
+                "acks": (-1, 1, 2),  # 0 has no answer
+                "client_software_name": ("tester",),  # the library reads every error of ApiVersions as of version 0
+                "client_software_version": ("1.0",),
+                "group_id": ("", f"group {number}"),  # of one member: where there are others a join waits for them
+            }
+            message = getattr(codec, f"{api.name}Request")
+            request = build(message, version, odd(random, message, version, own))
+            frame = dispatch(broker, parse_request(encode_request(request)))
+            answer = getattr(codec, f"{api.name}Response").decode(frame, version=version, header=True)
+            assert "error_code=-1" not in repr(answer), request
 
 
 @EACH
