@@ -2,7 +2,8 @@
 (where its address is given), and, producing with confluent-kafka, on the mock broker inside librdkafka.
 
 Each measurement is a fresh client process; targets take turns, round after round. MB/s of record values; ratios are
-those of medians of one run.
+those of medians of one run. Beside each rate stands for which part of the time the client was at work: where that is
+nearly all, the rate is the client's own, and other brokers get no more of it.
 
     make bench-clients
     make bench-clients KAFKA=localhost:19092
@@ -20,7 +21,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from compat_tests.bench import report
-from compat_tests.bench.client_work import CLIENTS
+from compat_tests.bench.client_work import AT_WORK, CLIENTS
 from totalog.gateway.bench import stats
 from totalog.gateway.testing import broker
 
@@ -35,6 +36,10 @@ RATES = {
     "aiokafka": (30_000, 30_000_000),
 }
 """Records and bytes of about a second."""
+
+ABOUT = """
+A client that is at work nearly all of the time gets no more from any broker. kafka-python is while it produces: its
+batches are of 16 KiB, so that each record of 10 KiB is a request, which costs it a millisecond of processor time."""
 
 Values = dict[tuple[str, str], list[float]]
 """(what, target) -> one figure for each round."""
@@ -71,10 +76,21 @@ def _measure(kind: str, size: int, targets: dict[str, str]) -> Values:
                 seconds = _work(kind, "produce", address, topic, size, count)
                 if target != MOCK:  # it forgets what is more than a few megabytes
                     seconds |= _work(kind, "consume", address, topic, size, count + 1)
-            for what, value in seconds.items():
-                figure = size * count / value / 1e6 if what in ("produce", "consume") else value
-                values.setdefault((what, target), []).append(figure)
+            for what in seconds:
+                values.setdefault((what, target), []).append(_figure(what, seconds, size * count / 1e6))
     return values
+
+
+def _figure(what: str, seconds: dict[str, float], megabytes: float) -> float:
+    if what in ("produce", "consume"):
+        return megabytes / seconds[what]
+    if what.endswith(AT_WORK):
+        return 100 * seconds[what] / seconds[what.removesuffix(AT_WORK)]
+    return seconds[what]
+
+
+def _unit(what: str) -> str:
+    return "MB/s" if what in ("produce", "consume") else "%" if what.endswith(AT_WORK) else "ms"
 
 
 def _work(kind: str, work: str, address: str, topic: str, size: int, count: int) -> dict[str, float]:
@@ -96,14 +112,12 @@ def _work(kind: str, work: str, address: str, topic: str, size: int, count: int)
 
 def _rows(kind: str, size: int, values: Values) -> Iterator[stats.Summary]:
     summaries = {
-        (what, target): stats.summarize(
-            f"{kind} {what} {size} B: {target}", figures, unit="MB/s" if what in ("produce", "consume") else "ms"
-        )
+        (what, target): stats.summarize(f"{kind} {what} {size} B: {target}", figures, unit=_unit(what))
         for (what, target), figures in values.items()
     }
     yield from summaries.values()
     for (what, target), summary in summaries.items():
-        if target != "gateway":
+        if target != "gateway" and not what.endswith(AT_WORK):
             ratio = summaries[what, "gateway"].median / summary.median
             yield stats.summarize(f"{kind} {what} {size} B: gateway / {target} (medians)", [ratio], unit="ratio")
 
@@ -159,7 +173,8 @@ def main() -> None:
     if not arguments.kafka:
         print("Apache Kafka is skipped: no address was given (KAFKA=HOST:PORT)")
     rows, series = run(arguments.kafka, arguments.only)
-    report.show("clients", rows, series, unit="MB/s, seconds")
+    report.show("clients", rows, series, unit="MB/s, seconds, %")
+    print(ABOUT)
     report.tell_where()
 
 
