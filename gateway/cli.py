@@ -32,6 +32,9 @@ A Kafka-compatible broker on a totally ordered shared-memory log.
 
 commands, each with --help:"""
 
+UNUSED = ("idna", "ssl")
+"""What trio imports for TLS and international names, which `serve` has none of."""
+
 tell = partial(print, flush=True)
 
 
@@ -259,6 +262,7 @@ def serve(
     import logging
 
     from totalog.gateway.config import Config
+    from totalog.gateway.later import postpone
     from totalog.gateway.setting import InvalidConfig
 
     try:
@@ -267,6 +271,7 @@ def serve(
         raise Misused(f"--set: {fault}") from None
     logging.basicConfig(format=LOG_FORMAT, level=logging.DEBUG if verbose else logging.INFO)
 
+    postpone(*UNUSED)
     from totalog.gateway import start
     from totalog.gateway.storage import CannotStart, Storage, state_directory
 
