@@ -34,9 +34,9 @@ build: setup
 run: build
 	@$(BIN)/python -m compat_tests.demo
 
-# A suite at a time to each worker; see conftest.py.
+# A suite at a time to each worker; see conftest.py. Tests wait for part of their time: three keep two processors busy.
 test: build
-	@$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(if $(CI),--every-suite)
+	@$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(if $(CI),--every-suite)
 
 mutants: build
 	@nice $(BIN)/python -m totalog.engine.sim.score

@@ -70,7 +70,7 @@ def cells() -> dict[str, dict[str, str]]:
     collector = _Collector()
     with contextlib.redirect_stdout(io.StringIO()) as said:
         files = [str(file) for file in sorted(ROOT.glob("compat_tests/test_*.py")) if ".mark.case(" in file.read_text()]
-        code = pytest.main(["--collect-only", "-q", *files], plugins=[collector])
+        code = pytest.main(["--collect-only", "-q", "--assert=plain", *files], plugins=[collector])
     if code != pytest.ExitCode.OK:
         raise RuntimeError(said.getvalue())
     for item in collector.items:

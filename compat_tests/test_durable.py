@@ -21,7 +21,7 @@ from compat_tests.clients.process import ClientProcess
 from compat_tests.conftest import StartBroker, unique
 from compat_tests.proxy import Proxy
 from compat_tests.steps import numbered, places_of, poll_until, write
-from compat_tests.test_restart import MEMORY, Reborn, consumer_of
+from compat_tests.test_restart import ACROSS_ENDS, MEMORY, Reborn, consumer_of
 
 if TYPE_CHECKING:
     from totalog.gateway.testing import RunningBroker
@@ -116,17 +116,16 @@ class Watcher:
 def test_nothing_acknowledged_is_lost_and_nothing_seen_goes(make_durable: Make, lost: bool) -> None:
     """All kinds write with acks=all and are idempotent, others watch, and the broker is killed three times."""
     durable = make_durable()
-    topic, per_producer = unique("load"), 1_000
+    topic, per_producer = unique("load"), 500
     durable.clients[KINDS[0]].create_topic(topic, 4)
     watchers = [Watcher(kind, durable.address, topic, 4) for kind in KINDS]
-    settings = ProducerSettings(acks="all", idempotence=True)
     with Proxy("127.0.0.1", durable.port) as proxy:
         pending = []
         for number, kind in enumerate(KINDS):
-            producer = durable.clients[kind].open_producer(settings, bootstrap=proxy.address)
+            producer = durable.clients[kind].open_producer(ACROSS_ENDS, bootstrap=proxy.address)
             records = [Record(checker.value_of(number, at), partition=at % 4) for at in range(per_producer)]
             pending.append(durable.process(kind).later("send", producer, topic, records, True))
-        for produced in (200, 500, 900):
+        for produced in (150, 350, 600):
             assert proxy.wait_until_produced(produced)
             durable.kill(lost)
         deliveries = [delivery for future in pending for delivery in future.result()]
@@ -185,7 +184,7 @@ def test_an_idempotent_producer_goes_on_without_the_region(make_durable: Make, k
     client, topic = durable.clients[kind], unique("again")
     client.create_topic(topic, 1)
     with Proxy("127.0.0.1", durable.port) as proxy:
-        producer = client.open_producer(ProducerSettings(idempotence=True), bootstrap=proxy.address)
+        producer = client.open_producer(ACROSS_ENDS, bootstrap=proxy.address)
         first = client.send(producer, topic, [Record(b"first")])
         proxy.refuse_after_loss = True
         proxy.lose_answers = frozenset({2})

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from compat_tests.clients import KINDS
+from compat_tests.clients import CONFLUENT, KINDS
 from compat_tests.clients.face import (
     Client,
     ClientError,
@@ -149,13 +149,17 @@ def committed_and_not(members: Sequence[Member], admin: Client, topic: str) -> d
 
 def taken_over(member: Member, already: int, offsets: dict[Place, int], own: Sequence[Place]) -> None:
     """What was not the member's own it reads from the commits on, record by record, and from there again where it lost
-    its own session meanwhile."""
+    its own session meanwhile. librdkafka may bring what it fetched of a partition before: a late answer about the first
+    offset sets it going although the partition was taken away, and what it brought is kept for the next time."""
     for place in set(offsets) - set(own):
         read = [record.offset for record in member.records[already:] if record.partition == place.partition]
         following = offsets[place]
         for offset in read:
-            assert offset in (following, offsets[place]), (place, read)
-            following = offset + 1
+            assert offset in (following, offsets[place]) or (member.process.kind == CONFLUENT and offset < following), (
+                place,
+                read,
+            )
+            following = max(following, offset + 1)
         assert following == offsets[place] + 10, (place, read)
 
 

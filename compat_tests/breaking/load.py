@@ -92,6 +92,9 @@ class Reader:
         """The largest offset whose commit was asked for: it may be stored also where its answer was lost."""
         self.acknowledged = 0
         """The largest whose commit was answered."""
+        self._commits = False
+        """One commit at a time: an earlier one, which the client sends again where its answer was lost, would be stored
+        after a later one."""
 
     def read(self) -> None:
         for message in self.consumer.consume(READ_COUNT, 0.001):
@@ -99,11 +102,12 @@ class Reader:
                 _, offset, value = row_of(message)
                 self.offsets.append(offset)
                 self.values.append(value)
-        if self.offsets and self.offsets[-1] >= self.asked + COMMIT_EVERY:
-            self.asked = self.offsets[-1] + 1
+        if self.offsets and self.offsets[-1] >= self.asked + COMMIT_EVERY and not self._commits:
+            self._commits, self.asked = True, self.offsets[-1] + 1
             self.consumer.commit(offsets=[TopicPartition(self.view, 0, self.asked)], asynchronous=True)
 
     def _answered(self, error: Any, places: list[TopicPartition]) -> None:
+        self._commits = False
         if error is None:
             self.acknowledged = max(self.acknowledged, *(place.offset for place in places if place.error is None), 0)
 

@@ -1,31 +1,24 @@
-"""A client process: `python -m compat_tests.clients.agent KIND BOOTSTRAP FD` serves one face over the connection that
-it inherits.
-"""
+"""A client process: serves one face over the connection that it was given."""
 
-import sys
 import traceback
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
 from compat_tests.clients import AIOKAFKA, CONFLUENT, KAFKA_PYTHON
 from compat_tests.clients.face import Client, ClientError
 
+MODULES = {
+    KAFKA_PYTHON: "compat_tests.clients.kafka_python",
+    CONFLUENT: "compat_tests.clients.confluent",
+    AIOKAFKA: "compat_tests.clients.aio_kafka",
+}
+"""Where each face is. Nothing of them is imported in the tests' own process."""
 
-def make(kind: str, bootstrap: str) -> Client:
-    """Each library is imported only in the process that speaks for it."""
-    if kind == KAFKA_PYTHON:
-        from compat_tests.clients.kafka_python import KafkaPython
 
-        return KafkaPython(bootstrap)
-    if kind == CONFLUENT:
-        from compat_tests.clients.confluent import ConfluentKafka
-
-        return ConfluentKafka(bootstrap)
-    if kind == AIOKAFKA:
-        from compat_tests.clients.aio_kafka import AioKafka
-
-        return AioKafka(bootstrap)
-    raise ValueError(f"no client is called {kind!r}")
+def run(kind: str, bootstrap: str, connection: "Connection[Any, Any]") -> None:
+    client: Client = import_module(MODULES[kind]).Face(bootstrap)
+    serve(client, connection)
 
 
 def serve(client: Client, connection: "Connection[Any, Any]") -> None:
@@ -41,7 +34,3 @@ def serve(client: Client, connection: "Connection[Any, Any]") -> None:
             connection.send((False, error))
         except Exception:  # noqa: BLE001  what else a client raises belongs to the test that called it
             connection.send((False, AssertionError(traceback.format_exc())))
-
-
-if __name__ == "__main__":
-    serve(make(sys.argv[1], sys.argv[2]), Connection(int(sys.argv[3])))

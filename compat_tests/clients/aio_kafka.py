@@ -87,7 +87,7 @@ class _Sent:
         self.delivery = Delivery(known.code, -1, -1, self.sent_ns, time.monotonic_ns(), known.retriable)
 
 
-class AioKafka(Reading):
+class Face(Reading):
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
         self._handles: dict[int, Any] = {}

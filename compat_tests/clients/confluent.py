@@ -89,7 +89,7 @@ def _one(futures: Mapping[Any, Future[Any]]) -> Any:
         return future.result(REQUEST_TIMEOUT_S)
 
 
-class ConfluentKafka(Reading):
+class Face(Reading):
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
         self._handles: dict[int, Any] = {}

@@ -210,7 +210,7 @@ KINDS = ("in-recovery", "torn", "spoilt", "told", "lost", "failures", "removed")
 
 
 @pytest.mark.parametrize(
-    ("variant", "cuts", "one_in"), [(NATIVE, 10_000, 2), (ADDRESS, 150, 20)], ids=["native", "address"]
+    ("variant", "cuts", "one_in"), [(NATIVE, 5_000, 2), (ADDRESS, 75, 20)], ids=["native", "address"]
 )
 def test_power_cuts(variant: Variant, cuts: int, one_in: int) -> None:
     """journal_cases.c says what has to hold after each of them. Opening is slow under a sanitizer."""
