@@ -5,7 +5,7 @@ the leader of a topic that is made for it and deleted afterwards. What a broker 
 what its processor does, comes from further runs of the same load, and is not in the rates.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,33 +70,42 @@ class Report:
 
 def measure(plan: Plan, tell: Tell = lambda line: None) -> Report:
     """Raises CannotMeasure."""
-    largest = max(plan.batch_size or SIZES[-1], len(requests.batch(0, plan.record_size)))
-    in_flight = plan.connections * plan.in_flight * largest
-    if in_flight > IN_FLIGHT_SIZE_MAX:
-        raise CannotMeasure(
-            f"{plan.connections} connections x {plan.in_flight} requests x {size_text(largest)} in flight are"
-            f" {size_text(in_flight)}; no more than {size_text(IN_FLIGHT_SIZE_MAX)} may be"
-        )
-    wanted = Wanted(plan.partitions, largest + BATCH_OVERHEAD, plan.record_size, plan.acks)
+    one_record = len(requests.batch(0, plan.record_size))
+    sizes = _sizes(plan, one_record)
+    wanted = Wanted(plan.partitions, max(sizes[-1], one_record) + BATCH_OVERHEAD, plan.record_size, plan.acks)
     try:
         with topic(plan.address, wanted) as (leader, name):
-            return _measure(plan, leader, name, tell)
+            return _measure(plan, sizes, leader, name, tell)
     except (OSError, LoadFailed) as fault:
         raise CannotMeasure(f"{plan.address[0]}:{plan.address[1]}: {fault}") from None
 
 
-def _measure(plan: Plan, leader: Leader, topic: str, tell: Tell) -> Report:
+def _sizes(plan: Plan, one_record: int) -> Sequence[int]:
+    """Batch sizes to try, those of which not too much would be in flight. Raises CannotMeasure when there are none."""
+    requests_count = plan.connections * plan.in_flight
+    asked = SIZES if plan.batch_size is None else (plan.batch_size,)
+    sizes = [size for size in asked if requests_count * max(size, one_record) <= IN_FLIGHT_SIZE_MAX]
+    if not sizes:
+        least = max(asked[0], one_record)
+        raise CannotMeasure(
+            f"{plan.connections} connections x {plan.in_flight} requests x {size_text(least)} in flight are"
+            f" {size_text(requests_count * least)}; no more than {size_text(IN_FLIGHT_SIZE_MAX)} may be"
+        )
+    return sizes
+
+
+def _measure(plan: Plan, sizes: Sequence[int], leader: Leader, topic: str, tell: Tell) -> Report:
     rows: list[stats.Summary] = []
     rates: dict[str, list[float]] = {}
     curve: dict[int, list[float]] = {}
-    size = plan.batch_size
-    if size is None:
-        curve = _curve(plan, leader, topic)
+    size = sizes[0]
+    if plan.batch_size is None:
+        curve = _curve(plan, sizes, leader, topic)
         rates = {f"batches of {size_text(tried)}": of for tried, of in curve.items()}
         rows = [stats.summarize(name, of, unit="MB/s") for name, of in rates.items()]
         for row in rows:
             tell(f"{row.name}: {row.median:.0f} MB/s")
-        size = SIZES[max(range(len(SIZES)), key=lambda index: rows[index].median)]
+        size = sizes[max(range(len(sizes)), key=lambda index: rows[index].median)]
     records = requests.batch(size, plan.record_size)
     count = int.from_bytes(records[RECORD_COUNT_AT : RECORD_COUNT_AT + 4], "big")
     remarks: list[str] = []
@@ -190,9 +199,9 @@ def _shown(plan: Plan, pid: int, stacks: dict[str, flame.Stacks]) -> Iterator[st
         yield f"no flame graph: {fault}"
 
 
-def _curve(plan: Plan, leader: Leader, topic: str) -> dict[int, list[float]]:
+def _curve(plan: Plan, sizes: Sequence[int], leader: Leader, topic: str) -> dict[int, list[float]]:
     """MB/s at each size. They take turns, so that a slow moment of the machine is not one size's alone."""
-    values: dict[int, list[float]] = {size: [] for size in SIZES}
+    values: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(TRIALS):
         for size, rates in values.items():
             with _generator(plan, leader.address, topic, size) as generator:
