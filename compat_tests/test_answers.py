@@ -21,6 +21,8 @@ INVALID_REQUEST, NON_EMPTY, UNKNOWN_GROUP, SESSION_ID, FENCED_EPOCH, UNKNOWN_EPO
 MEMBER_ID, FENCED_INSTANCE, UNKNOWN_TOPIC_ID, MISMATCHED_ENDPOINT, UNSUPPORTED_ENDPOINT = 79, 82, 100, 114, 115
 UNKNOWN = -1
 """UNKNOWN_SERVER_ERROR: Kafka met an exception that it did not foresee."""
+NOT_YET = frozenset((14, 15, 16))
+"""A fresh Apache Kafka first makes its topics for coordinators, and loads them."""
 
 TOPIC, BROKER, CLIENT_METRICS, GROUP = 2, 4, 16, 32
 NO_ISOLATION: dict[str, Any] = {"isolation_level": 5}
@@ -462,16 +464,19 @@ def join_fully(asker: Asker, group: str, instance: str | None) -> Any:
         if joined.error_code == NONE:
             return joined
         member = joined.member_id
-        assert joined.error_code in (14, 15, 16, MEMBER_ID)
+        assert joined.error_code in (*NOT_YET, MEMBER_ID)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_answer(address: str, world: World, case: str) -> None:
     name, version, fields, codes = CASES[case]
+    found = list(NOT_YET)
     with Asker(address) as asker:
-        answer = asker.ask(name, version, **fields(world))
-        assert answer is not None, "the connection was closed"
-        assert codes_of(answer) == codes
+        while NOT_YET.intersection(found):
+            answer = asker.ask(name, version, **fields(world))
+            assert answer is not None, "the connection was closed"
+            found = codes_of(answer)
+    assert found == codes
 
 
 SPECIAL = {-1: 1, -2: 1, -3: 7, -4: 8, -5: 9, -6: 11, -7: 99, 0: 1}
