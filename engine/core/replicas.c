@@ -145,6 +145,13 @@ void replicas_delete(struct replicas *all)
     free(all);
 }
 
+/* Only what lies in a sealed file may leave memory: so the file that is written now is never more than a quarter of what memory holds. */
+static uint64_t file_size(const struct replicas *all, const struct journal *journal)
+{
+    uint64_t most = (uint64_t)all->view->block_count * BLOCK_SIZE / 4;
+    return journal->file_size_max < most ? journal->file_size_max : most;
+}
+
 int32_t replica_attach(struct replicas *all, uint32_t index, struct journal *journal)
 {
     struct replica *replica = &all->replicas[index];
@@ -156,7 +163,7 @@ int32_t replica_attach(struct replicas *all, uint32_t index, struct journal *jou
     replica->owns_disk = journal->owns_disk;
     journal->owns_disk = 0;           /* it outlives a journal that has to be opened again */
     memcpy(replica->log_id, journal->log_id, sizeof replica->log_id);
-    replica->file_size_max = journal->file_size_max;
+    replica->file_size_max = journal->file_size_max = file_size(all, journal);
     replica->unsynced = replica->batches = replica->bytes = replica->syncs = replica->sync_nanoseconds = 0;
     local_store(&replica->stop, STOP_NO);
     local_store(&replica->rotate, 0);

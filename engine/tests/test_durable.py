@@ -590,10 +590,12 @@ def test_producers_are_known_again(region: Path, data: Path) -> None:
         assert driver.append_one(log, following).base_offset == first.base_offset + 1
 
 
-def test_more_than_memory_holds(region: Path, data: Path) -> None:
-    """A log of 16 MiB takes 64 MiB, and everything is read back, from the archive and from memory."""
+@pytest.mark.parametrize("journal_size", [JOURNAL_SIZE, 1 << 30])
+def test_more_than_memory_holds(region: Path, data: Path, journal_size: int) -> None:
+    """A log of 16 MiB takes 64 MiB, and everything is read back, from the archive and from memory; also where a file
+    may be larger than memory."""
     count, size = 64, 1 << 20
-    with opened(region, data) as log:
+    with open_log([data], size=SIZE, region=region, journal_size=journal_size) as log:
         topic = make_topic(log)
         for number in range(count):
             batch = Batch(topic, 0, driver.payload(number, size))
