@@ -9,6 +9,7 @@ those of the medians of one run.
 """
 
 import argparse
+import os
 import socket
 import struct
 import subprocess
@@ -91,7 +92,7 @@ def run(kafka: Address | None, wanted: str) -> tuple[list[stats.Summary], dict[s
     series: dict[str, list[float]] = {}
     for number, load in enumerate(load for load in LOADS if wanted in load.name):
         with ExitStack() as held:
-            targets = list(_targets(held, load, f"wire-{number}", kafka))
+            targets = list(_targets(held, load, f"wire-{os.getpid()}-{number}", kafka))
             for target in targets:
                 target.measure(load, WARM_UP_S)
             for _ in range(ROUNDS):
@@ -149,6 +150,8 @@ def _prepare(address: Address, load: Load, topic: str) -> tuple[Work, bytes]:
         else:
             frames = _fill(connection, load, topic)
         answer = requests.ask(connection, frames[0])
+        if load.kind != "produce" and len(answer) < len(requests.batch(MIB, KIB)):
+            raise RuntimeError(f"{topic} has {FILLED_COUNT} MiB, and a Fetch of {load.size} bytes got {len(answer)}")
     named = topic if load.kind == "produce" else None
     return Work(frames, load.depth, load.connections, named), answer
 
