@@ -315,8 +315,8 @@ class Connection:
 
     def _answer_alike(self) -> Run | None:
         """Have what comes next answered, if it is like an earlier request, and nothing has to be waited for."""
-        reader, unsent = self._reader, self._unsent
-        if self._repeat is None or unsent.size >= unsent.size_max:
+        reader = self._reader
+        if self._repeat is None or self._unsent.full:
             return None
         held = reader.held()
         run = self._answer_run(held) if held else None

@@ -46,7 +46,7 @@ from totalog.gateway.wire._batch import lib
 from totalog.gateway.wire.answer import BUFFER_SIZE_MIN, Answer, Buffer, BufferPool
 from totalog.gateway.wire.batch import error_code, lent, lent_places, stamp
 from totalog.gateway.wire.cursor import Turn
-from totalog.gateway.wire.errors import ErrorCode
+from totalog.gateway.wire.errors import ErrorCode, of_leader_epoch
 
 if TYPE_CHECKING:
     from totalog.engine import Log, Read, Topic
@@ -150,11 +150,10 @@ def _look(log: "Log", handle: "TopicHandle | None", key: wire.TopicKey, null: bo
 def _refusal(asked: wire.PartitionFetch, leader_epoch: int, log_start_offset: int, next_offset: int) -> ErrorCode:
     """Why a partition with these bounds does not answer; NONE: it does."""
     _, epoch_asked, offset, _ = asked
-    if epoch_asked not in (wire.NO_LEADER_EPOCH, leader_epoch):
-        return ErrorCode.UNKNOWN_LEADER_EPOCH if epoch_asked > leader_epoch else ErrorCode.FENCED_LEADER_EPOCH
-    if not log_start_offset <= offset <= next_offset:
+    refusal = of_leader_epoch(epoch_asked, leader_epoch)
+    if refusal is ErrorCode.NONE and not log_start_offset <= offset <= next_offset:
         return ErrorCode.OFFSET_OUT_OF_RANGE
-    return ErrorCode.NONE
+    return refusal
 
 
 class Survey:
