@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 9092
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 HELP_WIDTH_MAX = 100
+FLAME_GRAPH = "flame-graph.svg"
 
 OVERVIEW = """usage: totalog COMMAND ...
 
@@ -334,8 +335,7 @@ def bench_options(add: Add) -> None:
         "--flame-graph",
         type=target,
         metavar="FILE",
-        default="flame-graph.svg",
-        help=f"Where --profile draws it. {DEFAULT}",
+        help=f"Where --profile draws it. [default: {FLAME_GRAPH}]",
     )
 
 
@@ -354,7 +354,7 @@ def bench(
     contention: bool,
     profile: bool,
     pid: int | None,
-    flame_graph: "Path",
+    flame_graph: "Path | None",
 ) -> None:
     """Produce to a broker of any kind, as fast as it takes it, and say how fast that is.
 
@@ -384,7 +384,7 @@ def bench(
         seconds,
         contention,
         profile,
-        flame_graph,
+        flame_graph or path_of(FLAME_GRAPH),
         pid,
     )
     try:

@@ -99,6 +99,17 @@ def test_a_log_that_is_too_small(capsys: pytest.CaptureFixture[str]) -> None:
     assert "give more memory" in said
 
 
+def test_a_folder_that_cannot_be_written_is_no_reason_not_to_measure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    code, said = refused(capsys, "bench", f"127.0.0.1:{port}")
+    assert code == 1
+    assert "Connection refused" in said
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
