@@ -19,11 +19,17 @@ TIME_MAX_S = 90
 
 
 def start(port: int, *options: str) -> "subprocess.Popen[str]":
+    """As from a terminal: what a shell runs in the background ignores SIGINT, and that would be inherited. What is
+    handled here has its default in a new program."""
     command = [sys.executable, "-m", "compat_tests.demo", "--records", "5000", *options]
     environment = {**os.environ, "PORT": str(port)}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 def test_it_checks_and_ends() -> None:
