@@ -22,7 +22,7 @@ from totalog.gateway.wire.batch import TIMESTAMP_UNCHECKED, check, error_code
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
-    from totalog.gateway.apis.fetch import Reader
+    from totalog.gateway.apis.fetch_answers import Reader
     from totalog.gateway.apis.produce import Appender
     from totalog.gateway.coordinators.groups import GroupCoordinator
     from totalog.gateway.coordinators.offsets import OffsetStore
@@ -109,7 +109,7 @@ class Broker:
 
     @cached_property
     def reader(self) -> "Reader":
-        from totalog.gateway.apis.fetch import Reader
+        from totalog.gateway.apis.fetch_answers import Reader
 
         return Reader(self.log)
 

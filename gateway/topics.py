@@ -171,6 +171,10 @@ class Topics:
         self._refresh()
         return self._by_id.get(topic_id)
 
+    def find_key(self, key: str | bytes) -> TopicHandle | None:
+        """By what a version of Produce or Fetch calls a topic: its name, or its id of 16 bytes (KIP-516)."""
+        return self.find(key) if isinstance(key, str) else self.find_id(key)
+
     def gone_since(self, count: int) -> tuple[int, list[str] | None]:
         """Names that topics and views have lost since this said `count`, and what to say the next time. None: it may be
         any. A name may be another one's by now."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from totalog.gateway.apis import fetch
 from totalog.gateway.apis.api import Run
+from totalog.gateway.apis.fetch_answers import READ_UNCOMMITTED, cramped
 from totalog.gateway.wire import fetch as wire
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
     if message is None or len(message.topics) != 1 or message.partition_count != 1:
         return None
     ((topic, ((partition, leader_epoch, _, most),)),) = message.topics
-    handle = fetch.find(broker, topic)
+    handle = broker.topics.find_key(topic)
     if handle is None or not 0 <= partition < handle.partitions:
         return None
     if message.min_bytes > 1 or message.session_epoch not in fetch.FULL_FETCH_EPOCHS:
@@ -82,9 +83,7 @@ def repeat_of(broker: "Broker", request: "Request") -> Repeat | None:
         handle.read_partition(partition),
         leader_epoch,
         min(max(most, 1), fetch.size_max_of(broker, message)),
-        wire.AnswerForm(
-            request.version, topic, partition, aborted_null=message.isolation_level == fetch.READ_UNCOMMITTED
-        ),
+        wire.AnswerForm(request.version, topic, partition, aborted_null=message.isolation_level == READ_UNCOMMITTED),
         message.overhead,
     )
 
@@ -108,7 +107,7 @@ def answer(broker: "Broker", repeat: Repeat, held: memoryview, reservation: "Res
     at = form.records_at(size_max)
     read = reader.read(repeat.topic, repeat.read_partition, offset, buffer.address + at, size_max, room, True)
     known = repeat.leader_epoch in (wire.NO_LEADER_EPOCH, read.leader_epoch)
-    if not (read.size and known) or fetch.cramped(read, size_max, room):
+    if not (read.size and known) or cramped(read, size_max, room):
         log.give_back(read.pins)
         reader.pool.give(buffer)
         return None

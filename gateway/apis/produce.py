@@ -186,7 +186,7 @@ class Appender:
     def target(self, broker: "Broker", key: wire.TopicKey) -> Target:
         target = self._targets.get(key)
         if target is None:
-            handle = broker.topics.find(key) if isinstance(key, str) else broker.topics.find_id(key)
+            handle = broker.topics.find_key(key)
             if handle is None:  # not remembered, since a client can think of any number of names
                 return UNKNOWN_NAME if isinstance(key, str) else UNKNOWN_ID
             target = self._targets[key] = _target(broker, handle)

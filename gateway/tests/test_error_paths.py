@@ -462,11 +462,15 @@ def describe_log_dirs(ask: Asked) -> None:
 
 @case("apis.fetch")
 def fetch(ask: Asked) -> None:
+    ask.fetch("orders", session_epoch=5)
+
+
+@case("apis.fetch_answers")
+def fetch_answers(ask: Asked) -> None:
     ask.fetch("nowhere")
     ask.fetch(uuid4(), version=13)
     ask.fetch("orders", partition=9)
     ask.fetch("orders", fetch_offset=9)
-    ask.fetch("orders", session_epoch=5)
     ask.produce(good())
     read = ask.broker.log.read
     for status, code in (
