@@ -11,6 +11,7 @@ from totalog.gateway.complaints import Complaints
 from totalog.gateway.config import Config
 from totalog.gateway.lane import Lane
 from totalog.gateway.limits import UNSENT_SIZE_MAX
+from totalog.gateway.metrics import Counters
 from totalog.gateway.producer_ids import ProducerIds
 from totalog.gateway.replication import Replication
 from totalog.gateway.timers import Timers
@@ -95,6 +96,7 @@ class Broker:
         """For requests whose work takes long."""
         self.complaints = Complaints()
         """What is logged about clients."""
+        self.counters = Counters()
         self.timers = Timers()
         """Run by the server."""
         self._unreadable = ""

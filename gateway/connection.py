@@ -26,12 +26,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from totalog.engine import LimitReached, OutOfMemory
-from totalog.gateway.apis.api import Request, Run
+from totalog.gateway.apis.api import Dispatched, Request, Run
 from totalog.gateway.limits import Limits
-from totalog.gateway.metrics import Counters
 from totalog.gateway.outbox import Bytes, Disconnected, Keep, Outbox, Owed
 from totalog.gateway.waiting import Budget, Helpers, yield_once
 from totalog.gateway.wire.answer import Answer
@@ -42,15 +41,13 @@ if TYPE_CHECKING:
     from totalog.engine import Reservation
     from totalog.gateway.broker import Broker
 
-__all__ = ["Answered", "Bytes", "Connection", "Disconnected", "Keep", "Phase", "Service", "Transport"]
+__all__ = ["Bytes", "Connection", "Disconnected", "Keep", "Phase", "Service", "Transport"]
 
 LEARN_MAX: Final = 8
 """Kinds of requests that are looked at in a row though none came again; then one in the square of that."""
 
 LOOK_AHEAD: Final = 4096
 """Bytes that are received behind a large request, to see whether the next one is like it: they are copied."""
-
-Answered: TypeAlias = Bytes | Answer | Owed | None
 
 
 class Transport(Protocol):
@@ -101,9 +98,9 @@ class Service:
     """What all connections of a server share."""
 
     broker: "Broker"
-    dispatch: "Callable[[Broker, Request], Answered | Awaitable[Answered]]"
+    dispatch: "Callable[[Broker, Request], Dispatched | Awaitable[Dispatched]]"
     """Answers one request, at once or later (`apis.dispatch`)."""
-    produce: "Callable[..., Iterable[Answered | Awaitable[Answered]]]"
+    produce: "Callable[..., Iterable[Dispatched | Awaitable[Dispatched]]]"
     """Answers the first of a group of Produce requests (`apis.produce.handle_group`). When one of them breaks the
     protocol, the answers to those before it come first. Where there is `open`, it takes what that gave of each."""
     formats: Mapping[int, Format]
@@ -120,7 +117,6 @@ class Service:
     """Answer requests that are alike, by API key."""
     open: "Callable[[Broker, Sequence[Request]], Awaitable[Sequence[Any]]] | None" = None
     """Opens the compressed batches of a group of Produce requests first (`apis.produce_opened`)."""
-    counters: Counters = field(default_factory=Counters)
     stopping: bool = False
 
 
@@ -176,7 +172,7 @@ class Connection:
         self.phase = Phase.REQUEST
         self._phase_count = 0
         self._reader = FrameReader(service.formats, service.limits, transport.host, service.buffers)
-        self._unsent = service.broker.unsent
+        self._unsent, self._counters = service.broker.unsent, service.broker.counters
         self._outbox = Outbox(transport, service.limits, self._unsent, service.budget)
         self._helpers = Helpers()
         self._share: Share | None = None
@@ -457,14 +453,14 @@ class Connection:
         if self._outbox.full:
             await self._flush()
 
-    def _add(self, answer: Answered) -> None:
+    def _add(self, answer: Dispatched) -> None:
         if isinstance(answer, Owed):
             self._outbox.owe(answer, 0, self._helpers.start)
         elif answer is not None:
             self._outbox.add(answer)
 
     def _count(self, requests: int) -> None:
-        self.service.counters.requests += requests
+        self._counters.requests += requests
         self._phase_count += 1  # what is unfinished now was begun later
 
     async def _answer_large(self, body: LargeBody) -> None:
@@ -539,7 +535,7 @@ class Connection:
                     return log.reserve(size + size // self.service.limits.run_slack)
             return log.reserve(body.whole_size)
         except (OutOfMemory, LimitReached):
-            self.service.counters.bodies_without_room += 1
+            self._counters.bodies_without_room += 1
             return None
 
     # Sending

@@ -1,11 +1,12 @@
-"""What the server counts. Plain numbers, moved where things happen; they only grow, unless a name says `open`."""
+"""What a broker counts besides its engine. Plain numbers, moved where things happen; they only grow, unless a name says
+`open`. DescribeConfigs tells them, with those of the engine, as `totalog.counters`."""
 
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
 class Counters:
-    """Of one server."""
+    """Of one broker, since its start."""
 
     connections_open: int = 0
     connections_accepted: int = 0
@@ -16,9 +17,5 @@ class Counters:
     connections_overdue: int = 0
     """Closed because the client was too slow, or idle for too long."""
     requests: int = 0
-    directories_open: int = 0
-    """Data directories that are written. Fewer than there are: the broker is not ready."""
-    directories_failed: int = 0
-    """Times that one stopped being written."""
     bodies_without_room: int = 0
     """Large bodies received into ordinary memory because the log had none free."""

@@ -59,8 +59,6 @@ class Replication:
         self._failures: dict[Path, str | None] = {}
         self.live = 0
         """Data directories that can be written."""
-        self.failed = 0
-        """How often one was lost."""
         self.live = self._look(engine.replicas())
 
     # Levels
@@ -171,7 +169,6 @@ class Replication:
             if replica.failure is None:
                 log.warning("data directory %s is written again", replica.path)
             else:
-                self.failed += 1
                 log.error("data directory %s is not written any more: %s", replica.path, replica.failure)
         return live
 

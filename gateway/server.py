@@ -102,7 +102,7 @@ class Server:
                 elif fault.errno not in _NO_PEER:
                     raise
                 continue
-            counters = self.service.counters
+            counters = self.service.broker.counters
             if counters.connections_open >= self.service.broker.config.integer("max.connections"):
                 counters.connections_refused += 1
                 host, peer = names(sock)
@@ -129,14 +129,14 @@ class Server:
             transport.close()
             if not self._finishing.cancel_called:
                 del self._connections[connection]
-            self.service.counters.connections_open -= 1
+            self.service.broker.counters.connections_open -= 1
 
     async def _serve_peer(self, connection: Connection) -> None:
         peer = connection.transport.peer
         try:
             await connection.run()
         except ProtocolViolation as fault:
-            self.service.counters.connections_violated += 1
+            self.service.broker.counters.connections_violated += 1
             self._complain(connection.transport.host, f"{peer}: connection closed: {fault}")
         except Disconnected as gone:
             log.debug("%s: connection closed: %s", peer, gone)
@@ -165,7 +165,7 @@ class Server:
             for connection, scope in self._connections.items():
                 reason = connection.overdue(time)
                 if reason is not None and not scope.cancel_called:
-                    self.service.counters.connections_overdue += 1
+                    self.service.broker.counters.connections_overdue += 1
                     self._tell_overdue(connection, reason)
                     scope.cancel()
 
@@ -196,11 +196,9 @@ class Server:
         descriptor = broker.log.replica_descriptor
         if descriptor is None:
             return
-        replication, counters = broker.replication, self.service.counters
+        replication = broker.replication
         while True:
             replication.moved()  # the first time: what happened before anybody listened
-            counters.directories_open = replication.live
-            counters.directories_failed = replication.failed
             await trio.lowlevel.wait_readable(descriptor)
             with suppress(BlockingIOError):
                 os.eventfd_read(descriptor)

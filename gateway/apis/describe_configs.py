@@ -9,8 +9,8 @@ Behaviour
 - Unknown topics are UNKNOWN_TOPIC_OR_PARTITION, bad names INVALID_TOPIC_EXCEPTION, other brokers and other resources
   INVALID_REQUEST.
 - A resource named twice is answered once: an answer is some hundred times as large as the question.
-- A broker that is asked for `totalog.counters` by that name says what its engine has counted since its start, as
-  NAME=COUNT,NAME=COUNT,... It is no setting, so nobody gets it who asks for all of them.
+- A broker that is asked for `totalog.counters` by that name says what it and its engine have counted since its start,
+  as NAME=COUNT,NAME=COUNT,... It is no setting, so nobody gets it who asks for all of them.
 
 Version notes: 1: sources and synonyms (KIP-226). 3: types and documentation (KIP-569). 4: compact lengths, tagged
 fields.
@@ -19,6 +19,7 @@ Not implemented: broker loggers, client metrics, groups.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from struct import pack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,7 +48,7 @@ CONFIGS_A_STEP = 4
 NOTHING, TOPIC_RESOURCE, BROKER_RESOURCE = 0, 2, 4
 FROM_TOPIC, FROM_COMMAND_LINE, FROM_DEFAULT = 1, 4, 5
 
-COUNTERS = Setting("totalog.counters", Type.LIST, (), "What the engine of this broker has counted since its start.")
+COUNTERS = Setting("totalog.counters", Type.LIST, (), "What this broker and its engine have counted since its start.")
 
 
 class Entry(NamedTuple):
@@ -176,7 +177,7 @@ class Told:
             return topic_entries(self._broker.config, own, read_only=read_only)
         entries = broker_entries(self._broker.config)
         if COUNTERS.name in names:
-            entries.append(counters_entry(self._broker.log.counters()))
+            entries.append(counters_entry(self._broker.log.counters() | asdict(self._broker.counters)))
         return entries
 
     def _encode(self, entries: list[Entry], names: frozenset[str] | None) -> bytes:

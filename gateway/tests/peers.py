@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import trio
 
 from totalog.engine import EngineError, OutOfMemory
-from totalog.gateway.apis.api import Request
+from totalog.gateway.apis.api import Dispatched, Request
 from totalog.gateway.complaints import Complaints
 from totalog.gateway.config import Config
-from totalog.gateway.connection import Answered, Bytes, Disconnected, Keep, Service
+from totalog.gateway.connection import Bytes, Disconnected, Keep, Service
 from totalog.gateway.limits import Limits
+from totalog.gateway.metrics import Counters
 from totalog.gateway.timers import Timers
 from totalog.gateway.unsent import Unsent
 from totalog.gateway.waiting import Budget
@@ -102,7 +103,13 @@ class Toys:
         clock = SimpleNamespace(wall_ms=lambda: 1_000)
         unsent = Unsent(limits.inflight_size_max)
         self.broker = SimpleNamespace(
-            log=self.log, config=config, clock=clock, timers=Timers(), unsent=unsent, complaints=Complaints()
+            log=self.log,
+            config=config,
+            clock=clock,
+            timers=Timers(),
+            unsent=unsent,
+            complaints=Complaints(),
+            counters=Counters(),
         )
         self.groups: list[list[bytes]] = []
         self.requests: list[Request] = []
@@ -126,7 +133,7 @@ class Toys:
         self.requests += requests
         return (None if body.startswith(b"-") else answer(body) for body in bodies)
 
-    def dispatch(self, broker: object, one: Request) -> Answered | Awaitable[Answered]:
+    def dispatch(self, broker: object, one: Request) -> "Dispatched | Awaitable[Dispatched]":
         assert broker is self.broker
         if one.key == BROKEN:
             raise ZeroDivisionError

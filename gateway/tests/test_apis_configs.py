@@ -1,12 +1,14 @@
 """DescribeConfigs: what is told, where it comes from, and of whom."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from totalog.engine import Log
 from totalog.gateway.broker import Broker
+from totalog.gateway.metrics import Counters
 from totalog.gateway.settings import BROKER, TOPIC
 from totalog.gateway.tests.harness import REGION_SIZE, ask, make_broker
 from totalog.gateway.wire.errors import ErrorCode
@@ -101,7 +103,7 @@ def test_some_settings(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_the_engine_counts_is_told_to_who_asks_by_name(broker: Broker, version: int) -> None:
+def test_what_the_broker_counts_is_told_to_who_asks_by_name(broker: Broker, version: int) -> None:
     def counters() -> dict[str, int]:
         told = by_name(
             describe(broker, BROKER_RESOURCE, "0", version=version, keys=["totalog.counters", "num.partitions"])
@@ -112,7 +114,9 @@ def test_what_the_engine_counts_is_told_to_who_asks_by_name(broker: Broker, vers
         return {name: int(value) for name, value in pairs}
 
     before = counters()
-    assert set(before) == set(broker.log.counters())
+    assert set(before) == {*broker.log.counters(), *(field.name for field in fields(Counters))}
+    broker.counters.connections_refused += 7
+    assert counters()["connections_refused"] == before["connections_refused"] + 7
     assert before["sequencer_passes"] == broker.log.counters()["sequencer_passes"] > 0
     broker.topics.create(f"more-{version}", partitions=1, config={})
     assert counters()["sequencer_passes"] > before["sequencer_passes"]

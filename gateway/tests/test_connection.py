@@ -8,8 +8,8 @@ import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from totalog.engine import EngineError, LimitReached, OutOfMemory
-from totalog.gateway.apis.api import Request
-from totalog.gateway.connection import Answered, Bytes, Connection, Disconnected, Phase
+from totalog.gateway.apis.api import Dispatched, Request
+from totalog.gateway.connection import Bytes, Connection, Disconnected, Phase
 from totalog.gateway.tests.peers import (
     BROKEN,
     ECHO,
@@ -177,7 +177,7 @@ async def test_without_room_in_the_log_a_large_body_gets_its_answer_all_the_same
         await peer.send(request(PRODUCE, body) + request(ECHO, b"next"))
         assert await peer.answers(2) == [body, b"next"]
         assert peer.toys.requests[0].reservation is None
-        assert peer.toys.service.counters.bodies_without_room == 1
+        assert peer.toys.service.broker.counters.bodies_without_room == 1
 
 
 async def test_large_requests_of_other_apis_take_no_room_in_the_log() -> None:
@@ -303,7 +303,7 @@ async def test_what_came_before_a_bad_request_is_answered() -> None:
     """The handlers tell, instead of the frames; Produce gives the answers of the group first."""
     toys = Toys()
 
-    def dispatch(broker: object, one: Request) -> Answered:
+    def dispatch(broker: object, one: Request) -> Dispatched:
         raise ProtocolViolation("bad request")
 
     def produce(broker: object, requests: Sequence[Request]) -> Iterator[Bytes]:
@@ -356,7 +356,7 @@ class Held(Answer):
 def hold(toys: Toys) -> list[Held]:
     held: list[Held] = []
 
-    def dispatch(broker: object, one: Request) -> Answered:
+    def dispatch(broker: object, one: Request) -> Dispatched:
         if one.key == BROKEN:
             raise ZeroDivisionError
         echo = memoryview(answer(bytes(one.body)))

@@ -77,7 +77,7 @@ async def test_ten_thousand_bodies_cut_half_way_leave_the_free_blocks_as_they_we
         assert client.free_at_the_end <= free - BODY_SIZE // log.memory().block_size
         assert log.memory().blocks_free == free
     assert service.budget.taken == 0
-    assert service.counters.bodies_without_room == 0
+    assert service.broker.counters.bodies_without_room == 0
 
 
 async def test_whole_bodies_that_are_no_requests_leave_the_free_blocks_as_they_were(service: Service) -> None:
@@ -99,6 +99,6 @@ async def test_bodies_beyond_the_logs_room_are_received_all_the_same(service: Se
         held.append(log.reserve(BODY_SIZE))
     with pytest.raises(Disconnected, match="in the middle"):
         await Connection(service, DyingClient(log, BODY_SIZE // 2)).run()
-    assert service.counters.bodies_without_room == 1
+    assert service.broker.counters.bodies_without_room == 1
     for reservation in held:
         reservation.close()

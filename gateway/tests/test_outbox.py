@@ -7,7 +7,8 @@ from random import Random
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from totalog.gateway.connection import Answered, Disconnected, Phase
+from totalog.gateway.apis.api import Dispatched
+from totalog.gateway.connection import Disconnected, Phase
 from totalog.gateway.limits import Limits
 from totalog.gateway.outbox import Bytes, Keep, Outbox, Owed
 from totalog.gateway.tests.peers import ECHO, LIMITS, PRODUCE, SLOW, Toys, answer, request
@@ -44,8 +45,8 @@ class Lender(Toys):
         self.debts: list[Debt] = []
         at_once = self.service.produce
 
-        def produce(broker: object, requests: Sequence[object]) -> list[Answered | Awaitable[Answered]]:
-            answers: list[Answered | Awaitable[Answered]] = []
+        def produce(broker: object, requests: Sequence[object]) -> "list[Dispatched | Awaitable[Dispatched]]":
+            answers: list[Dispatched | Awaitable[Dispatched]] = []
             for one, echo in zip(requests, at_once(broker, requests), strict=True):
                 if bytes(one.body).startswith(b"later"):  # type: ignore[attr-defined]
                     self.debts.append(Debt(bytes(one.body)))  # type: ignore[attr-defined]

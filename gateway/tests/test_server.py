@@ -273,7 +273,7 @@ async def running(settings: list[str] | None = None, limits: Limits = LIMITS) ->
         await nursery.start(server.run)
         yield server
         server.server.stop_now()
-    assert server.toys.service.counters.connections_open == 0
+    assert server.toys.service.broker.counters.connections_open == 0
     assert server.toys.service.budget.taken == 0
     assert all(reservation.closed for reservation in server.toys.log.reservations)
 
@@ -314,7 +314,7 @@ async def test_what_breaks_the_protocol_costs_one_connection_and_one_line(
         assert await worse.receive_some() == b""
         await good.send_all(request(ECHO, b"b"))
         assert await receive_answer(good) == b"b"
-        assert server.toys.service.counters.connections_violated == 1
+        assert server.toys.service.broker.counters.connections_violated == 1
         name = "{}:{}".format(*worse.socket.getsockname())
         (line,) = caplog.messages
         assert line.startswith(f"{name}: connection closed: ")
@@ -357,7 +357,7 @@ async def test_more_connections_than_allowed_are_refused() -> None:
         clients += [await server.connect(), refused]
         await clients[1].send_all(request(ECHO, b"again"))
         assert await receive_answer(clients[1]) == b"again"
-        assert server.toys.service.counters.connections_refused == 1
+        assert server.toys.service.broker.counters.connections_refused == 1
         for client in clients:
             await client.aclose()
 
@@ -372,7 +372,7 @@ async def test_connections_are_watched(autojump_clock: MockClock, caplog: pytest
         assert 30 <= trio.current_time() - start <= 33
         assert await idle.receive_some() == b""
         assert 60 <= trio.current_time() - start <= 63
-        assert server.toys.service.counters.connections_overdue == 2
+        assert server.toys.service.broker.counters.connections_overdue == 2
         assert ["the rest of a request" in line.message for line in caplog.records] == [True]
         await idle.aclose()
         await slow.aclose()
