@@ -5,7 +5,7 @@ the leader of a topic that is made for it and deleted afterwards. What a broker 
 what its processor does, comes from further runs of the same load, and is not in the rates.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Final
 
 from totalog.gateway.bench import contention, flame, local, profile, requests, stats
 from totalog.gateway.bench.load import Generator, LoadFailed, Work
-from totalog.gateway.bench.topic import Address, CannotMeasure, Leader, Wanted, connected, topic
+from totalog.gateway.bench.topic import Address, CannotMeasure, Leader, Tell, Wanted, connected, topic
 from totalog.gateway.memory import size_text
 
 SIZES: Final = tuple((64 << 10) << step for step in range(7))
@@ -30,8 +30,6 @@ BATCH_OVERHEAD: Final = 1 << 10
 RECORD_COUNT_AT: Final = 57
 """In a record batch: four bytes."""
 TOP_FUNCTIONS: Final = 10
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ def measure(plan: Plan, tell: Tell = lambda line: None) -> Report:
     sizes = _sizes(plan, one_record)
     wanted = Wanted(plan.partitions, max(sizes[-1], one_record) + BATCH_OVERHEAD, plan.record_size, plan.acks)
     try:
-        with topic(plan.address, wanted) as (leader, name):
+        with topic(plan.address, wanted, tell) as (leader, name):
             return _measure(plan, sizes, leader, name, tell)
     except (OSError, LoadFailed) as fault:
         raise CannotMeasure(f"{plan.address[0]}:{plan.address[1]}: {fault}") from None

@@ -3,8 +3,8 @@
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ RETAINED: Final = 256 << 20
 """Bytes of a partition: what is measured goes on in memory, and on disks, that were used before."""
 
 Address = tuple[str, int]
+Tell = Callable[[str], None]
 
 
 class CannotMeasure(Exception):
@@ -55,8 +56,9 @@ def connected(address: Address) -> socket.socket:
 
 
 @contextmanager
-def topic(address: Address, wanted: Wanted) -> Iterator[tuple[Leader, str]]:
-    """The leader of all partitions of a new topic, and its name. Raises CannotMeasure and OSError."""
+def topic(address: Address, wanted: Wanted, tell: Tell) -> Iterator[tuple[Leader, str]]:
+    """The leader of all partitions of a new topic, and its name. `tell` gets a line where the topic cannot be deleted
+    afterwards. Raises CannotMeasure and OSError."""
     name = f"totalog-bench-{os.urandom(6).hex()}"
     configs = {"retention.bytes": str(RETAINED), "max.message.bytes": str(wanted.batch_size_max)}
     with connected(address) as connection:
@@ -67,10 +69,21 @@ def topic(address: Address, wanted: Wanted) -> Iterator[tuple[Leader, str]]:
         try:
             yield leader(connection, name, wanted), name
         finally:
-            # Over another connection: the first may have been idle for longer than a broker allows. Where the broker is
-            # gone, what is told is how it went.
-            with suppress(OSError, CannotMeasure), connected(address) as another:
-                requests.ask(another, requests.delete_topic(name))
+            problem = _delete(address, name)
+            if problem is not None:
+                tell(f"the topic {name} is left behind: {problem}")
+
+
+def _delete(address: Address, name: str) -> str | None:
+    """Why the topic is still there, or may be. Over another connection: the first may have been idle for longer than a
+    broker allows. Nothing is raised, since whoever comes here because the broker is gone says how it went."""
+    try:
+        with connected(address) as connection:
+            answer = requests.ask(connection, requests.delete_topic(name))
+        (deleted,) = requests.decoded("DeleteTopicsResponse", requests.DELETE_TOPICS_VERSION, answer).responses
+    except (OSError, CannotMeasure) as fault:
+        return str(fault)
+    return f"error {deleted.error_code}" if deleted.error_code else None
 
 
 def leader(connection: socket.socket, name: str, wanted: Wanted) -> Leader:

@@ -28,6 +28,7 @@ class Cluster:
         self.idle: Connection | None = None
         self.deleted_by: Connection | None = None
         self.gone = False
+        self.delete_error = 0
 
     def connect(self, address: tuple[str, int]) -> Any:
         return Connection(self, address)
@@ -38,7 +39,7 @@ class Cluster:
             return self.created()
         if request[5] == codec.DeleteTopicsRequest.API_KEY:
             self.deleted_by = connection
-            return b""
+            return self.deleted()
         if request[5] == codec.MetadataRequest.API_KEY:
             return self.metadata(self.leaders.pop(0) if len(self.leaders) > 1 else self.leaders[0])
         self.asked.append(connection.host)
@@ -49,6 +50,11 @@ class Cluster:
         version, answer = requests.CREATE_TOPICS_VERSION, codec.CreateTopicsResponse
         topic = answer.CreatableTopicResult(version=version, name=TOPIC, error_code=0, error_message=None)
         return bytes(codec.encode(answer(version=version, topics=[topic]), requests.CORRELATION_ID))
+
+    def deleted(self) -> bytes:
+        version, answer = requests.DELETE_TOPICS_VERSION, codec.DeleteTopicsResponse
+        result = answer.DeletableTopicResult(version=version, name=TOPIC, error_code=self.delete_error)
+        return bytes(codec.encode(answer(version=version, responses=[result]), requests.CORRELATION_ID))
 
     def metadata(self, leaders: list[int]) -> bytes:
         version, answer = requests.METADATA_VERSION, codec.MetadataResponse
@@ -102,9 +108,11 @@ def test_the_topic_is_deleted_over_a_connection_that_was_not_idle(monkeypatch: p
     cluster = Cluster([[2, 2]], [0])
     monkeypatch.setattr(topic, "connected", cluster.connect)
     monkeypatch.setattr(requests, "ask", cluster.ask)
-    with topic.topic(SEED, WANTED) as (leader, _):
+    told: list[str] = []
+    with topic.topic(SEED, WANTED, told.append) as (leader, _):
         assert leader == Leader(2, ELSEWHERE)
         assert cluster.deleted_by is None
+    assert told == []
     assert cluster.deleted_by is not None
     assert cluster.deleted_by is not cluster.idle
     assert cluster.deleted_by.host == SEED[0]
@@ -120,9 +128,23 @@ def test_a_broker_that_goes_is_told_as_it_went(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(topic, "connected", connect)
     monkeypatch.setattr(requests, "ask", cluster.ask)
-    with pytest.raises(ConnectionResetError), topic.topic(SEED, WANTED):
+    told: list[str] = []
+    with pytest.raises(ConnectionResetError), topic.topic(SEED, WANTED, told.append):
         cluster.gone = True
         raise ConnectionResetError
+    (line,) = told
+    assert line.endswith("is left behind: connection refused")
+
+
+def test_a_topic_that_may_not_be_deleted_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster([[2, 2]], [0])
+    cluster.delete_error = int(ErrorCode.TOPIC_AUTHORIZATION_FAILED)
+    monkeypatch.setattr(topic, "connected", cluster.connect)
+    monkeypatch.setattr(requests, "ask", cluster.ask)
+    told: list[str] = []
+    with topic.topic(SEED, WANTED, told.append) as (_, name):
+        pass
+    assert told == [f"the topic {name} is left behind: error 29"]
 
 
 def test_it_waits_until_each_partition_takes_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
