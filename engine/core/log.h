@@ -50,8 +50,10 @@ struct committer {
 
 struct sequencer;
 void fail_here(struct log *log);
-struct log *share_view(const struct log *log);    /* face.c: the region for another thread that only reads it; free() it. NULL: no memory */
-/* view.c: what such a thread has to know of a live topic, and of a partition of it. 0: there is none. */
+/* view.c: the region for another thread that only reads it; free() it. NULL: no memory */
+struct log *share_view(const struct log *log);
+void share_region(struct log *other, const struct log *log);
+/* What such a thread has to know of a live topic, and of a partition of it. 0: there is none. */
 int view_topic(struct log *view, uint32_t slot, struct topic_entry *topic);
 int view_partition(struct log *view, const struct topic_entry *topic, uint32_t slot, uint32_t partition, struct partition_entry *entry);
 

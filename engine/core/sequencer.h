@@ -140,10 +140,12 @@ int sequencer_pass(struct log *log);                                   /* header
 void sequencer_release_after(struct log *log);
 void sequencer_touch_topic(struct sequencer *sequencer, uint32_t topic_slot);
 void sequencer_touch_partition(struct sequencer *sequencer, uint32_t topic_slot, uint32_t partition);
-void sequencer_publish_lines(struct log *log);                          /* touched topics and partitions, into the region */
 void sequencer_count_in_topic(struct sequencer *sequencer, uint32_t topic_slot, uint64_t number, const struct order_entry *entry);
 void sequencer_count_in_partition(struct sequencer *sequencer, uint32_t topic_slot, const struct order_entry *entry);
 void sequencer_remember(struct sequencer *sequencer, const struct order_slot *slot);   /* an idempotent batch, for its producer */
+
+/* lines.c */
+void sequencer_publish_lines(struct log *log);                         /* touched topics and partitions, into the region */
 
 /* pages.c */
 uint64_t index_extend(struct log *log, struct index *index, uint64_t number);   /* position of the element, 0: no memory */
@@ -212,5 +214,18 @@ void release_free_waiting(struct log *log);
 int sequencer_take(struct log *log, uint32_t dead);                    /* OPEN_* */
 void recover_bury(struct log *log, uint32_t dead);
 void sequencer_release(struct log *log);
+/* The part of a sequencer that was replaced ends. 0: it was not replaced. */
+static inline int sequencer_end_replaced(struct log *log)
+{
+    if (log->sequencer == NULL || !log->sequencer->replaced)
+        return 0;
+    sequencer_release(log);
+    return 1;
+}
+
+/* recover_heads.c, recover_blocks.c */
+int recover_heads(struct log *log, uint32_t slot);                     /* OPEN_* */
+int recover_claims_valid(struct log *log);                             /* 0: a block that is in use is not claimed, and would be used twice */
+void recover_blocks(struct log *log, int taking_over);
 
 #endif

@@ -1,9 +1,33 @@
-/* Topics and partitions as another thread reads them while their sequencer writes: of replicas and archives.
+/* The region as another thread reads it while its sequencer writes, of a replica or an archive: topics and partitions.
  *
  * Fields that change while a topic lives are loaded one by one; the others were complete before the topic's state said that it lives. Nothing
  * is believed: numbers are checked by who uses them.
  */
 #include "sequencer.h"
+
+/* Field by field: the committer of `log` may be at work. */
+void share_region(struct log *racer, const struct log *log)
+{
+    racer->mem = log->mem;
+    racer->fd = log->fd;
+    racer->block_count = log->block_count;
+    racer->bitmap_position = log->bitmap_position;
+    racer->block_table_position = log->block_table_position;
+    racer->blocks_position = log->blocks_position;
+    racer->range_count = log->range_count;
+    racer->range_blocks = log->range_blocks;
+    racer->range_stride = log->range_stride;
+    racer->hint = log->hint;
+    racer->committer.stop = 1;
+}
+
+struct log *share_view(const struct log *log)
+{
+    struct log *view = calloc(1, sizeof *view);
+    if (view != NULL)
+        share_region(view, log);
+    return view;
+}
 
 int view_topic(struct log *view, uint32_t slot, struct topic_entry *topic)
 {

@@ -14,13 +14,13 @@ ONE_RECORD = (
 ONE_KERNEL = "a futex joins processes of one kernel, whose caches are coherent: there is no stale copy to be dropped"
 
 EQUIVALENTS: dict[str, str] = {
-    "face region_format flush 1 redirected": "it still meets the header's second line; the first is flushed with the"
+    "open region_format flush 1 redirected": "it still meets the header's second line; the first is flushed with the"
     " magic, which stands in it, and stores to one line reach memory in their order",
     "read open_ordered invalidate 1 redirected": FIRST_LINE,
     "read log_topic_settings invalidate 1 redirected": FIRST_LINE,
-    "face core_copy flush 1 deleted": BENCH,
-    "face core_copy flush 1 redirected": BENCH,
-    "face core_copy fence 1 deleted": BENCH,
+    "pieces core_copy flush 1 deleted": BENCH,
+    "pieces core_copy flush 1 redirected": BENCH,
+    "pieces core_copy fence 1 deleted": BENCH,
     "wait wait_say fence 1 deleted": STORE_LOAD,
     "wait wait_wake_brokers fence 1 deleted": STORE_LOAD,
     "wait wait_wake_replicas fence 1 deleted": STORE_LOAD,

@@ -55,7 +55,7 @@ def test_who_follows_one_that_was_killed_as_it_evicted_is_followed_too() -> None
     assert run("eviction", Adversary(seed=1, subsets_max=2 * STATES_MAX, follow_one_in=1)) > 0
 
 
-@pytest.mark.parametrize("name", ["delegation ring_put flush 1 deleted", "face delegate_one flush 1 deleted"])
+@pytest.mark.parametrize("name", ["delegation ring_put flush 1 deleted", "append delegate_one flush 1 deleted"])
 def test_a_missing_flush_is_seen(name: str) -> None:
     """The canary: what proves nothing without a flush may not pass for a proof."""
     (mutant,) = (each for each in mutants() if each.name == name)
