@@ -4,8 +4,13 @@ A suite is a test file: one whose every test was skipped, or that was found in n
 
 `make test` has several workers (pytest-xdist), each of which takes a suite at a time, so that what a suite shares is
 made once. The long ones go first: the last to be taken then is a short one, and no worker waits long for another.
+
+What pytest makes of the tests' assertions is kept, also where the environment asks for no bytecode: that is more than
+half of what collecting them takes, and each worker collects all of them.
 """
 
+import ctypes
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +21,15 @@ from hypothesis import HealthCheck, settings
 # How long an example takes says how busy the machine is.
 settings.register_profile("whatever the machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("whatever the machine")
+
+sys.dont_write_bytecode = False
+
+# Tests open logs by the thousand, each with tables of 17 MB that stay empty. The C library gets them from the kernel as
+# zeros, which take time only where they are used; but once it has had such a block back, it clears the next by hand.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+if hasattr(ctypes.CDLL(None), "mallopt"):
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 64 << 20)
 
 OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed")
 LONG = (
@@ -50,10 +64,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-suite", action="store_true", help="fail when a test file of testpaths had no test passed")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Each worker begins to collect elsewhere: where it comes later, others have been, and the asserts are ready."""
+    worker = getattr(config, "workerinput", None)
+    if worker and config.args == config.getini("testpaths"):
+        suites = [suite for folder in config.args for suite in suites_in(config, folder)]
+        first = int(worker["workerid"].removeprefix("gw")) * len(suites) // worker["workercount"]
+        config.args = suites[first:] + suites[:first]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
         places = {suite: place for place, suite in enumerate(LONG)}
-        items.sort(key=lambda item: places.get(suite_of(item.nodeid), len(places)))
+
+        def place(item: pytest.Item) -> tuple[int, str]:
+            suite = suite_of(item.nodeid)
+            return places.get(suite, len(places)), suite
+
+        items.sort(key=place)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -97,7 +125,11 @@ def missing_suites(config: pytest.Config, counts: dict[str, Counter[str]]) -> Se
         return ()
     missing = []
     for folder in config.getini("testpaths"):
-        files = sorted(Path(config.rootpath, folder).rglob("test_*.py"))
-        suites = [str(file.relative_to(config.rootpath)) for file in files] or [folder]
+        suites = suites_in(config, folder) or [folder]
         missing += [suite for suite in suites if not counts.get(suite, Counter())["passed"]]
     return missing
+
+
+def suites_in(config: pytest.Config, folder: str) -> list[str]:
+    files = sorted(Path(config.rootpath, folder).rglob("test_*.py"))
+    return [str(file.relative_to(config.rootpath)) for file in files]
