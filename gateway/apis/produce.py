@@ -44,7 +44,17 @@ from totalog.gateway.settings import LONG_MAX
 from totalog.gateway.wire import produce as wire
 from totalog.gateway.wire._batch import ffi, lib
 from totalog.gateway.wire.alike import Orderer
-from totalog.gateway.wire.batch import TIMESTAMP_UNCHECKED, check, error_code, faults, stamp_append_time
+from totalog.gateway.wire.batch import (
+    ATTRIBUTES_AT,
+    CODEC_BITS,
+    TIMESTAMP_UNCHECKED,
+    TRANSACTIONAL_BIT,
+    Codec,
+    check,
+    error_code,
+    faults,
+    stamp_append_time,
+)
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
 if TYPE_CHECKING:
@@ -68,12 +78,7 @@ FRAME_SIZE_MAX: Final = 100 * 1024 * 1024
 ACKS_ALL: Final = -1
 ACKS: Final = (0, 1, ACKS_ALL)
 
-ATTRIBUTES_AT: Final = 22
-"""Low byte of a batch's attributes."""
-CODEC_BITS: Final = 0x07
-CODEC_ZSTD: Final = 4
-TRANSACTIONAL_BIT: Final = 0x10
-ZSTD_VERSION: Final = 7
+CODEC_ZSTD: Final = int(Codec.ZSTD)
 
 APPEND_TIME: Final = "LogAppendTime"
 LONG_MIN: Final = -(2**63)
@@ -307,7 +312,7 @@ class Group:
         attributes = request.frame[at + ATTRIBUTES_AT]
         if attributes & TRANSACTIONAL_BIT:
             return ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, None
-        if attributes & CODEC_BITS == CODEC_ZSTD and request.version < ZSTD_VERSION:
+        if attributes & CODEC_BITS == CODEC_ZSTD and request.version < wire.ZSTD_VERSION:
             return ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, None
         return None if target.plain else self._check_more(target)
 

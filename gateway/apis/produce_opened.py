@@ -35,8 +35,15 @@ from totalog.gateway.apis.produce import LONG_MIN, Answered, Appender, Fault, Gr
 from totalog.gateway.settings import LONG_MAX
 from totalog.gateway.wire import compression
 from totalog.gateway.wire import produce as wire
-from totalog.gateway.wire.batch import BATCH_OVERHEAD, TIMESTAMP_UNCHECKED, Rules, check_opened, stamp_append_time
-from totalog.gateway.wire.compression import Codec
+from totalog.gateway.wire.batch import (
+    BATCH_OVERHEAD,
+    CODEC_BITS,
+    TIMESTAMP_UNCHECKED,
+    Codec,
+    Rules,
+    check_opened,
+    stamp_append_time,
+)
 from totalog.gateway.wire.cursor import Turn
 from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
@@ -252,7 +259,7 @@ def _compressed(broker: "Broker", request: Request, target: Target, at: int, siz
     if size < BATCH_OVERHEAD:
         return None
     length, magic, attributes, base_timestamp, record_count = HEADER.unpack_from(request.frame, at)
-    codec = attributes & produce.CODEC_BITS
+    codec = attributes & CODEC_BITS
     batch_size = length + LENGTH_BASE
     if magic != MAGIC or not Codec.GZIP <= codec <= Codec.ZSTD or record_count <= 0:
         return None

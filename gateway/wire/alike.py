@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Self, TypeAlias
 
 from totalog.gateway.wire import produce
 from totalog.gateway.wire._batch import ffi, lib
+from totalog.gateway.wire.batch import CODEC_BITS, Codec
 from totalog.gateway.wire.cursor import encode_varint
 
 PARTITION_SIZE: Final = 4
@@ -20,12 +21,10 @@ NO_TAGS: Final = b"\x00\x00\x00"
 """Of partition, topic and request, in flexible versions."""
 CORRELATION_ID_AT: Final = 4
 CORRELATION_ID_END: Final = 8
-ZSTD_VERSION: Final = 7
-CODEC_LZ4, CODEC_ZSTD = 3, 4
 ANSWERS_SIZE: Final = 64 * 1024
 """Bytes of the answers to one run at most, which bounds it where a topic has a long name."""
-ATTRIBUTES_MAX: Final = 0x07
-"""Codec bits alone: not transactional, not the broker's clock, nothing unknown."""
+ATTRIBUTES_MAX: Final = CODEC_BITS
+"""Nothing else: not transactional, not the broker's clock, nothing unknown."""
 
 _BYTES: Final = ffi.typeof("uint8_t[]")
 _from_buffer = ffi.from_buffer
@@ -79,7 +78,7 @@ class Pattern:
         self._alike.head, self._alike.head_size = int(ffi.cast("uintptr_t", self._head)), len(head)
         self._alike.flexible = version >= produce.FLEXIBLE_VERSION
         self._alike.attributes_max = ATTRIBUTES_MAX
-        codec_max = CODEC_ZSTD if version >= ZSTD_VERSION else CODEC_LZ4
+        codec_max = Codec.ZSTD if version >= produce.ZSTD_VERSION else Codec.LZ4
         self._alike.codec_max = codec_max if destination.compressed else 0
         self._alike.size_max, self._alike.partitions = destination.size_max, destination.partitions
         self._alike.topic_slot, self._alike.topic_generation = destination.slot, destination.generation

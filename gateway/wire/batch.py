@@ -11,6 +11,7 @@ Sources: Kafka's "Record Batch" page and KIP-98; the answers are those that Apac
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from totalog.gateway.wire._batch import ffi, lib
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "ATTRIBUTES_AT",
     "BATCH_OVERHEAD",
+    "CODEC_BITS",
     "TIMESTAMP_UNCHECKED",
+    "TRANSACTIONAL_BIT",
+    "Codec",
     "OpenedRecords",
     "Rules",
     "check",
@@ -37,6 +42,21 @@ __all__ = [
 
 BATCH_OVERHEAD: Final = 61
 """Bytes of a batch's header; what follows are its records."""
+
+ATTRIBUTES_AT: Final = 22
+"""Where in a batch the low byte of its attributes stands, of which the following are bits."""
+CODEC_BITS: Final = 0x07
+TRANSACTIONAL_BIT: Final = 0x10
+
+
+class Codec(IntEnum):
+    """Of compressed records, in the attributes of their batch; 0: they are not."""
+
+    GZIP = 1
+    SNAPPY = 2
+    LZ4 = 3
+    ZSTD = 4
+
 
 TIMESTAMP_UNCHECKED: Final = 0
 """The `timestamp_max` that lets every timestamp pass."""
@@ -156,7 +176,6 @@ def lent(places: Any, count: int) -> list[tuple[int, memoryview]]:
 
 
 _crc32c: Callable[[int, int, int], int] = lib.batch_crc32c
-_address_of = ffi.from_buffer
 _BEST_WAY: Final[int] = lib.batch_crc32c_best_way()
 
 _CODES: Final[dict[int, ErrorCode]] = {

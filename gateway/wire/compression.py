@@ -13,10 +13,10 @@ import mmap
 import os
 import struct
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from totalog.gateway.wire._batch import ffi, lib
+from totalog.gateway.wire.batch import Codec
 
 if TYPE_CHECKING:
     import zlib
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MARK_SIZE",
     "OPENED_SIZE_MAX",
-    "Codec",
     "Damaged",
     "TooLarge",
     "address_of",
@@ -37,15 +36,6 @@ __all__ = [
 
 OPENED_SIZE_MAX: Final = 64 << 20
 """Bytes that the records of one compressed batch may take when opened."""
-
-
-class Codec(IntEnum):
-    """As the attributes of a batch say it."""
-
-    GZIP = 1
-    SNAPPY = 2
-    LZ4 = 3
-    ZSTD = 4
 
 
 MARK_SIZE: Final = 8

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from totalog.gateway.lane import Steps
     from totalog.gateway.wire.elements import Array
 
+ZSTD_VERSION: Final = 7
+"""The first in which batches may be compressed with zstd (KIP-110)."""
 FLEXIBLE_VERSION: Final = 9
 TOPIC_ID_VERSION: Final = 13
 LOG_START_OFFSET_VERSION: Final = 5

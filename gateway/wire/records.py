@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from totalog.gateway.wire import compression
 from totalog.gateway.wire._batch import ffi, lib
-from totalog.gateway.wire.batch import BATCH_OVERHEAD, crc32c
+from totalog.gateway.wire.batch import BATCH_OVERHEAD, CODEC_BITS, crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +35,6 @@ __all__ = [
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 _ATTRIBUTES_AT: Final = 21
 _CRC_AT: Final = 17
-_CODEC_MASK: Final = 0x07
 _APPEND_TIME_BIT: Final = 0x08
 _TIMESTAMP_MIN: Final = -(1 << 63)
 _MASK_32: Final = (1 << 32) - 1
@@ -159,7 +158,7 @@ def _opened(batch: Bytes) -> Iterator[tuple[_Header, memoryview]]:
     if header.magic != 2 or not BATCH_OVERHEAD <= size <= len(batch):
         raise CorruptBatch("the batch's header does not describe its bytes")
     with memoryview(batch) as whole, whole[BATCH_OVERHEAD:size] as stored:
-        codec = header.attributes & _CODEC_MASK
+        codec = header.attributes & CODEC_BITS
         if codec == 0:
             yield header, stored
             return
