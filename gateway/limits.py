@@ -1,4 +1,5 @@
-"""Every limit of the gateway, with its unit and its reason. What an operator may want to change is in `settings`.
+"""Limits of a connection, and those that several modules keep to, each with its unit and its reason. One that a single
+module keeps to stands there; what an operator may want to change is in `settings`.
 
 A name says what it counts: `size` bytes, `count` things, `rate` bytes a second, `_s` seconds.
 """

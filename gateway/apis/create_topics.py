@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
 DETAILS_FROM = 5
-ORDER_LEVEL = "totalog.order.level"
-ORDER_LEVELS = ("0", "5")
 
 TOPICS_A_STEP = 16
 ASSIGNMENTS_A_STEP = 512
@@ -159,12 +157,9 @@ def _config(topic: Any) -> dict[str, str]:
         if config.value is None:
             raise Refused(ErrorCode.INVALID_CONFIG, f"{config.name[:80]} has no value")
     try:
-        own = parse_topic_settings((config.name, config.value) for config in topic.configs)
-        if own.get(ORDER_LEVEL, "5") not in ORDER_LEVELS:
-            raise InvalidConfig(f"{ORDER_LEVEL} is one of {', '.join(ORDER_LEVELS)}, not {own[ORDER_LEVEL]}")
+        return parse_topic_settings((config.name, config.value) for config in topic.configs)
     except InvalidConfig as error:
         raise Refused(ErrorCode.INVALID_CONFIG, str(error)) from None
-    return own
 
 
 def not_stored(version: int, answer: Any, code: ErrorCode) -> Any:

@@ -60,7 +60,7 @@ class _Answering:
         """Before which of the partitions that wait a topic begins, the topic, and how many partitions it has."""
         self._partitions: list[wire.PartitionRecords] = []
         """They wait to be ordered."""
-        self._debts = Debts()
+        self._debts = OwedRows()
         self._violation = ""
         """The text of the first one, since an exception that is kept would hold this."""
 
@@ -114,7 +114,7 @@ class _Answering:
         return OwedLarge(self._broker.replication, self._request.version, self._message.timeout_ms, frame, self._debts)
 
 
-class Debts:
+class OwedRows:
     """Rows of one frame that are answered when global positions are durable."""
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ class OwedLarge(Owed):
     """`produce.OwedAnswer` of many rows, which are encoded already."""
 
     def __init__(
-        self, replication: "Replication", version: int, timeout_ms: int, frame: bytearray, debts: Debts
+        self, replication: "Replication", version: int, timeout_ms: int, frame: bytearray, debts: OwedRows
     ) -> None:
         self._replication = replication
         self._version = version
