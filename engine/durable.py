@@ -28,8 +28,8 @@ from totalog.engine.archive import Archive
 from totalog.engine.directory import LOG_ID_SIZE, Directory
 from totalog.engine.errors import DirectoryError, DirectoryMismatch, RegionDamaged
 from totalog.engine.journal import Journal, copy_files
-from totalog.engine.log import Log, Replica, batch_at
-from totalog.engine.reads import BatchAt, Read, ReadBatches, read_of
+from totalog.engine.log import Log, Replica
+from totalog.engine.reads import BatchAt, Read, ReadBatches, batch_at, read_of
 from totalog.engine.region import Region, explain
 from totalog.engine.replicas import Replicas
 from totalog.engine.topic import Topic

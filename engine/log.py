@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from totalog.engine import layout
 from totalog.engine._core import ffi, lib
 from totalog.engine.appends import AppendGroup, Reservation
-from totalog.engine.errors import (
-    EngineError,
-    LimitReached,
-    OffsetOutOfRange,
-    OutOfMemory,
-    TopicExists,
-    UnknownTopic,
-)
-from totalog.engine.reads import NOTHING_LENT, BatchAt, Read, ReadBatches, read_of
+from totalog.engine.errors import EngineError, LimitReached, OffsetOutOfRange, OutOfMemory
+from totalog.engine.reads import NOTHING_LENT, BatchAt, Read, ReadBatches, batch_at, read_of
 from totalog.engine.region import Region, explain
-from totalog.engine.topic import Topic
+from totalog.engine.topic import Topic, described_by, error_of, flags_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -285,7 +278,7 @@ class Log:
             retention_bytes=info.retention_bytes,
             retention_ms=info.retention_ms,
             settings=bytes(ffi.buffer(settings)),
-            **_described_by(info.flags),
+            **described_by(info.flags),
         )
         return known if topic == known and known is not None else topic
 
@@ -295,7 +288,7 @@ class Log:
         request.operation = operation
         request.topic_slot, request.topic_generation = topic.slot, topic.generation
         request.partition_count, request.order_level = topic.partitions, topic.order_level
-        request.flags = _flags_of(topic)
+        request.flags = flags_of(topic)
         request.retention_bytes, request.retention_ms = topic.retention_bytes, topic.retention_ms
         request.trim_partition, request.trim_offset = partition & _CORE_VIEW, offset
         request.name_size, request.settings_size = len(name), len(topic.settings)
@@ -303,7 +296,7 @@ class Log:
         ffi.memmove(request.name, name, min(len(name), lib.TOPIC_NAME_SIZE))
         status = self._topic_operation(request, topic.settings)
         if status != lib.STATUS_OK:
-            raise _error_of(status, topic, request.limit)
+            raise error_of(status, topic, request.limit)
         answered = topic._replace(slot=request.topic_slot, generation=request.topic_generation)
         if operation != lib.OPERATION_TRIM and self.topics_version == self._topics_version + 1:
             self._take_over(answered)
@@ -498,7 +491,7 @@ class Log:
         bounds = ffi.new("struct bounds *")
         status = lib.log_bounds(self._core, topic.slot, topic.generation, partition & _CORE_VIEW, bounds)
         if status != lib.STATUS_OK:
-            raise _error_of(status, topic)
+            raise error_of(status, topic)
         return bounds
 
     def find_timestamp(self, topic: Topic, partition: int, timestamp_ms: int) -> BatchAt | None:
@@ -562,53 +555,3 @@ def _gil_counters() -> dict[str, int]:
         return dict.fromkeys(("gil_calls", "gil_waits", "gil_wait_nanoseconds"), 0)
     counters = _fields(long_core.ffi, "struct gil_counters", long_core.lib.gil_counters)
     return {f"gil_{name}": value for name, value in counters.items()}
-
-
-def _flags_of(topic: Topic) -> int:
-    assert 1 <= topic.replication <= lib.TOPIC_REPLICATION_MASK
-    flags = topic.replication << lib.TOPIC_REPLICATION_SHIFT
-    flags |= lib.TOPIC_FLAG_INTERNAL if topic.internal else 0
-    flags |= lib.TOPIC_FLAG_MEMORY if topic.memory else 0
-    return int(flags | (lib.TOPIC_FLAG_VISIBLE_ORDERED if topic.visible_when_ordered else 0))
-
-
-def _described_by(flags: int) -> dict[str, Any]:
-    return {
-        "internal": bool(flags & lib.TOPIC_FLAG_INTERNAL),
-        "memory": bool(flags & lib.TOPIC_FLAG_MEMORY),
-        "visible_when_ordered": bool(flags & lib.TOPIC_FLAG_VISIBLE_ORDERED),
-        "replication": max(flags >> lib.TOPIC_REPLICATION_SHIFT & lib.TOPIC_REPLICATION_MASK, 1),
-    }
-
-
-def _error_of(status: int, topic: Topic, limit: int = 0) -> EngineError:
-    match status:
-        case lib.STATUS_TOPIC_EXISTS:
-            return TopicExists(f"a topic {topic.name!r} exists")
-        case lib.STATUS_UNKNOWN_TOPIC:
-            return UnknownTopic(f"there is no topic {topic.name!r} in slot {topic.slot}, generation {topic.generation}")
-        case lib.STATUS_OUT_OF_MEMORY:
-            return OutOfMemory("no free block is left, and nothing may be freed")
-        case lib.STATUS_OFFSET_OUT_OF_RANGE:
-            return OffsetOutOfRange(f"the offset lies outside topic {topic.name!r}")
-        case lib.STATUS_LIMIT_REACHED:
-            return LimitReached(*_LIMITS[limit])
-        case _:
-            return EngineError(f"the operation on topic {topic.name!r} is not valid (status {status})")
-
-
-_LIMITS = {
-    lib.LIMIT_TOPICS: ("topics", lib.TOPICS_MAX - 1),
-    lib.LIMIT_PARTITIONS: ("partitions", lib.PARTITIONS_MAX - 1),
-    lib.LIMIT_EXTENTS: ("extensions of one topic", lib.EXTENTS_MAX),
-    lib.LIMIT_SETTINGS: ("bytes of topic settings", lib.SETTINGS_SIZE_MAX),
-    lib.LIMIT_NAME: ("bytes of a topic name", lib.TOPIC_NAME_SIZE - 1),
-}
-
-
-def batch_at(status: int, found: Any, topic: Topic) -> BatchAt | None:
-    if status == lib.STATUS_OFFSET_OUT_OF_RANGE:
-        return None
-    if status != lib.STATUS_OK:
-        raise _error_of(status, topic)
-    return BatchAt(found.base_offset, found.size, found.max_timestamp, found.leader_epoch, found.flags)

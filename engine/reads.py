@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from totalog.engine._core import ffi, lib
+from totalog.engine.topic import Topic, error_of
 
 LENT_FRONT: int = lib.LENT_FRONT
 """Bytes of a lent batch that are copied all the same, so that their reader can change them."""
@@ -70,3 +71,12 @@ class BatchAt(NamedTuple):
     max_timestamp: int
     leader_epoch: int
     flags: int
+
+
+def batch_at(status: int, found: Any, topic: Topic) -> BatchAt | None:
+    """What a `struct batch_at` says; None where no batch was found. Errors: UnknownTopic."""
+    if status == lib.STATUS_OFFSET_OUT_OF_RANGE:
+        return None
+    if status != lib.STATUS_OK:
+        raise error_of(status, topic)
+    return BatchAt(found.base_offset, found.size, found.max_timestamp, found.leader_epoch, found.flags)
