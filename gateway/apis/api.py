@@ -1,18 +1,17 @@
-"""What every Kafka API of the gateway is made of: a request as it came off the wire, and one row of the API table.
+"""What every Kafka API of the gateway is made of: requests, what is answered to them, and one row of the API table.
 
 A module of this package serves one Kafka API and ends in `API = Api(...)`; `totalog.gateway.apis` collects the rows,
 and ApiVersions answers from them, so that what is advertised and what is served cannot drift apart.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from totalog.gateway.limits import ELEMENTS_COUNT_MAX
 from totalog.gateway.wire.errors import ErrorCode
+from totalog.gateway.wire.frame import Request as Request
 
 if TYPE_CHECKING:
-    from totalog.engine import Reservation
     from totalog.gateway.outbox import Owed
     from totalog.gateway.wire.answer import Answer
 
@@ -42,30 +41,6 @@ Frame: TypeAlias = bytes | bytearray | memoryview
 Dispatched: TypeAlias = "Frame | Answer | Owed | None"
 """What a connection sends: an Answer is one in several parts, and one that is owed leaves when it is ready. None: the
 request has no answer (Produce with acks=0)."""
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One request of a client, its header parsed and its body not. Nobody changes it after the connection made it.
-
-    It is not a frozen dataclass because one is made for each Produce, and freezing costs a microsecond each time.
-    """
-
-    key: int
-    version: int
-    correlation_id: int
-    client_id: str | None
-    frame: memoryview
-    """The whole frame without the size word."""
-    body_at: int
-    """Where the body starts in `frame`, past the header and its tagged fields."""
-    client_host: str
-    reservation: "Reservation | None" = None
-    """Where `frame` lies in the region, if it was received straight into it."""
-
-    @property
-    def body(self) -> memoryview:
-        return self.frame[self.body_at :]
 
 
 Run: TypeAlias = tuple[int, int, "Frame | Answer | Owed"]
