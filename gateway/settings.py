@@ -167,7 +167,7 @@ BROKER: Final[Mapping[str, Setting]] = _table(
         "Longest session time-out a group member may ask for.",
         minimum=1,
     ),
-    Setting("group.max.size", Type.INT, INT_MAX, "Members that one group may have.", minimum=1),
+    Setting("group.max.size", Type.INT, INT_MAX, "Members that one group may have, never more than 2,000.", minimum=1),
     Setting(
         "offset.metadata.max.bytes",
         Type.INT,
@@ -196,7 +196,8 @@ BROKER: Final[Mapping[str, Setting]] = _table(
         "queued.max.request.bytes",
         Type.LONG,
         -1,
-        "Bytes of large requests being received at once, over all connections; -1: the limit named inflight_size_max.",
+        "Bytes of large Produce requests being received at once, over all connections; -1: 256 MiB, or a quarter of the"
+        " log's memory where that is less.",
         minimum=-1,
     ),
     Setting("max.connections", Type.INT, 10000, "Connections at once. Kafka's default is no limit.", minimum=1),
@@ -207,7 +208,8 @@ BROKER: Final[Mapping[str, Setting]] = _table(
         "fetch.max.bytes",
         Type.INT,
         57671680,
-        "Most bytes that one Fetch answer carries, whatever it asks.",
+        "Most bytes that one Fetch answer carries, whatever it asks: of records never more than 4 MiB, but for a first"
+        " batch that is larger.",
         minimum=1024,
     ),
     Setting(
