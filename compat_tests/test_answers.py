@@ -19,6 +19,7 @@ ILLEGAL_GENERATION, INCONSISTENT_PROTOCOL, INVALID_GROUP, UNKNOWN_MEMBER, SESSIO
 UNSUPPORTED_VERSION, EXISTS, PARTITIONS, REPLICATION, ASSIGNMENT, CONFIG = 35, 36, 37, 38, 39, 40
 INVALID_REQUEST, NON_EMPTY, UNKNOWN_GROUP, SESSION_ID, FENCED_EPOCH, UNKNOWN_EPOCH = 42, 68, 69, 70, 74, 75
 MEMBER_ID, FENCED_INSTANCE, UNKNOWN_TOPIC_ID, MISMATCHED_ENDPOINT, UNSUPPORTED_ENDPOINT = 79, 82, 100, 114, 115
+LEADS_ALREADY, NOT_MOVING, SUBSCRIBED, NO_RESOURCE, RESOURCE_TWICE = 84, 85, 86, 91, 92
 UNKNOWN = -1
 """UNKNOWN_SERVER_ERROR: Kafka met an exception that it did not foresee."""
 NOT_YET = frozenset((14, 15, 16))
@@ -159,6 +160,25 @@ def committing(group: str, topic: Any, partition: int = 0, text: str = "", **mor
 def committed(group: str, topic: Any) -> dict[str, Any]:
     key = "name" if isinstance(topic, str) else "topic_id"
     return {"groups": [{"group_id": group, "topics": [{key: topic, "partition_indexes": [0]}]}]}
+
+
+def ending(group: str, topic: str, partition: int = 0) -> dict[str, Any]:
+    return {"group_id": group, "topics": [{"name": topic, "partitions": [{"partition_index": partition}]}]}
+
+
+def electing(topic: str, partition: int = 0, kind: int = 0) -> dict[str, Any]:
+    asked = [{"topic": topic, "partitions": [partition]}]
+    return {"election_type": kind, "topic_partitions": asked, "timeout_ms": 5000}
+
+
+def moving(topic: str, replicas: list[int] | None, partition: int = 0) -> dict[str, Any]:
+    parts = [{"partition_index": partition, "replicas": replicas}]
+    return {"timeout_ms": 5000, "topics": [{"name": topic, "partitions": parts}]}
+
+
+def quotas(*kinds: str, match: int = 2, name: str | None = None) -> dict[str, Any]:
+    asked = [{"entity_type": kind, "match_type": match, "match": name} for kind in kinds]
+    return {"components": asked, "strict": False}
 
 
 GENERATION: dict[str, Any] = {"generation_id_or_member_epoch": 1}
@@ -402,7 +422,54 @@ CASES: dict[str, Case] = {
     "describe group, twice": Case("DescribeGroups", 5, lambda w: {"groups": [w.group, w.group]}, [NONE, NONE]),
     "delete group, unknown": Case("DeleteGroups", 2, lambda w: {"groups_names": [w.no]}, [UNKNOWN_GROUP]),
     "delete group, with members": Case("DeleteGroups", 2, lambda w: {"groups_names": [w.group]}, [NON_EMPTY]),
+    "end commits, empty id": Case("OffsetDelete", 0, lambda w: ending("", w.topic), [INVALID_GROUP]),
+    "end commits, unknown group": Case("OffsetDelete", 0, lambda w: ending(w.no, w.topic), [UNKNOWN_GROUP]),
+    "end commits, unknown topic": Case("OffsetDelete", 0, lambda w: ending(w.group, w.no), [NONE, UNKNOWN_TOPIC]),
+    "end commits, unknown partition": Case(
+        "OffsetDelete", 0, lambda w: ending(w.group, w.topic, 9), [NONE, UNKNOWN_TOPIC]
+    ),
+    "end commits, a subscription that does not parse": Case(
+        "OffsetDelete", 0, lambda w: ending(w.group, w.topic), [NONE, SUBSCRIBED]
+    ),
+    # Leaders and replicas
+    "elect, not needed": Case("ElectLeaders", 2, lambda w: electing(w.topic), [NONE, LEADS_ALREADY]),
+    "elect, unclean": Case("ElectLeaders", 2, lambda w: electing(w.topic, kind=1), [NONE, LEADS_ALREADY]),
+    "elect, unknown type": Case(
+        "ElectLeaders", 2, lambda w: electing(w.topic, kind=7), [INVALID_REQUEST, INVALID_REQUEST]
+    ),
+    "elect, unknown topic": Case("ElectLeaders", 2, lambda w: electing(w.no), [NONE, UNKNOWN_TOPIC]),
+    "elect, unknown partition": Case("ElectLeaders", 2, lambda w: electing(w.topic, 9), [NONE, UNKNOWN_TOPIC]),
+    "move, nothing moves": Case("AlterPartitionReassignments", 1, lambda w: moving(w.topic, None), [NONE, NOT_MOVING]),
+    "move, to nobody there": Case(
+        "AlterPartitionReassignments", 1, lambda w: moving(w.topic, [77]), [NONE, ASSIGNMENT]
+    ),
+    "move, to nobody": Case("AlterPartitionReassignments", 1, lambda w: moving(w.topic, []), [NONE, ASSIGNMENT]),
+    "move, unknown topic": Case("AlterPartitionReassignments", 1, lambda w: moving(w.no, None), [NONE, UNKNOWN_TOPIC]),
+    "moves, unknown topic": Case(
+        "ListPartitionReassignments",
+        0,
+        lambda w: {"timeout_ms": 5000, "topics": [{"name": w.no, "partition_indexes": [0]}]},
+        [NONE],
+    ),
     # Others
+    "config resources, unknown type": Case(
+        "ListConfigResources", 1, lambda w: {"resource_types": [TOPIC, 77]}, [UNSUPPORTED_VERSION]
+    ),
+    "quotas": Case("DescribeClientQuotas", 1, lambda w: quotas("user", "client-id"), [NONE]),
+    "quotas, of no type": Case("DescribeClientQuotas", 1, lambda w: quotas(""), [INVALID_REQUEST]),
+    "quotas, unknown type": Case("DescribeClientQuotas", 1, lambda w: quotas("x"), [UNSUPPORTED_VERSION]),
+    "quotas, a type twice": Case("DescribeClientQuotas", 1, lambda w: quotas("user", "user"), [INVALID_REQUEST]),
+    "quotas, ip and user": Case("DescribeClientQuotas", 1, lambda w: quotas("ip", "user"), [INVALID_REQUEST]),
+    "quotas, no name": Case("DescribeClientQuotas", 1, lambda w: quotas("user", match=0), [INVALID_REQUEST]),
+    "quotas, a name too much": Case("DescribeClientQuotas", 1, lambda w: quotas("user", name="x"), [INVALID_REQUEST]),
+    "quotas, unknown match": Case("DescribeClientQuotas", 1, lambda w: quotas("user", match=9), [INVALID_REQUEST]),
+    "credentials, all": Case("DescribeUserScramCredentials", 0, lambda w: {"users": None}, [NONE]),
+    "credentials, of nobody there": Case(
+        "DescribeUserScramCredentials", 0, lambda w: {"users": [{"name": "nobody"}]}, [NONE, NO_RESOURCE]
+    ),
+    "credentials, twice": Case(
+        "DescribeUserScramCredentials", 0, lambda w: {"users": [{"name": "nobody"}] * 2}, [NONE, RESOURCE_TWICE]
+    ),
     "coordinator, unknown type": Case(
         "FindCoordinator", 6, lambda w: {"key_type": 9, "coordinator_keys": ["k"]}, [INVALID_REQUEST]
     ),

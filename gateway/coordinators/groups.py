@@ -14,7 +14,7 @@ Invariants
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from uuid import uuid4
@@ -32,15 +32,19 @@ from totalog.gateway.coordinators.members import (
     SyncRequest,
 )
 from totalog.gateway.coordinators.roster import Roster
+from totalog.gateway.coordinators.subscription import subscribed_of
 from totalog.gateway.lane import Steps, finish
 from totalog.gateway.waiting import Later
-from totalog.gateway.wire.errors import ErrorCode
+from totalog.gateway.wire.errors import ErrorCode, ProtocolViolation
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
     from totalog.gateway.timers import Handle
 
 Answer = TypeVar("Answer", JoinAnswer, SyncAnswer)
+
+CONSUMERS = "consumer"
+"""The protocol type of groups whose members' metadata are a subscription."""
 
 GROUPS_COUNT_MAX = 10_000
 """Groups that stand here at once. Beyond it the longest empty one makes room; a join of a further one is refused with
@@ -243,6 +247,28 @@ class GroupCoordinator:
         if entry is not None:
             self._drop(entry)
         return ErrorCode.NONE
+
+    def check_delete_offsets(self, group_id: str) -> ErrorCode:
+        """Whether single offsets of the group may be deleted: it has no members, or such as say what they read."""
+        entry = self._groups.get(group_id)
+        if entry is None:
+            return ErrorCode.NONE if self._broker.offsets.has_group(group_id) else ErrorCode.GROUP_ID_NOT_FOUND
+        tells = entry.group.state is State.EMPTY or entry.group.roster.protocol_type == CONSUMERS
+        return ErrorCode.NONE if tells else ErrorCode.NON_EMPTY_GROUP
+
+    def subscribed(self, group_id: str, topics: Set[str]) -> Steps[Set[str]]:
+        """Those of `topics` that members of the group are subscribed to; all of them where one does not say so."""
+        entry = self._groups.get(group_id)
+        if entry is None:
+            return frozenset()
+        protocol, found = entry.group.protocol_name or "", set[str]()
+        for member in tuple(entry.group.roster.members.values()):
+            try:
+                found |= yield from subscribed_of(member.protocols.get(protocol, b""), topics)
+            except ProtocolViolation:
+                return topics
+            yield
+        return found
 
     # Groups and their timers
 

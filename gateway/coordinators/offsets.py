@@ -12,7 +12,7 @@ Invariants
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from totalog.engine import EngineError, OutOfMemory
@@ -139,6 +139,11 @@ class OffsetStore:
         """Take back all commits of the group, in batches, behind each of which others may get their turn; how many.
         Raises AppendFailed."""
         return self._remove(self._keys(group_id))
+
+    def delete(self, group_id: str, partitions: Iterable[tuple[str, int]]) -> Steps[int]:
+        """Take back what the group committed for these (topic, partition), as `delete_group` does."""
+        self._drop_deleted()
+        return self._remove(Key(group_id, topic, partition) for topic, partition in partitions)
 
     def expire(self, group_id: str, before_ms: int) -> Steps[int]:
         """Take back what the group committed before a time of day, as `delete_group` does."""

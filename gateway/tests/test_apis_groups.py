@@ -453,6 +453,65 @@ async def test_groups_are_deleted_when_they_are_empty(running: Broker, autojump_
     assert (await ask(running, "ListGroups", 5)).groups == []
 
 
+def subscription(*topics: str) -> bytes:
+    return bytes(codec.ConsumerProtocolSubscription(version=3, topics=list(topics), user_data=b"orders").encode())
+
+
+async def delete_offsets(broker: Broker, *topics: str, group_id: str = "g") -> list[int]:
+    """The error code of all, or else those of the partition 0 of each topic."""
+    named = [{"name": topic, "partitions": [{"partition_index": 0}]} for topic in topics]
+    answer = await ask(broker, "OffsetDelete", 0, group_id=group_id, topics=named)
+    assert [topic.name for topic in answer.topics] == (list(topics) if answer.error_code == NONE else [])
+    return [part.error_code for topic in answer.topics for part in topic.partitions] or [answer.error_code]
+
+
+async def test_offsets_of_a_topic_that_a_member_reads_stay(running: Broker, autojump_clock: MockClock) -> None:
+    for topic in ("orders", "payments"):
+        running.topics.create(topic, partitions=1)
+    protocols = [{"name": "sticky", "metadata": b""}, {"name": "range", "metadata": subscription("others", "orders")}]
+    joined = await join_fully(running, 9, protocols=protocols[1:])
+    again = await join(running, 9, joined.member_id, protocols=protocols[1:])
+    await sync(running, 5, joined.member_id, again.generation_id, **{joined.member_id: b"all"})
+    await commit(running, joined.member_id, again.generation_id)
+    assert await delete_offsets(running, "orders", "payments") == [ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC, NONE]
+    assert running.offsets.fetch("g", "orders", 0) is not None
+    await ask(running, "LeaveGroup", 2, group_id="g", member_id=joined.member_id)
+    assert await delete_offsets(running, "orders", "payments") == [NONE, NONE]
+    assert running.offsets.fetch("g", "orders", 0) is None
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [b"", b"\xff\xff\0\0\0\0", b"\0\0\xff\xff\xff\xff", subscription("a" * 9)[:10]],
+    ids=["nothing", "no version", "no topics", "half a topic"],
+)
+async def test_a_member_that_does_not_say_what_it_reads_reads_all(
+    running: Broker, autojump_clock: MockClock, metadata: bytes
+) -> None:
+    running.topics.create("orders", partitions=1)
+    await join_fully(running, 9, protocols=[{"name": "range", "metadata": metadata}])
+    assert await delete_offsets(running, "orders") == [ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC]
+
+
+async def test_offsets_of_a_group_that_is_preparing_stay(
+    running: Broker, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    running.topics.create("orders", partitions=1)
+    member, _ = await stable_member(running)
+    Later(nursery, join_fully, running, 9, protocols=[{"name": "range", "metadata": subscription("payments")}])
+    await wait_all_tasks_blocked()
+    assert await delete_offsets(running, "orders") == [ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC]
+    await ask(running, "LeaveGroup", 2, group_id="g", member_id=member)
+    await wait_all_tasks_blocked()
+    assert await delete_offsets(running, "orders") == [NONE]
+
+
+async def test_offsets_of_members_that_are_no_consumers_stay(running: Broker, autojump_clock: MockClock) -> None:
+    running.topics.create("orders", partitions=1)
+    await join_fully(running, 9, protocol_type="connect")
+    assert await delete_offsets(running, "orders") == [ErrorCode.NON_EMPTY_GROUP]
+
+
 async def commit(broker: Broker, member: str, generation: int) -> None:
     partition = {"partition_index": 0, "committed_offset": 5, "committed_metadata": ""}
     answer = await ask(

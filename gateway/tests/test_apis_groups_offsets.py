@@ -305,3 +305,50 @@ async def test_expiry_waits_for_commits_that_no_disk_gives(
         await trio.sleep(3_600)
         nursery.cancel_scope.cancel()
     assert broker.offsets.group_ids() == ["g"]
+
+
+def end(broker: Broker, topics: dict[str, list[int]], group_id: str = "g") -> tuple[int, dict[str, dict[int, int]]]:
+    """Deletes offsets: the error code of all, and those by topic and partition."""
+    asked = [
+        {"name": name, "partitions": [{"partition_index": each} for each in partitions]}
+        for name, partitions in topics.items()
+    ]
+    answer = ask(broker, "OffsetDelete", 0, group_id=group_id, topics=asked)
+    told = {topic.name: {each.partition_index: each.error_code for each in topic.partitions} for topic in answer.topics}
+    return answer.error_code, told
+
+
+def test_offsets_are_deleted(broker: Broker, orders: TopicHandle) -> None:
+    commit(broker, 9, {0: 5, 1: 6, 2: 7})
+    commit(broker, 9, {0: 8}, "orders.total-order")
+    commit(broker, 9, {0: 9}, group_id="other")
+    unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    assert end(broker, {"orders": [2, 0, 2, 9], "orders.total-order": [0], "unknown": [0]}) == (
+        NONE,
+        {"orders": {2: NONE, 0: NONE, 9: unknown}, "orders.total-order": {0: NONE}, "unknown": {0: unknown}},
+    )
+    assert fetch(broker, 9, None) == {"orders": {1: (6, 3, "text", NONE)}}
+    assert fetch(broker, 9, None, group_id="other") == {"orders": {0: (9, 3, "text", NONE)}}
+    assert end(broker, {"orders": [0]}) == (NONE, {"orders": {0: NONE}}), "what was not committed is no error"
+    again = make_broker(broker.log)
+    assert fetch(again, 9, None) == {"orders": {1: (6, 3, "text", NONE)}}, "it is in the log"
+
+
+def test_offsets_of_no_group_are_not_deleted(broker: Broker, orders: TopicHandle) -> None:
+    commit(broker, 9, {0: 5}, group_id="")
+    assert end(broker, {"orders": [0]}) == (ErrorCode.GROUP_ID_NOT_FOUND, {})
+    assert end(broker, {"orders": [0]}, "") == (ErrorCode.INVALID_GROUP_ID, {})
+    assert len(broker.offsets) == 1
+
+
+def test_a_full_log_keeps_offsets_that_should_go(
+    broker: Broker, orders: TopicHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(broker, 9, {0: 5})
+
+    def refuse(*_: Any) -> int:
+        raise AppendFailed(ErrorCode.KAFKA_STORAGE_ERROR, "full")
+
+    monkeypatch.setattr(Broker, "append_internal", refuse)
+    assert end(broker, {"orders": [0]}) == (ErrorCode.COORDINATOR_NOT_AVAILABLE, {})
+    assert fetch(broker, 9, None) == {"orders": {0: (5, 3, "text", NONE)}}

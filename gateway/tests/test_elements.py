@@ -161,7 +161,7 @@ def array_paths(struct: Any, version: int) -> Iterator[list[str]]:
 
 
 def dense(struct: Any, version: int, path: list[str], count: int, number: int = 0) -> dict[str, Any]:
-    """Values for the smallest message with `count` elements in one array, no two of which are the same."""
+    """Values for the smallest message with `count` elements in one array, which differ as far as their type allows."""
     values: dict[str, Any] = {}
     for field in struct.untagged_fields(version):
         if field.is_array():
@@ -169,8 +169,7 @@ def dense(struct: Any, version: int, path: list[str], count: int, number: int = 
             if path and field.name == path[0]:
                 inner, rest = field.array_of, path[1:]
                 if not field.is_struct_array():
-                    texts = inner.type_str == "string"
-                    values[field.name] = [f"{at:x}" if texts else at for at in range(count)]
+                    values[field.name] = [scalar(inner.type_str, at) for at in range(count)]
                 elif rest:
                     values[field.name] = [dense(inner, version, rest, count)]
                 else:
@@ -182,6 +181,13 @@ def dense(struct: Any, version: int, path: list[str], count: int, number: int = 
         elif field.name in ("partition_index", "partition"):
             values[field.name] = number
     return values
+
+
+def scalar(type: str, number: int) -> str | int:
+    """One of a thousand, as far as the type has so many."""
+    if type == "string":
+        return f"{number:x}"
+    return number % 128 if type == "int8" else number
 
 
 def dense_cases() -> Iterator[Any]:

@@ -92,6 +92,10 @@ REQUESTS: dict[str, tuple[int, dict[str, Any]]] = {
     ),
     "DeleteTopics": (5, {"topic_names": ["orders"], "timeout_ms": 30_000}),
     "DeleteGroups": (1, {"groups_names": ["group"]}),
+    "OffsetDelete": (
+        0,
+        {"group_id": "group", "topics": [{"name": "orders", "partitions": [{"partition_index": 0}]}]},
+    ),
     "InitProducerId": (
         4,
         {"transactional_id": None, "transaction_timeout_ms": 0, "producer_id": -1, "producer_epoch": -1},
@@ -133,6 +137,7 @@ REQUESTS: dict[str, tuple[int, dict[str, Any]]] = {
 LATE = {
     "OffsetCommit": ErrorCode.COORDINATOR_NOT_AVAILABLE,
     "DeleteGroups": ErrorCode.COORDINATOR_NOT_AVAILABLE,
+    "OffsetDelete": ErrorCode.COORDINATOR_NOT_AVAILABLE,
     "Metadata": ErrorCode.LEADER_NOT_AVAILABLE,
 }
 """What clients of these are told in place of REQUEST_TIMED_OUT and NOT_ENOUGH_REPLICAS."""
