@@ -7,7 +7,6 @@ Invariants
  - Handles look into the region's mapping: `close` waits until none is lent.
 """
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +18,6 @@ from totalog.engine.directory import Directory
 from totalog.engine.errors import JournalFailed
 from totalog.engine.replicas import Replicas
 from totalog.engine.topic import Topic
-
-log = logging.getLogger("totalog")
 
 Answer = TypeVar("Answer")
 
@@ -61,7 +58,7 @@ class Archive:
         batches_max: int,
         whole_first: bool,
     ) -> Any:
-        """A `struct read_result`; its status is STATUS_ARCHIVE_FAILED when no directory could serve it."""
+        """A `struct read_result`. Errors: JournalFailed."""
         result = ffi.new("struct read_result *")
         room = (target, size_max, whole_first, batches, batches_max, result)
 
@@ -69,10 +66,7 @@ class Archive:
             lib.archive_read(handle, *_place(topic, partition), offset, *room)
             return bool(result.status != lib.STATUS_ARCHIVE_FAILED)
 
-        try:
-            self._ask(call)
-        except JournalFailed as error:
-            log.error("%s", error)
+        self._ask(call)
         return result
 
     def find_timestamp(self, topic: Topic, partition: int, timestamp_ms: int) -> tuple[int, Any]:

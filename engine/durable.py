@@ -277,8 +277,8 @@ class DurableLog(Log):
         batches: ReadBatches,
         whole_first: bool = True,
     ) -> Read:
-        """As `read`, where that says STATUS_ON_DISK; from any thread, and it waits for the disk. STATUS_ARCHIVE_FAILED:
-        no directory could give it, and the reason was logged."""
+        """As `read`, where that says STATUS_ON_DISK; from any thread, and it waits for the disk. Errors: JournalFailed
+        when no directory can be read."""
         result = self._archive.read(
             topic, partition, offset, target, size_max, batches.address, batches.capacity, whole_first
         )

@@ -19,6 +19,7 @@ from totalog.engine import (
     DirectoryInUse,
     DirectoryMismatch,
     JournalDamaged,
+    JournalFailed,
     Log,
     RegionError,
     Topic,
@@ -609,6 +610,20 @@ def test_more_than_memory_holds(region: Path, data: Path, journal_size: int) -> 
         assert [offset for offset, _ in found] == list(range(count))
         assert all(payload == driver.payload(offset, size) for offset, payload in found)
         assert read_all(log, topic, VIEW) == found
+
+
+def test_what_no_directory_gives_is_told(region: Path, data: Path) -> None:
+    with opened(region, data) as log:
+        write(log, make_topic(log), 10)
+    with opened(region, data) as log:
+        topic, batches = log.topics()[0], log.read_batches(1)
+        assert log.archived(topic, 0)
+        sealed = min(data.glob("journal-*.log"))
+        sealed.write_bytes(bytes(sealed.stat().st_size))
+        with pytest.raises(JournalFailed, match=sealed.name):
+            log.archive_read(topic, 0, 0, 0, 0, batches=batches)
+        with pytest.raises(JournalFailed, match=sealed.name):
+            log.archive_find_timestamp(topic, 0, 0)
 
 
 def test_retention_removes_files(region: Path, data: Path) -> None:

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("totalog")
 
 STATUS_ON_DISK: int = lib.STATUS_ON_DISK
-STATUS_ARCHIVE_FAILED: int = lib.STATUS_ARCHIVE_FAILED
 LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED, EARLIEST_PENDING_UPLOAD = -1, -2, -3, -4, -5, -6
 FIRST_VERSIONS = {
     LATEST: 1,
@@ -227,8 +226,6 @@ async def _read(engine: "Log", handle: TopicHandle, partition: int, at: BatchAt)
     if read.status == STATUS_ON_DISK:
         call = partial(engine.archive_read, handle.topic, partition, at.base_offset, buffer.address, at.size)
         read = await waiting.in_thread(partial(call, batches=batches))
-        if read.status == STATUS_ARCHIVE_FAILED:
-            raise EngineError(f"offset {at.base_offset} cannot be read from disk")
     return buffer.view[: read.size]
 
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 STATUS_OK: int = lib.STATUS_OK
 STATUS_ON_DISK: int = lib.STATUS_ON_DISK
-STATUS_ARCHIVE_FAILED: int = lib.STATUS_ARCHIVE_FAILED
 PARTITIONS_A_TURN = 256
 UNDEFINED = -1
 
@@ -128,8 +127,6 @@ class Search:
             read = self._log.read(*place, batches=self._batches)
             if read.status == STATUS_ON_DISK:
                 read = await waiting.in_thread(partial(self._log.archive_read, *place, batches=self._batches))
-            if read.status == STATUS_ARCHIVE_FAILED:
-                raise EngineError(f"offset {offset} cannot be read from disk")
             if read.status != STATUS_OK:
                 return None
             if not read.size_needed:

@@ -63,7 +63,6 @@ TRIM_SIZE_MIN = 4 << 20
 READ_SIZE = 1 << 20
 READ_BATCHES_COUNT = 256
 STATUS_ON_DISK: int = lib.STATUS_ON_DISK
-STATUS_ARCHIVE_FAILED: int = lib.STATUS_ARCHIVE_FAILED
 
 log = logging.getLogger("totalog")
 
@@ -263,8 +262,6 @@ class OffsetStore:
                     read = engine.archive_read(topic.topic, 0, offset, buffer.address, buffer.size, batches=batches)
                 except EngineError as fault:
                     raise self._unreadable(offset, str(fault)) from fault
-                if read.status == STATUS_ARCHIVE_FAILED:
-                    raise self._unreadable(offset, "no data directory gives it")
             if read.size_needed:
                 buffer = Buffer(read.size_needed)
                 continue

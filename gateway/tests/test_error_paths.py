@@ -541,10 +541,6 @@ def list_offsets(ask: Asked) -> None:
     ask.list_offsets(-1)
     evicted(ask)
     ask.list_offsets(0)
-    ask.log.disk_fault = None
-    failed = Read(lib.STATUS_ARCHIVE_FAILED, 0, 0, 0, -1, -1)
-    ask.patch.setattr(ask.log, "archive_read", lambda *_, **__: failed)
-    assert ask.list_offsets(0).topics[0].partitions[0].error_code == ErrorCode.KAFKA_STORAGE_ERROR
 
 
 @case("apis.metadata")
@@ -630,9 +626,6 @@ def offset_for_leader_epoch(ask: Asked) -> None:
     ask.epoch_end(epoch=3)
     ask.log.disk_fault = None
     assert ask.epoch_end(epoch=3).topics[0].partitions[0].end_offset == 1
-    failed = Read(lib.STATUS_ARCHIVE_FAILED, 0, 0, 0, -1, -1)
-    ask.patch.setattr(ask.log, "archive_read", lambda *_, **__: failed)
-    assert ask.epoch_end(epoch=3).topics[0].partitions[0].error_code == ErrorCode.KAFKA_STORAGE_ERROR
 
 
 @case("apis.produce")

@@ -183,7 +183,6 @@ _CODES: Final[dict[int, ErrorCode]] = {
     lib.STATUS_DUPLICATE: ErrorCode.NONE,  # answered with the first base offset, as if stored now
     lib.STATUS_UNKNOWN_TOPIC: ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
     lib.STATUS_OUT_OF_MEMORY: ErrorCode.KAFKA_STORAGE_ERROR,  # retriable: retention may free memory
-    lib.STATUS_ARCHIVE_FAILED: ErrorCode.KAFKA_STORAGE_ERROR,  # what has left memory cannot be read from disk now
     lib.STATUS_OUT_OF_ORDER_SEQUENCE: ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER,
     lib.STATUS_INVALID_PRODUCER_EPOCH: ErrorCode.INVALID_PRODUCER_EPOCH,
     lib.STATUS_TOPIC_EXISTS: ErrorCode.TOPIC_ALREADY_EXISTS,
@@ -200,8 +199,8 @@ _CODES: Final[dict[int, ErrorCode]] = {
 
 
 def error_code(status: int) -> ErrorCode:
-    """Kafka's error code for a STATUS_* of the log or of `check`. STATUS_PENDING and STATUS_ON_DISK are no answers:
-    KeyError."""
+    """Kafka's error code for a STATUS_* of the log or of `check`. STATUS_PENDING, STATUS_ON_DISK and
+    STATUS_ARCHIVE_FAILED are no answers: KeyError."""
     return _CODES[status]
 
 
