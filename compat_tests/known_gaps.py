@@ -61,7 +61,6 @@ GAPS: tuple[Gap, ...] = (
         "create, replication 9",
     ),
     *_answer("transactions are not served yet", "coordinator of a transaction"),
-    *_answer("clients' metrics and groups have no settings here", "configs, of client metrics", "configs, of a group"),
     *_answer(
         "an isolation level that is none counts as read_committed; Apache Kafka answers UNKNOWN_SERVER_ERROR",
         "times, unknown isolation level",

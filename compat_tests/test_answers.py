@@ -255,6 +255,7 @@ CASES: dict[str, Case] = {
     "configs, unknown broker": Case("DescribeConfigs", 4, lambda w: described(BROKER, "77"), [INVALID_REQUEST]),
     "configs, of client metrics": Case("DescribeConfigs", 4, lambda w: described(CLIENT_METRICS, "x"), [NONE]),
     "configs, of a group": Case("DescribeConfigs", 4, lambda w: described(GROUP, w.group), [NONE]),
+    "configs, of no group": Case("DescribeConfigs", 4, lambda w: described(GROUP, ""), [INVALID_REQUEST]),
     "configs, unknown type": Case("DescribeConfigs", 4, lambda w: described(77, "x"), [INVALID_REQUEST]),
     "alter, unknown topic": Case(
         "IncrementalAlterConfigs", 1, lambda w: altered(w.no, config("retention.ms", "1")), [UNKNOWN_TOPIC]
@@ -285,6 +286,19 @@ CASES: dict[str, Case] = {
     ),
     "alter, unknown type": Case(
         "IncrementalAlterConfigs", 1, lambda w: altered("x", config("y", "1"), kind=77), [INVALID_REQUEST]
+    ),
+    "alter, nothing of all brokers": Case("IncrementalAlterConfigs", 1, lambda w: altered("", kind=BROKER), [NONE]),
+    "alter, delete of all brokers": Case(
+        "IncrementalAlterConfigs", 1, lambda w: altered("", config("x", None, DELETE), kind=BROKER), [NONE]
+    ),
+    "alter, delete of all brokers twice": Case(
+        "IncrementalAlterConfigs",
+        1,
+        lambda w: altered("", *[config("x", None, DELETE)] * 2, kind=BROKER),
+        [INVALID_REQUEST],
+    ),
+    "alter, unknown broker": Case(
+        "IncrementalAlterConfigs", 1, lambda w: altered("77", config("x", None, DELETE), kind=BROKER), [INVALID_REQUEST]
     ),
     "set all, unknown topic": Case(
         "AlterConfigs", 2, lambda w: plain(w.no, config("retention.ms", "1")), [UNKNOWN_TOPIC]

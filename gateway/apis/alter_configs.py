@@ -6,7 +6,8 @@ Behaviour
   that do not fit are.
 - Topics only. A total-order view and internal topics are INVALID_TOPIC_EXCEPTION, unknown topics
   UNKNOWN_TOPIC_OR_PARTITION; the broker's settings are given when it starts, so its resource, and all others, are
-  INVALID_REQUEST. So are a resource or a setting that is named twice, and a value of null.
+  INVALID_REQUEST. So are a resource or a setting that is named twice, and a value of null. A request that leaves the
+  broker without dynamic settings changes nothing, and is no error: tools send it to be sure.
 - What is changed counts from the next batch on, for everyone, when the answer leaves, and is stored.
 
 Version notes: 2: compact lengths, tagged fields.
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from totalog.gateway import view
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.apis.create_topics import CONFIGS_MAX
-from totalog.gateway.apis.describe_configs import TOPIC_RESOURCE
+from totalog.gateway.apis.describe_configs import BROKER_RESOURCE, TOPIC_RESOURCE
 from totalog.gateway.apis.named import Named, check_once, resource_key
 from totalog.gateway.config import parse_topic_settings
 from totalog.gateway.lane import Steps
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
 RESOURCES_A_STEP = 16
+
+SET, DELETE, APPEND, SUBTRACT = range(4)
+"""Operations of IncrementalAlterConfigs; all that AlterConfigs names is set."""
 
 Change = Callable[["Broker", Mapping[str, str], Any], dict[str, str]]
 """change(broker, own settings, resource) -> what they become. Raises Refused and InvalidConfig."""
@@ -65,12 +69,16 @@ def alter(broker: "Broker", response: Any, version: int, message: Any, change: C
 
 
 def _alter_one(broker: "Broker", resource: Any, change: Change, *, validate_only: bool) -> None:
-    topic = _find(broker, resource)
+    topic = None if _is_broker(broker, resource) else _find(broker, resource)
     if len(resource.configs) > CONFIGS_MAX:
         raise Refused(ErrorCode.INVALID_REQUEST, f"{len(resource.configs)} settings, more than there are")
     for name, count in Counter(config.name for config in resource.configs).items():
         if count > 1:
             raise Refused(ErrorCode.INVALID_REQUEST, f"{name} stands twice in the request")
+    if topic is None:
+        if any(getattr(config, "config_operation", SET) != DELETE for config in resource.configs):
+            raise _fixed(resource)
+        return
     try:
         own = change(broker, topic.config, resource)
         _check_unchanged(broker, topic, own)
@@ -80,11 +88,20 @@ def _alter_one(broker: "Broker", resource: Any, change: Change, *, validate_only
         broker.topics.alter(topic, own)
 
 
+def _is_broker(broker: "Broker", resource: Any) -> bool:
+    """This broker, or (the empty name) all of the cluster: neither has dynamic settings."""
+    return resource.resource_type == BROKER_RESOURCE and resource.resource_name in ("", str(broker.node_id))
+
+
+def _fixed(resource: Any) -> Refused:
+    message = f"resources of type {resource.resource_type} cannot be changed while the broker runs"
+    return Refused(ErrorCode.INVALID_REQUEST, message)
+
+
 def _find(broker: "Broker", resource: Any) -> TopicHandle:
     name = resource.resource_name
     if resource.resource_type != TOPIC_RESOURCE:
-        message = f"resources of type {resource.resource_type} cannot be changed while the broker runs"
-        raise Refused(ErrorCode.INVALID_REQUEST, message)
+        raise _fixed(resource)
     topic = broker.topics.find(name)
     if topic is None:
         check_name(name)

@@ -6,6 +6,7 @@ Behaviour
 - A value says where it comes from: the topic (1), the command line (4) or the default (5); with synonyms, all of them
   in the order in which they count.
 - The broker is asked for by its id; the empty name asks for cluster-wide dynamic settings, of which there are none.
+- A group, and a subscription to clients' metrics, of any name has no settings here.
 - Unknown topics are UNKNOWN_TOPIC_OR_PARTITION, bad names INVALID_TOPIC_EXCEPTION, other brokers and other resources
   INVALID_REQUEST.
 - A resource named twice is answered once: an answer is some hundred times as large as the question.
@@ -15,7 +16,7 @@ Behaviour
 Version notes: 1: sources and synonyms (KIP-226). 3: types and documentation (KIP-569). 4: compact lengths, tagged
 fields.
 
-Not implemented: broker loggers, client metrics, groups.
+Not implemented: broker loggers; the settings of groups, which are for protocols that are not served.
 """
 
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ KEYS_A_STEP = 1024
 CONFIGS_A_STEP = 4
 """Settings of resources that are encoded anew."""
 
-NOTHING, TOPIC_RESOURCE, BROKER_RESOURCE = 0, 2, 4
+NOTHING, TOPIC_RESOURCE, BROKER_RESOURCE, CLIENT_METRICS_RESOURCE, GROUP_RESOURCE = 0, 2, 4, 16, 32
 FROM_TOPIC, FROM_COMMAND_LINE, FROM_DEFAULT = 1, 4, 5
 
 COUNTERS = Setting("totalog.counters", Type.LIST, (), "What this broker and its engine have counted since its start.")
@@ -220,6 +221,10 @@ def _find(broker: "Broker", resource_type: int, name: str) -> tuple[int, Mapping
         if name not in ("", str(broker.node_id)):
             raise Refused(ErrorCode.INVALID_REQUEST, f"there is no broker {name!r} here, only {broker.node_id}")
         return (BROKER_RESOURCE if name else NOTHING), {}, True
+    if resource_type in (CLIENT_METRICS_RESOURCE, GROUP_RESOURCE):
+        if not name:
+            raise Refused(ErrorCode.INVALID_REQUEST, "the name of the resource is empty")
+        return NOTHING, {}, True
     raise Refused(ErrorCode.INVALID_REQUEST, f"resources of type {resource_type} have no configuration here")
 
 

@@ -12,7 +12,7 @@ Version notes: 1: compact lengths, tagged fields.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from totalog.gateway.apis.alter_configs import alter, no_value, not_stored
+from totalog.gateway.apis.alter_configs import APPEND, DELETE, SET, SUBTRACT, alter, no_value, not_stored
 from totalog.gateway.apis.api import Api, Request
 from totalog.gateway.config import find
 from totalog.gateway.lane import Steps
@@ -24,8 +24,6 @@ from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
-
-SET, DELETE, APPEND, SUBTRACT = range(4)
 
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:

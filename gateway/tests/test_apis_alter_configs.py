@@ -112,12 +112,25 @@ def test_resources_that_cannot_be_changed(broker: Broker, alter: Any) -> None:
         (resource([], "no body"), ErrorCode.INVALID_TOPIC_EXCEPTION),
         (resource([], "total.total-order"), ErrorCode.INVALID_TOPIC_EXCEPTION),
         (resource([], "__consumer_offsets"), ErrorCode.INVALID_TOPIC_EXCEPTION),
-        (resource([], str(broker.node_id), BROKER), ErrorCode.INVALID_REQUEST),
+        (resource([], "77", BROKER), ErrorCode.INVALID_REQUEST),
         (resource([], "orders", 9), ErrorCode.INVALID_REQUEST),
         (resource([], "orders"), ErrorCode.NONE),
     ]
     assert alter(broker, 1, *(asked for asked, _ in cases)) == [code for _, code in cases]
     assert alter(broker, 1, resource([]), resource([])) == [ErrorCode.INVALID_REQUEST]
+
+
+@pytest.mark.parametrize("name", ["", "0"])
+def test_a_broker_stays_without_dynamic_settings(broker: Broker, name: str) -> None:
+    """Tools delete what limits reassignments when one is over, whether or not it was set."""
+    gone = [op("leader.replication.throttled.rate", DELETE), op("num.partitions", DELETE)]
+    assert change(broker, 1, resource(gone, name, BROKER)) == [ErrorCode.NONE]
+    assert change(broker, 1, resource([], name, BROKER)) == [ErrorCode.NONE]
+    assert replace(broker, 1, resource([], name, BROKER)) == [ErrorCode.NONE]
+    refused = ErrorCode.INVALID_REQUEST
+    assert change(broker, 1, resource([*gone, op("num.partitions", SET, "3")], name, BROKER)) == [refused]
+    assert change(broker, 1, resource([gone[0], gone[0]], name, BROKER)) == [refused]
+    assert replace(broker, 1, resource([put("num.partitions", "3")], name, BROKER)) == [refused]
 
 
 def test_what_is_changed_counts_at_once(broker: Broker) -> None:

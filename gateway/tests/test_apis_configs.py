@@ -143,7 +143,8 @@ def test_there_are_no_cluster_wide_dynamic_settings(broker: Broker) -> None:
         (TOPIC_RESOURCE, "a b", ErrorCode.INVALID_TOPIC_EXCEPTION),
         (BROKER_RESOURCE, "7", ErrorCode.INVALID_REQUEST),
         (8, "0", ErrorCode.INVALID_REQUEST),
-        (32, "group", ErrorCode.INVALID_REQUEST),
+        (32, "", ErrorCode.INVALID_REQUEST),
+        (16, "", ErrorCode.INVALID_REQUEST),
         (99, "what", ErrorCode.INVALID_REQUEST),
     ],
 )
@@ -152,6 +153,11 @@ def test_what_has_no_settings_here(broker: Broker, resource_type: int, name: str
     assert result.error_code == code
     assert result.error_message
     assert result.configs == []
+
+
+@pytest.mark.parametrize("resource_type", [16, 32])
+def test_groups_and_metrics_have_no_settings(broker: Broker, resource_type: int) -> None:
+    assert by_name(describe(broker, resource_type, "group")) == {}
 
 
 def test_a_resource_named_twice_is_told_once(broker: Broker) -> None:
