@@ -25,7 +25,7 @@ def compile_core(module: core_build.Module, work: Path, seam: Path, left_out: st
     core = core_build.ROOT / "engine/core"
     build = core_build.Build(work, work / "objects", warnings_are_errors=True)
     build.work.mkdir(parents=True, exist_ok=True)
-    flags = ["-I", str(core), "-I", str(seam.parent), "-D_GNU_SOURCE=", "-include", str(seam)]
+    flags = ["-g1", "-I", str(core), "-I", str(seam.parent), "-D_GNU_SOURCE=", "-include", str(seam)]
     sources = [source for source in sorted(core.glob("*.c")) if not (left_out and source.name.startswith(left_out))]
     with open(work / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -10,9 +10,10 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 from signal import SIGILL
@@ -24,11 +25,8 @@ from totalog.engine.core_build import ROOT
 
 CORE = ROOT / "engine/core"
 WORK = ROOT / "build/native"
-SOURCES = (
-    *sorted(CORE.glob("*.c")),
-    *sorted((ROOT / "engine/tests/native").glob("*.c")),
-    *sorted((ROOT / "gateway/wire").glob("*.c")),
-)
+PRODUCT = (*sorted(CORE.glob("*.c")), *sorted((ROOT / "gateway/wire").glob("*.c")))
+CASES = sorted((ROOT / "engine/tests/native").glob("*.c"))
 CC = tuple((os.environ.get("CC") or "cc").split())
 CROSS = ("aarch64-linux-gnu-gcc",)
 ARM64_LIBRARIES = Path("/usr/aarch64-linux-gnu")
@@ -48,27 +46,41 @@ class Variant:
     runner: tuple[str, ...] = ()
     package: str = "gcc libc6-dev"
     """Debian packages that bring what the build and the run need."""
+    product: Path | None = None
+    """Where what it tests is built, when not here."""
+    cases: "Variant | None" = None
+    """Whose build of the cases it takes, when not its own."""
+
+    def folder(self, source: Path) -> Path:
+        """Where the object of this file is."""
+        return self.product if self.product and source in PRODUCT else WORK / self.name
+
+    def command(self) -> list[str]:
+        return [*self.compiler, *core_build.FLAGS, "-Werror", *self.flags]
 
 
-NATIVE = Variant("native")
-# A sanitizer sees as much at -O1. ThreadSanitizer knows no fence that stands alone: it checks by the orders of loads
-# and stores beside it, which the core has as well. Nothing is switched off but the compiler's warning about that. A
-# memcpy it sees only as a call.
-ADDRESS = Variant("address", flags=("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
-THREAD = Variant("thread", flags=("-O1", "-fsanitize=thread", "-fno-builtin", "-Wno-tsan"))
-# Words that publish, without the order that makes them do so.
+# `make build` has made the same objects already.
+NATIVE = Variant("native", product=ROOT / "build/core")
+# A sanitizer sees as much at -O1, and names lines with -g1. ThreadSanitizer knows no fence that stands alone: it checks
+# by the orders of loads and stores beside it, which the core has as well. Nothing is switched off but the compiler's
+# warning about that. A memcpy it sees only as a call.
+ADDRESS = Variant("address", flags=("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
+THREAD = Variant("thread", flags=("-O1", "-g1", "-fsanitize=thread", "-fno-builtin", "-Wno-tsan"))
+# Words of the core that publish, without the order that makes them do so. The cases keep theirs: no race is theirs.
 RELAXED = Variant(
     "relaxed",
     flags=(*THREAD.flags, "-Wno-builtin-macro-redefined", "-U__ATOMIC_RELEASE", "-D__ATOMIC_RELEASE=__ATOMIC_RELAXED"),
+    cases=THREAD,
 )
 ARM64 = Variant(
     "arm64",
     compiler=CROSS,
+    flags=("-g1",),
     runner=("qemu-aarch64", "-L", str(ARM64_LIBRARIES)),
     package="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
 )
 # The native program on a processor of before clflushopt and SSE 4.2.
-OLD = Variant("native", runner=("qemu-x86_64", "-cpu", "qemu64"), package="qemu-user")
+OLD = replace(NATIVE, runner=("qemu-x86_64", "-cpu", "qemu64"), package="qemu-user")
 VARIANTS = {"native": NATIVE, "address": ADDRESS, "thread": THREAD, "arm64": ARM64, "old": OLD}
 
 
@@ -95,21 +107,37 @@ def probe(variant: Variant) -> tuple[str, ...]:
     pytest.skip(f"no program for {variant.name}: {said} (Debian: apt install {variant.package})")
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """No other process builds there meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        flock(lock, LOCK_EX)
+        yield
+
+
+def compiled(variant: Variant, sources: Sequence[Path]) -> list[Path]:
+    """Their objects; what has changed is compiled. PRODUCT or CASES."""
+    folder = variant.folder(sources[0])
+    built = core_build.Build(folder, folder, warnings_are_errors=True)
+    if folder != variant.product:
+        built.compiler = variant.command()
+    with held(folder), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(built.compile_source, sources))
+
+
 @functools.cache
 def build(variant: Variant) -> tuple[str, ...]:
     """The command that runs the variant's program, which is built when something in it has changed."""
     work = WORK / variant.name
-    work.mkdir(parents=True, exist_ok=True)
-    built = core_build.Build(work, work, warnings_are_errors=True)
-    built.compiler = [*variant.compiler, *core_build.FLAGS, "-Werror", *variant.flags]
     program = work / "program"
-    with open(work / "lock", "w") as lock, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        flock(lock, LOCK_EX)
+    with held(work):
         runner = probe(variant)
-        objects = list(pool.map(built.compile_source, SOURCES))
-        key = core_build.digest(*built.compiler, *LINKED, *map(core_build.key_of, objects))
+    objects = compiled(variant, PRODUCT) + compiled(variant.cases or variant, CASES)
+    with held(work):
+        key = core_build.digest(*variant.command(), *LINKED, *map(core_build.key_of, objects))
         if not core_build.is_current(program, key):
-            core_build.execute([*built.compiler, *LINKED, *map(str, objects), "-o", str(program)])
+            core_build.execute([*variant.command(), *LINKED, *map(str, objects), "-o", str(program)])
             core_build.remember(program, key)
     return (*runner, str(program))
 
@@ -208,9 +236,8 @@ def disassembly(variant: Variant, objdump: str) -> dict[str, dict[str, str]]:
     """Of each object of core and gateway: instructions by function, one a line, blanks made single."""
     need(objdump, variant.package)
     build(variant)
-    objects = [path for path in sorted((WORK / variant.name).glob("*.c.o")) if ".tests." not in path.name]
     found: dict[str, dict[str, str]] = {}
-    for path in objects:
+    for path in compiled(variant, PRODUCT):
         command = [objdump, "--disassemble", "--no-show-raw-insn", str(path)]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         found[path.name.removesuffix(".o")] = dict(functions_of(text))
