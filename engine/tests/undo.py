@@ -60,7 +60,7 @@ def modules() -> Modules:
 
 
 class Stage:
-    """One region in memory, and the stores that were made into it since `rewind` was last asked to remember."""
+    """One region in memory, and the stores that were made into it since `undo_start`."""
 
     def __init__(self, *, size: int, coherent: bool = True) -> None:
         self.lib = core().lib
