@@ -19,6 +19,7 @@ ILLEGAL_GENERATION, INCONSISTENT_PROTOCOL, INVALID_GROUP, UNKNOWN_MEMBER, SESSIO
 UNSUPPORTED_VERSION, EXISTS, PARTITIONS, REPLICATION, ASSIGNMENT, CONFIG = 35, 36, 37, 38, 39, 40
 INVALID_REQUEST, NON_EMPTY, UNKNOWN_GROUP, SESSION_ID, FENCED_EPOCH, UNKNOWN_EPOCH = 42, 68, 69, 70, 74, 75
 MEMBER_ID, FENCED_INSTANCE, UNKNOWN_TOPIC_ID, MISMATCHED_ENDPOINT, UNSUPPORTED_ENDPOINT = 79, 82, 100, 114, 115
+NO_AUTHORIZER = 54
 LEADS_ALREADY, NOT_MOVING, SUBSCRIBED, NO_RESOURCE, RESOURCE_TWICE = 84, 85, 86, 91, 92
 UNKNOWN = -1
 """UNKNOWN_SERVER_ERROR: Kafka met an exception that it did not foresee."""
@@ -174,6 +175,16 @@ def electing(topic: str, partition: int = 0, kind: int = 0) -> dict[str, Any]:
 def moving(topic: str, replicas: list[int] | None, partition: int = 0) -> dict[str, Any]:
     parts = [{"partition_index": partition, "replicas": replicas}]
     return {"timeout_ms": 5000, "topics": [{"name": topic, "partitions": parts}]}
+
+
+def ruled(kind: int = TOPIC) -> dict[str, Any]:
+    rule = {"resource_type": kind, "resource_name": "t", "resource_pattern_type": 3, "principal": "User:me"}
+    return rule | {"host": "*", "operation": 3, "permission_type": 3}
+
+
+def sought(kind: int = 1) -> dict[str, Any]:
+    wanted = {"resource_type_filter": kind, "resource_name_filter": None, "pattern_type_filter": 1}
+    return wanted | {"principal_filter": None, "host_filter": None, "operation": 1, "permission_type": 1}
 
 
 def quotas(*kinds: str, match: int = 2, name: str | None = None) -> dict[str, Any]:
@@ -477,6 +488,9 @@ CASES: dict[str, Case] = {
     "quotas, no name": Case("DescribeClientQuotas", 1, lambda w: quotas("user", match=0), [INVALID_REQUEST]),
     "quotas, a name too much": Case("DescribeClientQuotas", 1, lambda w: quotas("user", name="x"), [INVALID_REQUEST]),
     "quotas, unknown match": Case("DescribeClientQuotas", 1, lambda w: quotas("user", match=9), [INVALID_REQUEST]),
+    "rules": Case("DescribeAcls", 3, lambda w: sought(), [NO_AUTHORIZER]),
+    "rules, two made": Case("CreateAcls", 3, lambda w: {"creations": [ruled()] * 2}, [NO_AUTHORIZER] * 2),
+    "rules, two ended": Case("DeleteAcls", 3, lambda w: {"filters": [sought()] * 2}, [NO_AUTHORIZER] * 2),
     "credentials, all": Case("DescribeUserScramCredentials", 0, lambda w: {"users": None}, [NONE]),
     "credentials, of nobody there": Case(
         "DescribeUserScramCredentials", 0, lambda w: {"users": [{"name": "nobody"}]}, [NONE, NO_RESOURCE]

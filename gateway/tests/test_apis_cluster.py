@@ -169,3 +169,18 @@ def test_nobody_has_credentials(broker: Broker) -> None:
         ("a", ErrorCode.DUPLICATE_RESOURCE),
         ("b", ErrorCode.RESOURCE_NOT_FOUND),
     ]
+
+
+def test_without_an_authorizer_there_are_no_rules(broker: Broker) -> None:
+    rule = {"resource_type": 2, "resource_name": "orders", "principal": "User:me", "host": "*"}
+    rule |= {"operation": 3, "permission_type": 3}
+    sought = {"resource_type_filter": 1, "operation": 1, "permission_type": 1}
+    for version in range(1, 4):
+        told = ask(broker, "DescribeAcls", version, **sought)
+        assert (told.error_code, told.resources) == (ErrorCode.SECURITY_DISABLED, [])
+        made = ask(broker, "CreateAcls", version, creations=[rule] * 2)
+        assert [each.error_code for each in made.results] == [ErrorCode.SECURITY_DISABLED] * 2
+        ended = ask(broker, "DeleteAcls", version, filters=[sought] * 3)
+        assert [(each.error_code, each.matching_acls) for each in ended.filter_results] == [
+            (ErrorCode.SECURITY_DISABLED, [])
+        ] * 3
