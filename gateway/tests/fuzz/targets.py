@@ -158,7 +158,7 @@ def request_seeds() -> Iterator[bytes]:
         api = apis.TABLE[key]
         for version in {api.min_version, api.flexible_from, api.max_version}:
             if api.serves(version):
-                for body in list(bodies(api, version))[:3]:
+                for body in bodies(api, version, 3):
                     yield bytes([index, version - api.min_version]) + body
     yield from _produce_seeds()
 
