@@ -6,51 +6,29 @@ module; so does a module that names errors and has no case.
 import ast
 import importlib
 import random
-import re
-import struct
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from inspect import isawaitable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import trio
-from trio.testing import MockClock
 
-from totalog.engine import EngineError, LimitReached, Log, OutOfMemory, Read, TopicExists, UnknownTopic
+from totalog.engine import EngineError, LimitReached, OutOfMemory, Read, TopicExists
 from totalog.gateway import apis, waiting
-from totalog.gateway import broker as broker_module
 from totalog.gateway.apis import alter_configs as alterations
 from totalog.gateway.apis import create_topics as creations
-from totalog.gateway.apis import named
 from totalog.gateway.apis import offset_commit as commits
 from totalog.gateway.apis import produce_opened as opening
-from totalog.gateway.broker import AppendFailed, Broker
-from totalog.gateway.connection import Connection
+from totalog.gateway.broker import AppendFailed
 from totalog.gateway.coordinators import groups as coordinator
 from totalog.gateway.coordinators import offsets
-from totalog.gateway.coordinators.offset_records import Commit
 from totalog.gateway.lane import finish
-from totalog.gateway.limits import Limits
-from totalog.gateway.outbox import Owed
-from totalog.gateway.start import service
 from totalog.gateway.tests import batches
+from totalog.gateway.tests.asked import GONE, Asked, good
 from totalog.gateway.tests.group_world import World
-from totalog.gateway.tests.harness import (
-    NOW_MS,
-    REGION_SIZE,
-    build,
-    encode_request,
-    make_broker,
-    make_request,
-    parse_request,
-)
-from totalog.gateway.tests.peers import Script
-from totalog.gateway.tests.replicas import ReplicaLog
+from totalog.gateway.tests.harness import NOW_MS, build, encode_request, make_request, parse_request
 from totalog.gateway.topics import TopicHandle
 from totalog.gateway.wire import codec, compression
 from totalog.gateway.wire._batch import lib
@@ -138,164 +116,6 @@ class Trace:
         return self._ran
 
 
-# Asking
-
-
-class Asked:
-    """What a case asks, and every error code in what it is answered."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.patch = patch
-        self.codes: set[int] = set()
-        self._logs: list[Log] = []
-        self.broker = self.make()
-
-    def make(self, *, directories: int = 0, **settings: str) -> Broker:
-        """Another broker, which is asked from here on, with one topic of three partitions."""
-        log: Log = ReplicaLog.make(directories) if directories else Log.create(size=REGION_SIZE)
-        self._logs.append(log)
-        self.broker = make_broker(log, {name.replace("_", "."): value for name, value in settings.items()})
-        self.broker.topics.create("orders", partitions=3)
-        self.store()
-        return self.broker
-
-    def make_unreadable(self) -> None:
-        """Another broker, for which what groups have committed is on a disk that gives nothing."""
-        before, log = self.make(directories=1), self.log
-        handle = before.topics.find("orders")
-        assert handle is not None
-        before.offsets.commit("g", [(handle, 0, Commit(5, -1, "", NOW_MS))])
-        self.store()
-        internal = before.topics.find(offsets.TOPIC)
-        assert internal is not None
-        log.evict(internal.topic, 0, 1)
-        log.disk_fault = EngineError("input/output error")
-        self.broker = make_broker(log)
-        self.patch.setattr(broker_module, "READ_AGAIN_S", 0.0)  # each request has a clock of its own
-
-    @property
-    def log(self) -> ReplicaLog:
-        assert isinstance(self.broker.log, ReplicaLog)
-        return self.broker.log
-
-    def store(self) -> None:
-        """All that is ordered is stored."""
-        if isinstance(self.broker.log, ReplicaLog):
-            self.log.store()
-            self.broker.replication.moved()
-
-    def fail(self) -> None:
-        """No data directory is left."""
-        self.log.fail()
-        self.broker.replication.moved()
-
-    def close(self) -> None:
-        for log in self._logs:
-            log.close()
-
-    def __call__(self, name: str, version: int, **fields: Any) -> Any:
-        """The decoded answer; one that is owed is waited for."""
-        request = parse_request(encode_request(build(getattr(codec, f"{name}Request"), version, fields)))
-        return self.take(f"{name}Response", version, self.dispatched(request))
-
-    def take(self, response: str, version: int, frame: Any) -> Any:
-        answer = getattr(codec, response).decode(bytes(frame[4:]), version=version, header=True)
-        self.codes |= {int(code) for code in re.findall(r"error_code=(-?\d+)", repr(answer))}
-        return answer
-
-    def dispatched(self, request: Any) -> Any:
-        async def run() -> Any:
-            answer: Any = apis.dispatch(self.broker, request)
-            if isawaitable(answer):
-                answer = await answer
-            if isinstance(answer, Owed):
-                await answer.wait()
-                answer = answer.answer()
-            return answer if isinstance(answer, bytes | bytearray) else b"".join(answer.parts)
-
-        return trio.run(run, clock=MockClock(autojump_threshold=0))
-
-    # Requests that several cases need
-
-    def produce(self, *batch: bytes | None, topic: Any = "orders", version: int = 9, acks: int = 1, **more: Any) -> Any:
-        named = {"topic_id": topic} if version >= 13 else {"name": topic}
-        parts = [{"index": index, "records": records} for index, records in enumerate(batch)]
-        topic_data = [{**named, "partition_data": parts}]
-        fields = {"transactional_id": None, "acks": acks, "timeout_ms": 100, "topic_data": topic_data}
-        return self("Produce", version, **fields | more)
-
-    def produce_opened(self, batch: bytes, topic: str = "orders") -> None:
-        """By a connection: what it opens, it opens before the handler."""
-        topic_data = [{"name": topic, "partition_data": [{"index": 0, "records": batch}]}]
-        fields = {"transactional_id": None, "acks": 1, "timeout_ms": 100, "topic_data": topic_data}
-        request = encode_request(build(codec.ProduceRequest, 9, fields))
-        transport = Script([struct.pack(">i", len(request)) + request])
-        trio.run(Connection(service(self.broker, Limits()), transport).run, clock=MockClock(autojump_threshold=0))
-        self.take("ProduceResponse", 9, transport.got)
-
-    def fetch(self, topic: Any, version: int = 12, session_epoch: int = -1, **part: Any) -> Any:
-        named = {"topic_id": topic} if version >= 13 else {"topic": topic}
-        asked = {"partition": 0, "current_leader_epoch": -1, "fetch_offset": 0, "partition_max_bytes": 1000} | part
-        waits = {"max_wait_ms": 0, "min_bytes": 0, "max_bytes": 1000, "session_epoch": session_epoch}
-        return self("Fetch", version, topics=[{**named, "partitions": [asked]}], **waits)
-
-    def list_offsets(self, *timestamps: int, version: int = 7, topic: str = "orders", epoch: int = -1) -> Any:
-        parts = [
-            {"partition_index": index, "current_leader_epoch": epoch, "timestamp": timestamp}
-            for index, timestamp in enumerate(timestamps)
-        ]
-        return self("ListOffsets", version, topics=[{"name": topic, "partitions": parts}])
-
-    def epoch_end(self, topic: str = "orders", current: int = -1, epoch: int = 0) -> Any:
-        part = {"partition": 0, "current_leader_epoch": current, "leader_epoch": epoch}
-        return self("OffsetForLeaderEpoch", 4, topics=[{"topic": topic, "partitions": [part]}])
-
-    def commit(
-        self, *, version: int = 9, topic: Any = "orders", partition: int = 0, text: str = "", **more: Any
-    ) -> Any:
-        named = {"topic_id": topic} if version >= 10 else {"name": topic}
-        parts = [{"partition_index": partition, "committed_offset": 1, "committed_metadata": text}]
-        who = {"group_id": "g", "generation_id_or_member_epoch": -1, "member_id": ""} | more
-        return self("OffsetCommit", version, topics=[{**named, "partitions": parts}], **who)
-
-    def create(self, name: str, **fields: Any) -> Any:
-        topic = {"name": name, "num_partitions": 1, "replication_factor": 1, "assignments": [], "configs": []} | fields
-        return self("CreateTopics", 5, topics=[topic], timeout_ms=100, validate_only=False)
-
-    def at_epoch_5(self) -> None:
-        """The epoch grows when a successor takes over: the log is told to say so."""
-        bounds = self.broker.log.bounds
-
-        def later(topic: Any, partition: int) -> Any:
-            return bounds(topic, partition)._replace(leader_epoch=5)
-
-        self.patch.setattr(self.broker.log, "bounds", later)
-
-    @contextmanager
-    def few(self, module: Any = named, name: str = "NAMES_MAX") -> Iterator[None]:
-        """A request may have one name, or one of something else, meanwhile."""
-        with self.patch.context() as limited:
-            limited.setattr(module, name, 1)
-            yield
-
-    def failing(self, method: str, fault: Exception) -> Callable[[], None]:
-        """A method of the log raises `fault` until what is returned is called."""
-
-        def raises(*_: Any, **__: Any) -> Any:
-            raise fault
-
-        before = getattr(self.broker.log, method)
-        self.patch.setattr(self.broker.log, method, raises)
-        return lambda: self.patch.setattr(self.broker.log, method, before)
-
-
-GONE = UnknownTopic("deleted meanwhile")
-
-
-def good(**options: Any) -> bytes:
-    return batches.build([(NOW_MS, b"k", b"v", [])], **options)
-
-
 # The cases, one for each module
 
 Case = Callable[[Asked], None]
@@ -326,7 +146,8 @@ def alter_configs(ask: Asked) -> None:
     resources = [
         twice,
         *[config("prices")] * 2,
-        config("0", kind=4),
+        config("0", {"retention.ms": "1"}, kind=4),
+        config("g", kind=32),
         config("nowhere"),
         config("orders.total-order"),
         config(INTERNAL),
@@ -352,6 +173,13 @@ def incremental_alter_configs(ask: Asked) -> None:
     ask("IncrementalAlterConfigs", 1, validate_only=False, resources=[asked])
 
 
+@case("apis.alter_partition_reassignments")
+def alter_partition_reassignments(ask: Asked) -> None:
+    parts = [{"partition_index": index, "replicas": replicas} for index, replicas in ((0, [7]), (1, None), (9, [0]))]
+    topics = [{"name": "orders", "partitions": parts}, {"name": "nowhere", "partitions": parts[:1]}]
+    ask("AlterPartitionReassignments", 1, topics=topics, timeout_ms=100)
+
+
 @case("apis.api_versions")
 def api_versions(ask: Asked) -> None:
     ask.take("ApiVersionsResponse", 0, ask.dispatched(make_request(18, 9, b"")))
@@ -360,6 +188,12 @@ def api_versions(ask: Asked) -> None:
     )
     # The library reads the layout of version 0 whenever there is an error.
     ask.codes.add(int.from_bytes(refused[8:10], "big"))
+
+
+@case("apis.create_acls")
+def create_acls(ask: Asked) -> None:
+    rule = {"resource_type": 2, "resource_name": "orders", "principal": "User:me", "host": "*"}
+    ask("CreateAcls", 3, creations=[{**rule, "operation": 3, "permission_type": 3}])
 
 
 @case("apis.create_partitions")
@@ -390,6 +224,19 @@ def create_topics(ask: Asked) -> None:
         ask.create("a", configs=[{"name": "retention.ms", "value": "1"}] * 2)
     ask.make(totalog_replication_strict="true")
     ask.create("a", replication_factor=3)
+
+
+ANY_RULE = {"resource_type_filter": 1, "operation": 1, "permission_type": 1}
+
+
+@case("apis.delete_acls")
+def delete_acls(ask: Asked) -> None:
+    ask("DeleteAcls", 3, filters=[ANY_RULE])
+
+
+@case("apis.describe_acls")
+def describe_acls(ask: Asked) -> None:
+    ask("DescribeAcls", 3, **ANY_RULE)
 
 
 @case("apis.delete_groups")
@@ -429,6 +276,24 @@ def delete_topics(ask: Asked) -> None:
         ask("DeleteTopics", version, topic_names=["orders"], timeout_ms=100)
 
 
+@case("apis.describe_client_quotas")
+def describe_client_quotas(ask: Asked) -> None:
+    def look(*components: tuple[str, int, str | None]) -> str:
+        asked = [{"entity_type": entity, "match_type": kind, "match": match} for entity, kind, match in components]
+        answer = ask("DescribeClientQuotas", 1, components=asked, strict=False)
+        assert answer.entries is None
+        return str(answer.error_message)
+
+    matched, default, everyone = ("user", 0, "me"), ("user", 1, None), ("user", 2, None)
+    assert look(("", 2, None)) == "an entity type is empty"
+    assert look(("topic", 2, None)) == "there is no entity type topic"
+    assert look(matched, default) == "entity type user stands twice in the request"
+    assert look(("user", 3, None)) == "there is no match type 3"
+    for bad in (("user", 0, None), ("user", 1, "me"), ("user", 2, "me")):
+        assert look(bad) == "a name is matched exactly, and nothing else has a name"
+    assert look(everyone, ("ip", 2, None)) == "an ip has no user and no client id"
+
+
 @case("apis.describe_cluster")
 def describe_cluster(ask: Asked) -> None:
     for endpoint_type in (2, 9):
@@ -439,7 +304,7 @@ def describe_cluster(ask: Asked) -> None:
 def describe_configs(ask: Asked) -> None:
     resources = [
         {"resource_type": kind, "resource_name": name, "configuration_keys": None}
-        for kind, name in ((2, "nowhere"), (4, "7"), (8, "x"))
+        for kind, name in ((2, "nowhere"), (4, "7"), (8, "x"), (16, ""), (32, ""))
     ]
     ask("DescribeConfigs", 1, resources=resources, include_synonyms=False)
 
@@ -458,6 +323,30 @@ def describe_log_dirs(ask: Asked) -> None:
     ask.make(directories=1)
     ask.fail()
     ask("DescribeLogDirs", 4, topics=None)
+
+
+@case("apis.describe_user_scram_credentials")
+def describe_user_scram_credentials(ask: Asked) -> None:
+    def look(*users: str) -> list[int]:
+        answer = ask("DescribeUserScramCredentials", 0, users=[{"name": user} for user in users])
+        return [result.error_code for result in answer.results]
+
+    assert look("me", "you", "me") == [ErrorCode.DUPLICATE_RESOURCE, ErrorCode.RESOURCE_NOT_FOUND]
+    with ask.few():
+        assert look("me", "you") == [ErrorCode.INVALID_REQUEST] * 2
+
+
+@case("apis.elect_leaders")
+def elect_leaders(ask: Asked) -> None:
+    def elect(election_type: int) -> list[int]:
+        asked = [{"topic": "orders", "partitions": [0, 9]}, {"topic": "nowhere", "partitions": [0]}]
+        answer = ask("ElectLeaders", 2, election_type=election_type, topic_partitions=asked, timeout_ms=100)
+        parts = [part for topic in answer.replica_election_results for part in topic.partition_result]
+        return [answer.error_code, *(part.error_code for part in parts)]
+
+    unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    assert elect(0) == [ErrorCode.NONE, ErrorCode.ELECTION_NOT_NEEDED, unknown, unknown]
+    assert elect(2) == [ErrorCode.INVALID_REQUEST] * 4, "of all, and of each"
 
 
 @case("apis.fetch")
@@ -515,6 +404,11 @@ def init_producer_id(ask: Asked) -> None:
 @case("apis.leave_group")
 def leave_group(ask: Asked) -> None:
     ask("LeaveGroup", 5, group_id="", members=[])
+
+
+@case("apis.list_config_resources")
+def list_config_resources(ask: Asked) -> None:
+    ask("ListConfigResources", 1, resource_types=[2, 7])
 
 
 @case("apis.list_groups")
@@ -596,6 +490,39 @@ def offset_commit(ask: Asked) -> None:
     ask.commit()
     ask.make_unreadable()
     ask.commit(member_id="m", generation_id_or_member_epoch=1)
+
+
+@case("apis.offset_delete")
+def offset_delete(ask: Asked) -> None:
+    def delete(*topics: str, group_id: str = "g", partition: int = 0) -> list[int]:
+        asked = [{"name": topic, "partitions": [{"partition_index": partition}]} for topic in topics]
+        answer = ask("OffsetDelete", 0, group_id=group_id, topics=asked)
+        return [part.error_code for topic in answer.topics for part in topic.partitions] or [answer.error_code]
+
+    def reads(topic: str) -> dict[str, Any]:
+        """A member of `g`."""
+        metadata = bytes(codec.ConsumerProtocolSubscription(version=3, topics=[topic]).encode())
+        answer = ask(
+            "JoinGroup",
+            3,
+            group_id="g",
+            session_timeout_ms=10_000,
+            rebalance_timeout_ms=10_000,
+            member_id="",
+            protocol_type="consumer",
+            protocols=[{"name": "range", "metadata": metadata}],
+        )
+        return {"member_id": answer.member_id, "generation_id_or_member_epoch": answer.generation_id}
+
+    assert delete("orders", group_id="") == [ErrorCode.INVALID_GROUP_ID]
+    reads("orders")
+    unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    assert delete("orders", "nowhere") == [ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC, unknown]
+    assert delete("orders", partition=9) == [unknown]
+    ask.make_unreadable()
+    assert delete("orders") == [ErrorCode.COORDINATOR_NOT_AVAILABLE], "no disk gives what is committed"
+    ask.log.disk_fault = None
+    assert delete("orders") == [ErrorCode.COORDINATOR_NOT_AVAILABLE], "it is not stored in time"
 
 
 @case("apis.offset_fetch")
@@ -815,6 +742,9 @@ def groups(ask: Asked) -> None:
     world.offsets.committed_ms["kept"] = 0
     codes |= {world.groups.check_commit("kept", 1, "m", None)}
     codes |= {finished(world.groups.delete("nobody")), finished(world.groups.delete("g"))}
+    world.join(group_id="connect", type="connect")
+    deletable = [world.groups.check_delete_offsets(group_id) for group_id in ("nobody", "connect")]
+    assert deletable == [ErrorCode.GROUP_ID_NOT_FOUND, ErrorCode.NON_EMPTY_GROUP]
     steps = world.groups.delete("kept")
     next(steps)
     world.join(group_id="kept")
