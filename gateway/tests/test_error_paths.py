@@ -146,13 +146,14 @@ def alter_configs(ask: Asked) -> None:
     resources = [
         twice,
         *[config("prices")] * 2,
-        config("0", {"retention.ms": "1"}, kind=4),
-        config("g", kind=32),
         config("nowhere"),
         config("orders.total-order"),
         config(INTERNAL),
     ]
     ask("AlterConfigs", 1, validate_only=False, resources=resources)
+    fixed = [config("0", {"retention.ms": "1"}, kind=4), config("g", kind=32)]
+    answer = ask("AlterConfigs", 1, validate_only=False, resources=fixed)
+    assert [result.error_code for result in answer.responses] == [ErrorCode.INVALID_REQUEST] * 2
     bads: list[dict[str, str | None]] = [
         {"retention.ms": None},
         {"no.such": "1"},
