@@ -3,7 +3,8 @@
  */
 #include "sequencer.h"
 
-/* Word by word, since replicas and archives look at flags and retention meanwhile. */
+/* Word by word, since replicas and archives look at a topic meanwhile, also at one whose slot another takes over: its generation, which the rows of
+ * its partitions name too, tells them. */
 static void store_part(struct log *log, uint64_t topic, const struct topic_entry *entry, uint64_t first, uint64_t end)
 {
     for (uint64_t at = first; at < end; at += sizeof(uint64_t)) {
@@ -21,7 +22,7 @@ static void write_description(struct log *log, uint64_t at, const struct topic_e
     _Static_assert(offsetof(struct topic_entry, changed_position) == LINE_SIZE, "what it covers of its own line, and what before it");
     uint64_t id = offsetof(struct topic_entry, id), changed = offsetof(struct topic_entry, changed_position);
     uint64_t extents = offsetof(struct topic_entry, extents), end = offsetof(struct topic_entry, next_total_order);
-    mem_write(&log->mem, at + extents, (const uint8_t *)entry + extents, end - extents);
+    store_part(log, at, entry, extents, end);
     mem_flush(&log->mem, at + extents, end - extents);
     mem_fence(&log->mem);
     store_part(log, at, entry, id, changed);

@@ -121,6 +121,15 @@ static inline uint64_t topic_counter_position(uint32_t slot, uint32_t broker)
 {
     return topic_position(slot) + sizeof(struct topic_entry) + (uint64_t)broker * sizeof(struct topic_counter);
 }
+/* One of the pieces of the partition table that the topic at this position owns. Whole, whoever writes it meanwhile. */
+static inline struct extent load_extent(const struct mem *mem, uint64_t topic, uint32_t index)
+{
+    struct extent extent;
+    _Static_assert(sizeof extent == sizeof(uint64_t), "one load");
+    uint64_t word = mem_load64(mem, FIELD(topic, struct topic_entry, extents) + index * sizeof extent);
+    memcpy(&extent, &word, sizeof extent);
+    return extent;
+}
 static inline uint64_t partition_position(uint32_t slot) { return PARTITION_TABLE_POSITION + (uint64_t)slot * sizeof(struct partition_entry); }
 static inline uint64_t ring_position(uint32_t broker, uint64_t sequence)
 {

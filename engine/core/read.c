@@ -40,8 +40,7 @@ static uint32_t table_slot(struct log *log, uint32_t slot, uint32_t partition)
     uint64_t at = topic_position(slot);
     uint32_t extents = mem_load32(&log->mem, FIELD(at, struct topic_entry, extent_count));
     for (uint32_t i = 0; i < extents && i < EXTENTS_MAX; i++) {
-        struct extent extent;
-        mem_read(&log->mem, FIELD(at, struct topic_entry, extents) + i * sizeof extent, &extent, sizeof extent);
+        struct extent extent = load_extent(&log->mem, at, i);
         if (partition < extent.count)
             return extent.first + partition;
         partition -= extent.count;

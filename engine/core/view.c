@@ -46,7 +46,8 @@ int view_topic(struct log *view, uint32_t slot, struct topic_entry *topic)
     topic->extent_count = mem_load32(mem, FIELD(at, struct topic_entry, extent_count));
     topic->retention_bytes = (int64_t)mem_load64(mem, FIELD(at, struct topic_entry, retention_bytes));
     topic->retention_ms = (int64_t)mem_load64(mem, FIELD(at, struct topic_entry, retention_ms));
-    mem_read(mem, FIELD(at, struct topic_entry, extents), topic->extents, sizeof topic->extents);
+    for (uint32_t i = 0; i < EXTENTS_MAX; i++)
+        topic->extents[i] = load_extent(mem, at, i);
     topic->log_start_total_order = mem_load64(mem, FIELD(at, struct topic_entry, log_start_total_order));
     topic->next_total_order = mem_load64(mem, FIELD(at, struct topic_entry, next_total_order));
     topic->bytes_appended = mem_load64(mem, FIELD(at, struct topic_entry, bytes_appended));
