@@ -4,6 +4,8 @@
  *  - An archive looks at the region through a view of its own, so it may be used by any one thread while the log goes on.
  *  - What is read is below `archived`: sealed in every live directory, and so visible. The log start is looked at before and after, as read.c
  *    does: what was cut meanwhile is not answered.
+ *  - Nor does it reach beyond the end that the region says: replicas follow `ordered`, so a file may be sealed while the sequencer has yet to write
+ *    the lines of topics.
  *  - A file that cannot be read, or is not what its checksums say, is told (archive_failure) and never guessed around.
  */
 #define _GNU_SOURCE
@@ -133,6 +135,8 @@ static int copy_run(struct archive *archive, const struct kept *kept, struct pla
     int found = 1;
     while (found == 1 && result->count < batches_max) {
         const struct journal_row *row = row_at(&place->part, place->at);
+        if (row_end(&place->part, row) > kept->next)
+            return 0;
         if (row->size > size_max - result->size) {
             if (result->count == 0 && whole_first)
                 result->size_needed = row->size;

@@ -1,7 +1,9 @@
 """The archive says what memory said: by offset, total order and timestamp, over many files, and when files go."""
 
 import errno
+import mmap
 import random
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,33 @@ def test_only_what_is_archived_is_read(log: Log, store: Store) -> None:
     store.run_all()
     assert store.read_all(topic, 0) == before
     assert store.read(topic, 0, log.bounds(topic, 0).end_offset + 1)[0].status == lib.STATUS_OFFSET_OUT_OF_RANGE
+
+
+def test_nothing_is_read_beyond_the_end_that_the_region_says(log: Log, store: Store) -> None:
+    """Replicas follow what is ordered, and the sequencer writes the lines of topics and partitions behind it."""
+    topic = log.create_topic("a", id=driver.topic_id(0), partitions=1)
+    fill(log, [topic], 20, seed=2)
+    store.run_all()
+    store.rotate()
+    topic_size = ffi.sizeof("struct topic_entry") + lib.BROKERS_MAX * ffi.sizeof("struct topic_counter")
+    topic_at = lib.TOPIC_TABLE_POSITION + topic.slot * topic_size
+    row = driver.topic_line(log, topic).extents[0].first
+    row_at = lib.PARTITION_TABLE_POSITION + row * ffi.sizeof("struct partition_entry")
+    with mmap.mmap(log.region.descriptor, log.region.size) as region:
+        for partition, word_at in (
+            (VIEW, topic_at + ffi.offsetof("struct topic_entry", "next_total_order")),
+            (0, row_at + ffi.offsetof("struct partition_entry", "next_offset")),
+        ):
+            whole = store.read_all(topic, partition)
+            (end,) = struct.unpack_from("=Q", region, word_at)
+            assert end == log.bounds(topic, partition).next_offset
+            for written in range(end + 1):
+                struct.pack_into("=Q", region, word_at, written)
+                found = store.read_all(topic, partition)
+                assert found == whole[: len(found)]
+                assert len(found) == len(whole) if written == end else len(found) < len(whole)
+                assert store.read(topic, partition, written)[0].next_offset == written
+        assert store.read_all(topic, 0) == driver.Reader(log).read_all(topic, 0)
 
 
 def test_large_bodies_and_small_ones_side_by_side(log: Log, store: Store) -> None:
