@@ -8,6 +8,7 @@
 
 #include "world.h"
 
+#include "../../core/disk.h"
 #include "../../core/journal_format.h"
 #include "../../core/store.h"
 
@@ -62,6 +63,62 @@ static void *look(void *argument)
     }
     free(room);
     return NULL;
+}
+
+/* A disk whose files are as long as they were before they were sealed, until something is read from where they end no more. */
+struct late_disk {
+    struct disk disk;
+    struct disk *real;
+    int late;                         /* the file that is looked at still is */
+    uint32_t met;                     /* reads from behind the end */
+};
+
+#define CUT_SIZE (64 << 10)
+
+static struct late_disk *late_of(struct disk *disk) { return (struct late_disk *)disk; }
+
+static int32_t late_open(struct disk *disk, const char *name, enum disk_open how)
+{
+    late_of(disk)->late = 1;
+    return late_of(disk)->real->open(late_of(disk)->real, name, how);
+}
+
+static void late_close(struct disk *disk, int32_t file) { late_of(disk)->real->close(late_of(disk)->real, file); }
+
+static int64_t late_size(struct disk *disk, int32_t file)
+{
+    int64_t size = late_of(disk)->real->size(late_of(disk)->real, file);
+    return late_of(disk)->late ? size + CUT_SIZE : size;
+}
+
+static int64_t late_read(struct disk *disk, int32_t file, void *target, uint64_t size, uint64_t position)
+{
+    struct late_disk *late = late_of(disk);
+    int64_t read = late->real->read(late->real, file, target, size, position);
+    if (read == 0) {
+        late->late = 0;
+        late->met++;
+    }
+    return read;
+}
+
+static int32_t late_list(struct disk *disk, disk_visitor *visitor, void *context)
+{
+    return late_of(disk)->real->list(late_of(disk)->real, visitor, context);
+}
+
+static void look_at_files_that_are_cut_meanwhile(struct world *world, int directory, struct topic topic)
+{
+    struct late_disk late = {.disk = {.open = late_open, .close = late_close, .size = late_size, .read = late_read, .list = late_list}};
+    uint32_t finished = 1;
+    late.real = disk_open(directory);
+    CHECK(late.real != NULL);
+    struct looker looker = {.archive = archive_open_on(world->log, &late.disk, log_id), .topic = topic, .finished = &finished};
+    CHECK(looker.archive != NULL);
+    look(&looker);
+    CHECK(looker.found == world->sent_count && late.met > 0);
+    archive_close(looker.archive);
+    disk_close(late.real);
 }
 
 static int make_directory(const char *folder, uint32_t number, char *path)
@@ -122,6 +179,7 @@ void cases_of_replicas(const char *folder, uint32_t coherence)
     CHECK(pthread_join(looking, NULL) == 0);
     CHECK(looker.found == world->sent_count);
     archive_close(looker.archive);
+    look_at_files_that_are_cut_meanwhile(world, directories[0], topic);
     replicas_delete(replicas);
     for (uint32_t i = 0; i < DIRECTORIES; i++) {
         struct disk *disk = disk_open(directories[i]);
