@@ -74,10 +74,10 @@ def section(rows: Rows, machine: str) -> str:
         if row.name.endswith(BY_REFERENCE):
             load = row.name.removesuffix(BY_REFERENCE)
             words += (
-                f" As for {load}: Apache Kafka has the kernel send the pages of its files by reference (sendfile). The"
-                f" bare server reaches {row.median:,.0f} {row.unit} when it does so. A broker in memory has to copy:"
-                " memory that is used again must not be sent so, since who has not read it yet would read what lies"
-                " there by then."
+                " As for fetches: Apache Kafka has the kernel send the pages of its files by reference (sendfile). A"
+                f" bare server that does so reaches {row.median:,.0f} {row.unit} in {load}. A broker in memory has to"
+                " copy: memory that is used again must not be sent so, since who has not read it yet would read what"
+                " lies there by then."
             )
     filled = textwrap.fill(words, LINE_MAX, break_long_words=False, break_on_hyphens=False)
     shown = f"![The gateway's rate beside its peers']({FIGURE.relative_to(README.parent)})"
