@@ -98,7 +98,7 @@ static int64_t real_write(struct disk *disk, int32_t file, const void *source, u
     if (error != 0 && partly < size)
         size = partly;                /* the next call says why, as the system does it */
     if (error != 0)
-        disk_fault(disk, DISK_WRITE, 0, 1, error, 0, 0);
+        disk_fault(disk, DISK_WRITE, 0, ((struct real_disk *)disk)->faults[DISK_WRITE].times + 1, error, 0, 0);
     ssize_t done = pwrite(file, source, size, (off_t)position);
     return done < 0 ? -errno : done;
 }

@@ -208,7 +208,7 @@ void disk_close(struct disk *disk);
 /* Calls that a test can have fail, or be late. */
 enum { DISK_WRITE = 0, DISK_SYNC = 1, DISK_ALLOCATE = 2, DISK_SYNC_NAMES = 3, DISK_CALLS = 4 };
 /* From now on, after `after` good calls, `times` calls of this kind answer -error (0: they do as they should), each delayed by so many
-   nanoseconds before. A write that fails writes `partly` bytes first. May be called while another thread uses the disk. */
+   nanoseconds before. The first write that fails writes `partly` bytes before. May be called while another thread uses the disk. */
 void disk_fault(struct disk *disk, uint32_t call, uint32_t after, uint32_t times, int32_t error, uint64_t partly, int64_t nanoseconds);
 
 /* Checks the chain of files, folds the last one's checkpoint and records, cuts its torn tail and seals it: in this order, so that a kill at any
