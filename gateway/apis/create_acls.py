@@ -8,25 +8,18 @@ Version notes: 1: pattern types (KIP-290). 2: compact lengths, tagged fields. 3:
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.apis.describe_acls import refuse_each
 from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
-from totalog.gateway.wire.cursor import Turn
-from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
     from totalog.gateway.broker import Broker
 
 
 def handle(broker: "Broker", request: Request, message: Any) -> Steps[Any]:
-    response, code, turn = codec.CreateAclsResponse, ErrorCode.SECURITY_DISABLED, Turn()
-    results = codec.rows(response, request.version)
-    for _ in message.creations:
-        results.append(
-            response.AclCreationResult(version=request.version, error_code=code, error_message=code.description)
-        )
-        if turn.over(1):
-            yield
-    return response(version=request.version, throttle_time_ms=0, results=results)
+    version, response = request.version, codec.CreateAclsResponse
+    results = yield from refuse_each(response, version, message.creations, response.AclCreationResult)
+    return response(version=version, throttle_time_ms=0, results=results)
 
 
 API = Api(30, "CreateAcls", 1, 3, 2, handle, steps=True)

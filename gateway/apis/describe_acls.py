@@ -9,10 +9,14 @@ Version notes: 1: pattern types (KIP-290). 2: compact lengths, tagged fields. 3:
 from typing import TYPE_CHECKING, Any
 
 from totalog.gateway.apis.api import Api, Request
+from totalog.gateway.lane import Steps
 from totalog.gateway.wire import codec
+from totalog.gateway.wire.cursor import Turn
 from totalog.gateway.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from totalog.gateway.broker import Broker
 
 
@@ -24,6 +28,16 @@ def handle(broker: "Broker", request: Request, message: Any) -> Any:
         error_message=ErrorCode.SECURITY_DISABLED.description,
         resources=[],
     )
+
+
+def refuse_each(response: Any, version: int, asked: "Iterable[Any]", row: "Callable[..., Any]") -> Steps[Any]:
+    """The rows of an answer that refuses each of `asked`: also of CreateAcls and DeleteAcls."""
+    rows, code, turn = codec.rows(response, version), ErrorCode.SECURITY_DISABLED, Turn()
+    for _ in asked:
+        rows.append(row(version=version, error_code=code, error_message=code.description))
+        if turn.over(1):
+            yield
+    return rows
 
 
 API = Api(29, "DescribeAcls", 1, 3, 2, handle)

@@ -191,12 +191,6 @@ def api_versions(ask: Asked) -> None:
     ask.codes.add(int.from_bytes(refused[8:10], "big"))
 
 
-@case("apis.create_acls")
-def create_acls(ask: Asked) -> None:
-    rule = {"resource_type": 2, "resource_name": "orders", "principal": "User:me", "host": "*"}
-    ask("CreateAcls", 3, creations=[{**rule, "operation": 3, "permission_type": 3}])
-
-
 @case("apis.create_partitions")
 def create_partitions(ask: Asked) -> None:
     def ask_for(*topics: tuple[str, int], assignments: Any = None) -> None:
@@ -227,17 +221,15 @@ def create_topics(ask: Asked) -> None:
     ask.create("a", replication_factor=3)
 
 
-ANY_RULE = {"resource_type_filter": 1, "operation": 1, "permission_type": 1}
-
-
-@case("apis.delete_acls")
-def delete_acls(ask: Asked) -> None:
-    ask("DeleteAcls", 3, filters=[ANY_RULE])
-
-
 @case("apis.describe_acls")
 def describe_acls(ask: Asked) -> None:
-    ask("DescribeAcls", 3, **ANY_RULE)
+    any_rule = {"resource_type_filter": 1, "operation": 1, "permission_type": 1}
+    rule = {"resource_type": 2, "resource_name": "orders", "principal": "User:me", "host": "*"}
+    described = ask("DescribeAcls", 3, **any_rule)
+    created = ask("CreateAcls", 3, creations=[{**rule, "operation": 3, "permission_type": 3}])
+    deleted = ask("DeleteAcls", 3, filters=[any_rule])
+    rows = (described, *created.results, *deleted.filter_results)
+    assert [row.error_code for row in rows] == [ErrorCode.SECURITY_DISABLED] * 3
 
 
 @case("apis.delete_groups")
