@@ -97,7 +97,7 @@ static int trailer_valid(const struct journal_trailer *trailer, const struct jou
 /* Sealing cuts a file to its size. Where it became shorter before it was read, an archive looks at it while it is sealed, and once more. */
 int32_t journal_read_trailer(struct disk *disk, int32_t file, const struct journal_header *header, struct journal_trailer *trailer)
 {
-    for (int64_t size = disk->size(disk, file), before;;) {
+    for (int64_t size = disk->size(disk, file);;) {
         if (size < 0)
             return (int32_t)-size;
         if ((uint64_t)size < header->records_position + sizeof *trailer)
@@ -105,10 +105,10 @@ int32_t journal_read_trailer(struct disk *disk, int32_t file, const struct journ
         int32_t error = disk_read_all(disk, file, trailer, sizeof *trailer, (uint64_t)size - sizeof *trailer);
         if (error == 0)
             return trailer_valid(trailer, header, (uint64_t)size) ? 0 : ENODATA;
-        before = size;
-        size = disk->size(disk, file);
-        if (size == before)
+        int64_t now = disk->size(disk, file);
+        if (now == size)
             return error;
+        size = now;
     }
 }
 
