@@ -27,9 +27,10 @@ sys.dont_write_bytecode = False
 # Tests open logs by the thousand, each with tables of 17 MB that stay empty. The C library gets them from the kernel as
 # zeros, which take time only where they are used; but once it has had such a block back, it clears the next by hand.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-if hasattr(ctypes.CDLL(None), "mallopt"):
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
-    ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 64 << 20)
+libc = ctypes.CDLL(None)
+if hasattr(libc, "mallopt"):
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)
 
 OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed")
 LONG = (
